@@ -1,0 +1,252 @@
+//! Keyed digests: how hub and store find out, in a few bytes, whether they hold the same.
+//!
+//! ```text
+//!   context  H(kind, key, expires, value)                one record
+//!   bundle   H(sorted context digests, holds)            one tenant in one region
+//!   bucket   wrapping sum of H(tenant, bundle digest)    1/1024 of a store, order-free and incremental
+//!   root     H(all buckets)                              a whole store
+//! ```
+//! All are BLAKE3 keyed with the deployment's digest key and cut to 128 bit, so that nobody who can choose values can
+//! choose digests. Every field is length-prefixed and every level has its own tag, so no two inputs encode alike.
+//! A digest says nothing about versions: the same content built twice has the same digest.
+
+use crate::bundle::{Context, HoldClass};
+use crate::name::{Key, Kind, TenantId};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Buckets of a store.
+pub const BUCKETS: usize = 1024;
+
+/// A 128-bit keyed hash.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Digest(pub [u8; 16]);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The deployment's digest key, drawn by the first `migrate` and handed to each store at the claim.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DigestKey(pub [u8; 32]);
+
+impl fmt::Debug for DigestKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DigestKey(..)")
+    }
+}
+
+struct Input(blake3::Hasher);
+
+impl Input {
+    fn field(&mut self, bytes: &[u8]) -> &mut Self {
+        self.0.update(&(bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+        self
+    }
+
+    fn finish(&self) -> Digest {
+        let mut out = [0; 16];
+        out.copy_from_slice(&self.0.finalize().as_bytes()[..16]);
+        Digest(out)
+    }
+}
+
+impl DigestKey {
+    fn input(&self, tag: u8) -> Input {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        hasher.update(&[tag]);
+        Input(hasher)
+    }
+
+    /// The digest of one context; also the hash that its record carries on disk.
+    pub fn context(&self, kind: &Kind, key: &Key, expires: Option<i64>, value: &str) -> Digest {
+        let mut input = self.input(1);
+        input
+            .field(kind.as_str().as_bytes())
+            .field(key.as_str().as_bytes());
+        match expires {
+            None => input.field(&[]),
+            Some(at) => input.field(&at.to_le_bytes()),
+        };
+        input.field(value.as_bytes()).finish()
+    }
+
+    /// The digest of a bundle: its good contexts, and the names that are held. Both must come sorted.
+    pub fn bundle<'a>(
+        &self,
+        contexts: impl Iterator<Item = &'a Digest>,
+        held: impl Iterator<Item = (&'a Kind, &'a Key, HoldClass)>,
+        held_kinds: impl Iterator<Item = &'a Kind>,
+    ) -> Digest {
+        let mut input = self.input(2);
+        for digest in contexts {
+            input.0.update(&digest.0);
+        }
+        // A context digest is 16 bytes; 17 bytes of separator cannot be mistaken for one.
+        input.0.update(&[0xff; 17]);
+        for (kind, key, class) in held {
+            input
+                .field(kind.as_str().as_bytes())
+                .field(key.as_str().as_bytes())
+                .field(&[class as u8]);
+        }
+        input.0.update(&[0xff; 17]);
+        for kind in held_kinds {
+            input.field(kind.as_str().as_bytes());
+        }
+        input.finish()
+    }
+
+    /// The bucket that a tenant is in.
+    pub fn bucket(&self, tenant: &TenantId) -> usize {
+        let hash = self.input(3).field(tenant.as_str().as_bytes()).finish();
+        usize::from(u16::from_le_bytes([hash.0[0], hash.0[1]])) % BUCKETS
+    }
+
+    fn entry(&self, tenant: &TenantId, bundle: &Digest) -> u128 {
+        let hash = self
+            .input(4)
+            .field(tenant.as_str().as_bytes())
+            .field(&bundle.0)
+            .finish();
+        u128::from_le_bytes(hash.0)
+    }
+
+    /// The root over all buckets.
+    pub fn root(&self, buckets: &Buckets) -> Digest {
+        let mut input = self.input(5);
+        for sum in &buckets.0 {
+            input.0.update(&sum.to_le_bytes());
+        }
+        input.finish()
+    }
+}
+
+impl Context {
+    /// The digest of this context under `key`.
+    pub fn digest(&self, key: &DigestKey) -> Digest {
+        key.context(&self.kind, &self.key, self.expires, &self.value)
+    }
+}
+
+/// The bucket sums of one store (16 KiB). A tenant that is not there contributes nothing.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Buckets(Vec<u128>);
+
+impl Default for Buckets {
+    fn default() -> Self {
+        Self(vec![0; BUCKETS])
+    }
+}
+
+impl fmt::Debug for Buckets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Buckets({} in use)",
+            self.0.iter().filter(|sum| **sum != 0).count()
+        )
+    }
+}
+
+impl Buckets {
+    /// Counts a tenant's bundle in.
+    pub fn add(&mut self, key: &DigestKey, tenant: &TenantId, bundle: &Digest) {
+        let sum = &mut self.0[key.bucket(tenant)];
+        *sum = sum.wrapping_add(key.entry(tenant, bundle));
+    }
+
+    /// Takes a tenant's bundle out again.
+    pub fn remove(&mut self, key: &DigestKey, tenant: &TenantId, bundle: &Digest) {
+        let sum = &mut self.0[key.bucket(tenant)];
+        *sum = sum.wrapping_sub(key.entry(tenant, bundle));
+    }
+
+    /// The indexes at which two stores differ; every index if `other` came from outside with another length.
+    pub fn differing(&self, other: &Self) -> Vec<u16> {
+        let differs = |i: &u16| self.0.get(usize::from(*i)) != other.0.get(usize::from(*i));
+        (0..BUCKETS as u16).filter(differs).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> DigestKey {
+        DigestKey([7; 32])
+    }
+
+    fn name(text: &str) -> (Kind, Key) {
+        (Kind::new("k").expect("kind"), Key::new(text).expect("key"))
+    }
+
+    #[test]
+    fn a_context_digest_depends_on_every_field_and_on_the_key() {
+        let (kind, k) = name("a");
+        let base = key().context(&kind, &k, None, "1");
+        let other = name("b");
+        let variants = [
+            key().context(&other.0, &other.1, None, "1"),
+            key().context(&kind, &k, Some(0), "1"),
+            key().context(&kind, &k, None, "2"),
+            DigestKey([8; 32]).context(&kind, &k, None, "1"),
+        ];
+        assert!(variants.iter().all(|v| *v != base));
+    }
+
+    #[test]
+    fn a_hold_is_not_the_same_as_absence_nor_as_another_class_of_hold() {
+        let (kind, k) = name("a");
+        let none = || std::iter::empty();
+        let empty = key().bundle(none(), std::iter::empty(), std::iter::empty());
+        let keeps = key().bundle(
+            none(),
+            [(&kind, &k, HoldClass::Keeps)].into_iter(),
+            std::iter::empty(),
+        );
+        let yields = key().bundle(
+            none(),
+            [(&kind, &k, HoldClass::Yields)].into_iter(),
+            std::iter::empty(),
+        );
+        let whole = key().bundle(none(), std::iter::empty(), [&kind].into_iter());
+        let all = [empty, keeps, yields, whole];
+        for (i, a) in all.iter().enumerate() {
+            assert!(all.iter().skip(i + 1).all(|b| a != b));
+        }
+    }
+
+    #[test]
+    fn buckets_do_not_depend_on_order_and_forget_what_is_removed() {
+        let tenants: Vec<TenantId> = (0..50)
+            .map(|i| TenantId::new(&format!("t{i}")).expect("tenant"))
+            .collect();
+        let digest = Digest([3; 16]);
+        let (mut forward, mut backward) = (Buckets::default(), Buckets::default());
+        tenants.iter().for_each(|t| forward.add(&key(), t, &digest));
+        tenants
+            .iter()
+            .rev()
+            .for_each(|t| backward.add(&key(), t, &digest));
+        assert_eq!(forward, backward);
+        backward.remove(&key(), &tenants[9], &digest);
+        assert_eq!(
+            forward.differing(&backward),
+            vec![key().bucket(&tenants[9]) as u16]
+        );
+        tenants
+            .iter()
+            .for_each(|t| forward.remove(&key(), t, &digest));
+        assert_eq!(forward, Buckets::default());
+    }
+}

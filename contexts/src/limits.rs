@@ -1,0 +1,28 @@
+//! Every maximum in one place. A value that arrives from outside is checked against these before it is used.
+
+use std::time::Duration;
+
+/// Longest kind, in bytes.
+pub const KIND_BYTES: usize = 64;
+/// Longest key, in bytes.
+pub const KEY_BYTES: usize = 1024;
+/// Longest tenant, in bytes.
+pub const TENANT_BYTES: usize = 512;
+/// Longest region, in bytes.
+pub const REGION_BYTES: usize = 64;
+/// Largest value unless a context's configuration says otherwise, in bytes of JSON text.
+pub const DEFAULT_VALUE_BYTES: usize = 65_536;
+/// Encoded contexts that one push carries, unless a single bundle (or one commit) is larger.
+pub const PUSH_BYTES: usize = 8 << 20;
+/// Largest push body after decompression; a larger one is refused unread.
+pub const DECODED_BYTES: usize = 512 << 20;
+/// An epoch above this is damage, not a writer.
+pub const EPOCH_MAX: u64 = 1 << 48;
+/// How long a writer must have been silent before another may take its store or its lease.
+pub const SILENCE: Duration = Duration::from_secs(5);
+/// Longest step by which a store's silence clock advances at once: a store that was paused did not listen.
+pub const SILENCE_STEP: Duration = Duration::from_millis(250);
+/// Most keys in one batch-get.
+pub const BATCH_GET_KEYS: usize = 10_000;
+/// Buckets that one answer lists at most.
+pub const BUCKETS_LISTED: usize = 1_024;

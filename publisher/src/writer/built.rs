@@ -1,0 +1,410 @@
+//! Builds: which are wanted, which are under way, and what becomes of their results.
+
+use super::dirty::Lane;
+use super::queue::{Queued, Unit};
+use super::receipts::HeldReport;
+use super::scan::TenantRange;
+use super::{BatchId, Millis, Report, StoreIx, Tick, Writer};
+use contexts::bundle::Bundle;
+use contexts::digest::{Digest, DigestKey};
+use contexts::name::{Kind, TenantId};
+use contexts::push::Sent;
+use contexts::version::Version;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+/// A build to be done now, in one snapshot that begins after this request was handed out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildRequest {
+    /// To be named with the result.
+    pub id: BatchId,
+    /// What to build.
+    pub what: What,
+}
+
+/// What a build covers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// No build: the bounds of the ranges of a scan.
+    Bounds,
+    /// Every tenant that has rows in a range.
+    Range(TenantRange),
+    /// These tenants, whether they have rows or not.
+    Tenants(Vec<TenantId>),
+}
+
+/// A bundle with what is computed from it once and used for every store.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BuiltBundle {
+    /// The content.
+    pub bundle: Arc<Bundle>,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size, roughly, in bytes.
+    pub weight: usize,
+}
+
+impl BuiltBundle {
+    /// Computes digest and size.
+    pub fn new(bundle: Bundle, key: &DigestKey) -> Self {
+        let (digest, weight) = (bundle.digest(key), bundle.weight());
+        Self {
+            bundle: Arc::new(bundle),
+            digest,
+            weight,
+        }
+    }
+
+    /// The digest, or none if the tenant is not in the region.
+    pub fn presence(&self) -> Option<Digest> {
+        (!self.bundle.is_empty()).then_some(self.digest)
+    }
+}
+
+/// One tenant as a build found it: a bundle per region, in the order of [`Writer::regions`], empty where it is not.
+#[derive(Debug, Clone)]
+pub struct Built {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Its bundles.
+    pub bundles: Vec<Arc<BuiltBundle>>,
+}
+
+/// The result of a build.
+#[derive(Debug, Clone, Default)]
+pub struct BuiltBatch {
+    /// For [`What::Bounds`]: the ranges.
+    pub ranges: Vec<TenantRange>,
+    /// For the others: the tenants.
+    pub tenants: Vec<Built>,
+    /// The definitions in the snapshot, by fingerprint.
+    pub definitions: u128,
+    /// Their kinds.
+    pub kinds: BTreeSet<Kind>,
+    /// What is wrong with the hub's data beside single tenants.
+    pub problems: Vec<String>,
+}
+
+/// A build under way.
+#[derive(Debug)]
+pub struct Batch {
+    what: What,
+    started: Tick,
+    atomic: bool,
+    /// For ranges: tenants that the range does not speak for.
+    overtaken: HashSet<TenantId>,
+}
+
+/// The builds under way.
+#[derive(Debug, Default)]
+pub struct BuildQueue {
+    batches: BTreeMap<BatchId, Batch>,
+    building: HashMap<TenantId, BatchId>,
+    next: u64,
+    failures: u32,
+    retry_at: Millis,
+}
+
+impl BuildQueue {
+    /// Tenants being built (those of ranges are not known yet).
+    pub fn tenants(&self) -> usize {
+        self.building.len()
+    }
+
+    /// Whether nothing is being built.
+    pub fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    /// Whether this tenant is being built by name.
+    pub fn has(&self, tenant: &TenantId) -> bool {
+        self.building.contains_key(tenant)
+    }
+
+    /// The tenants being built by name.
+    pub fn iter(&self) -> impl Iterator<Item = &TenantId> {
+        self.building.keys()
+    }
+
+    /// A tenant became dirty: ranges under way do not speak for it.
+    pub fn overtake(&mut self, tenant: &TenantId) {
+        let ranges = self
+            .batches
+            .values_mut()
+            .filter(|b| matches!(b.what, What::Range(_)));
+        for batch in ranges {
+            batch.overtaken.insert(tenant.clone());
+        }
+    }
+
+    fn count(&self, wanted: impl Fn(&What) -> bool) -> usize {
+        self.batches.values().filter(|b| wanted(&b.what)).count()
+    }
+
+    fn begin(
+        &mut self,
+        what: What,
+        started: Tick,
+        atomic: bool,
+        overtaken: HashSet<TenantId>,
+    ) -> BuildRequest {
+        self.next += 1;
+        let id = BatchId(self.next);
+        if let What::Tenants(tenants) = &what {
+            self.building
+                .extend(tenants.iter().map(|t| (t.clone(), id)));
+        }
+        self.batches.insert(
+            id,
+            Batch {
+                what: what.clone(),
+                started,
+                atomic,
+                overtaken,
+            },
+        );
+        BuildRequest { id, what }
+    }
+
+    fn end(&mut self, id: BatchId) -> Option<Batch> {
+        let batch = self.batches.remove(&id)?;
+        if let What::Tenants(tenants) = &batch.what {
+            for tenant in tenants {
+                self.building.remove(tenant);
+            }
+        }
+        Some(batch)
+    }
+}
+
+impl Writer {
+    /// The next build to begin now, if one is wanted and there is room for it.
+    pub fn next_build(&mut self, now: Millis) -> Option<BuildRequest> {
+        if self.suspended || self.closing || now < self.builds.retry_at {
+            return None;
+        }
+        if self.builds.count(|w| matches!(w, What::Tenants(_))) < self.limits.builds {
+            let builds = &self.builds;
+            if let Some(taken) = self
+                .dirty
+                .take(self.limits.batch_tenants, |t| builds.has(t))
+            {
+                let started = self.now();
+                return Some(self.builds.begin(
+                    What::Tenants(taken.tenants),
+                    started,
+                    taken.atomic,
+                    HashSet::new(),
+                ));
+            }
+        }
+        let running = self.builds.count(|w| !matches!(w, What::Tenants(_)));
+        if running >= self.limits.ranges {
+            return None;
+        }
+        let what = self.next_scan_build(now)?;
+        let started = self.now();
+        let overtaken = self
+            .dirty
+            .iter()
+            .chain(self.builds.iter())
+            .cloned()
+            .collect();
+        Some(self.builds.begin(what, started, false, overtaken))
+    }
+
+    /// The result of a build. An error concerns the database as a whole; whatever is wrong with single tenants is in
+    /// their bundles.
+    pub fn built(&mut self, now: Millis, id: BatchId, result: Result<BuiltBatch, String>) {
+        let Some(batch) = self.builds.end(id) else {
+            return;
+        };
+        match result {
+            Err(why) => self.build_failed(now, batch, why),
+            Ok(result) => {
+                (self.builds.failures, self.builds.retry_at) = (0, 0);
+                match batch.what {
+                    What::Bounds => self.bounds_read(result.ranges),
+                    What::Range(_) => self.range_read(batch.started, &batch.overtaken, result),
+                    What::Tenants(_) => {
+                        self.tenants_built(now, batch.started, batch.atomic, result.tenants)
+                    }
+                }
+            }
+        }
+    }
+
+    fn build_failed(&mut self, now: Millis, batch: Batch, why: String) {
+        self.builds.failures += 1;
+        self.builds.retry_at = now + (100_u64 << self.builds.failures.min(6)).min(5_000);
+        self.reports
+            .push_back(Report::BuildFailed { why: why.clone() });
+        match batch.what {
+            What::Tenants(tenants) if batch.atomic => self.mark_together(tenants),
+            What::Tenants(tenants) => tenants.iter().for_each(|t| self.mark(t, Lane::Change)),
+            what => self.scan_build_failed(now, batch.started, what, &why),
+        }
+    }
+
+    fn tenants_built(&mut self, now: Millis, started: Tick, atomic: bool, mut tenants: Vec<Built>) {
+        self.settle_suspicions(&tenants);
+        tenants.iter_mut().for_each(|t| self.withhold_clashes(t));
+        for built in &tenants {
+            self.note_held(&built.tenant, HeldReport::of(built));
+            if let Some(scan) = self.scan.as_mut().filter(|s| started >= s.started) {
+                let digests = built.bundles.iter().map(|b| b.presence()).collect();
+                scan.record(&self.key, &built.tenant, digests);
+            }
+        }
+        let first = self.n + 1;
+        self.n += tenants.len() as u64;
+        for ix in (0..self.stores.len()).map(StoreIx) {
+            self.offer(now, ix, started, first, atomic, &tenants);
+        }
+    }
+
+    /// What one store gets of a build: what it is not known to hold.
+    fn offer(
+        &mut self,
+        now: Millis,
+        ix: StoreIx,
+        started: Tick,
+        first: u64,
+        atomic: bool,
+        tenants: &[Built],
+    ) {
+        let region = self.region_of(ix);
+        let opened = self.stores[ix.0].session().map(|s| s.opened);
+        let Some(opened) = opened else {
+            let store = &mut self.stores[ix.0];
+            store.lose(tenants.iter().map(|t| t.tenant.clone()));
+            self.waits
+                .undelivered(ix, store, tenants.iter().map(|t| &t.tenant));
+            return;
+        };
+        if opened > started {
+            tenants
+                .iter()
+                .for_each(|t| self.mark(&t.tenant, Lane::Change));
+            return;
+        }
+        let mut unit = Unit {
+            bundles: Vec::new(),
+            atomic,
+            fill: false,
+        };
+        for (i, built) in tenants.iter().enumerate() {
+            let bundle = &built.bundles[region];
+            // An atomic unit goes whole: another member may need the keys that this one gives up.
+            if !atomic && self.stores[ix.0].holds(&built.tenant, &bundle.digest) {
+                let version = Version {
+                    epoch: self.term.epoch,
+                    n: first + i as u64,
+                };
+                let contexts = bundle.bundle.contexts.len();
+                self.delivered(now, ix, &built.tenant, started, version, contexts, true);
+                continue;
+            }
+            unit.bundles
+                .push(self.queued(bundle, first + i as u64, started));
+        }
+        self.enqueue(ix, unit);
+    }
+
+    pub(super) fn queued(&self, bundle: &BuiltBundle, n: u64, started: Tick) -> Queued {
+        let version = Version {
+            epoch: self.term.epoch,
+            n,
+        };
+        Queued {
+            sent: Sent {
+                version,
+                bundle: bundle.bundle.clone(),
+            },
+            digest: bundle.digest,
+            weight: bundle.weight,
+            started,
+        }
+    }
+
+    pub(super) fn enqueue(&mut self, ix: StoreIx, unit: Unit) {
+        if unit.bundles.is_empty() {
+            return;
+        }
+        let store = &mut self.stores[ix.0];
+        let unfilled = store.queue.push(unit);
+        if store.queue.bytes() > self.limits.queue_bytes {
+            store.fall_behind(format!(
+                "more than {} MiB waited for it",
+                self.limits.queue_bytes >> 20
+            ));
+            if let Some(scan) = &mut self.scan {
+                scan.end(
+                    ix,
+                    super::scan::Outcome::Failed("the store cannot keep up".into()),
+                );
+            }
+        } else if let Some(target) = self.scan.as_mut().and_then(|s| s.targets.get_mut(&ix)) {
+            unfilled.iter().for_each(|t| target.doubt(t));
+        }
+    }
+
+    fn settle_suspicions(&mut self, tenants: &[Built]) {
+        let by_name: HashMap<&TenantId, &Built> = tenants.iter().map(|t| (&t.tenant, t)).collect();
+        let suspicions = std::mem::take(&mut self.suspicions);
+        for suspicion in suspicions {
+            let (owner, tenant) = (
+                by_name.get(&suspicion.owner),
+                by_name.get(&suspicion.tenant),
+            );
+            let region = self.regions.iter().position(|r| *r == suspicion.region);
+            match (owner, tenant, region) {
+                (Some(owner), Some(tenant), Some(region)) => {
+                    self.clashes.settle(
+                        &suspicion,
+                        &owner.bundles[region].bundle,
+                        &tenant.bundles[region].bundle,
+                    );
+                }
+                _ => self.suspicions.push(suspicion),
+            }
+        }
+    }
+
+    /// Replaces good contexts by held ones where their keys belong to others, and frees keys that were given up.
+    pub(super) fn withhold_clashes(&mut self, built: &mut Built) {
+        if self.clashes.is_empty() || !self.clashes.concerns(&built.tenant) {
+            return;
+        }
+        for (region, bundle) in self.regions.clone().iter().zip(&mut built.bundles) {
+            for freed in self.clashes.settled_by(region, &bundle.bundle) {
+                self.mark(&freed, Lane::Change);
+            }
+            let held = self.clashes.hold(region, (*bundle.bundle).clone());
+            if held != *bundle.bundle {
+                *bundle = Arc::new(BuiltBundle::new(held, &self.key));
+            }
+        }
+    }
+
+    /// A store has this build of a tenant, durably.
+    #[expect(clippy::too_many_arguments, reason = "one fact, named in full")]
+    pub(super) fn delivered(
+        &mut self,
+        now: Millis,
+        ix: StoreIx,
+        tenant: &TenantId,
+        started: Tick,
+        version: Version,
+        contexts: usize,
+        already_there: bool,
+    ) {
+        if let Some(scan) = self.scan.as_mut().filter(|s| started >= s.started)
+            && let Some(target) = scan.targets.get_mut(&ix)
+        {
+            target.confirm(tenant);
+        }
+        self.waits
+            .delivered(ix, tenant, started, version, contexts, already_there, now);
+    }
+}

@@ -1,0 +1,185 @@
+//! The coalesced set of "tenant T may differ somewhere". Pure, and level-triggered: marking a tenant twice is marking
+//! it once, and what is taken out may be marked again at once.
+
+use contexts::name::TenantId;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+/// How urgent a mark is. Changes go before repairs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    /// Somebody changed the tenant or asks for it.
+    Change,
+    /// A scan found that it differs.
+    Repair,
+}
+
+/// Tenants taken out for one build.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The tenants, at most as many as asked for (a group is never split).
+    pub tenants: Vec<TenantId>,
+    /// Whether their bundles must reach a store in one commit.
+    pub atomic: bool,
+}
+
+/// The set.
+#[derive(Debug, Default)]
+pub struct Dirty {
+    marks: HashMap<TenantId, Lane>,
+    lanes: [VecDeque<TenantId>; 2],
+    groups: Vec<BTreeSet<TenantId>>,
+}
+
+impl Dirty {
+    /// Marks a tenant.
+    pub fn mark(&mut self, tenant: &TenantId, lane: Lane) {
+        if self.groups.iter().any(|g| g.contains(tenant)) {
+            return;
+        }
+        match self.marks.get(tenant) {
+            Some(present) if *present <= lane => {}
+            _ => {
+                self.marks.insert(tenant.clone(), lane);
+                self.lanes[lane as usize].push_back(tenant.clone());
+            }
+        }
+    }
+
+    /// Marks tenants that have to be built in one snapshot and sent as one commit; joins groups that overlap.
+    pub fn mark_together(&mut self, tenants: impl IntoIterator<Item = TenantId>) {
+        let mut group: BTreeSet<TenantId> = tenants.into_iter().collect();
+        self.groups.retain(|other| {
+            let overlaps = !other.is_disjoint(&group);
+            if overlaps {
+                group.extend(other.iter().cloned());
+            }
+            !overlaps
+        });
+        for tenant in &group {
+            self.marks.remove(tenant);
+        }
+        self.groups.push(group);
+    }
+
+    /// Takes the most urgent tenants of which none is `busy`: a group, or up to `max` of one lane.
+    pub fn take(&mut self, max: usize, busy: impl Fn(&TenantId) -> bool) -> Option<Taken> {
+        if let Some(at) = self.groups.iter().position(|g| !g.iter().any(&busy)) {
+            let tenants = self.groups.swap_remove(at).into_iter().collect();
+            return Some(Taken {
+                tenants,
+                atomic: true,
+            });
+        }
+        [Lane::Change, Lane::Repair]
+            .into_iter()
+            .find_map(|lane| self.take_lane(lane, max, &busy))
+    }
+
+    fn take_lane(
+        &mut self,
+        lane: Lane,
+        max: usize,
+        busy: &impl Fn(&TenantId) -> bool,
+    ) -> Option<Taken> {
+        let (mut tenants, mut waiting) = (Vec::new(), VecDeque::new());
+        let queue = &mut self.lanes[lane as usize];
+        while tenants.len() < max {
+            let Some(tenant) = queue.pop_front() else {
+                break;
+            };
+            if self.marks.get(&tenant) != Some(&lane) {
+                continue;
+            }
+            match busy(&tenant) {
+                true => waiting.push_back(tenant),
+                false => {
+                    self.marks.remove(&tenant);
+                    tenants.push(tenant);
+                }
+            }
+        }
+        waiting.append(queue);
+        *queue = waiting;
+        (!tenants.is_empty()).then_some(Taken {
+            tenants,
+            atomic: false,
+        })
+    }
+
+    /// Whether a tenant is marked.
+    pub fn contains(&self, tenant: &TenantId) -> bool {
+        self.marks.contains_key(tenant) || self.groups.iter().any(|g| g.contains(tenant))
+    }
+
+    /// Every marked tenant.
+    pub fn iter(&self) -> impl Iterator<Item = &TenantId> {
+        self.marks.keys().chain(self.groups.iter().flatten())
+    }
+
+    /// How many tenants are marked.
+    pub fn len(&self) -> usize {
+        self.marks.len() + self.groups.iter().map(BTreeSet::len).sum::<usize>()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn t(name: &str) -> TenantId {
+        TenantId::new(name).expect("tenant")
+    }
+
+    fn take(dirty: &mut Dirty, max: usize, busy: &[&str]) -> Vec<String> {
+        let taken = dirty.take(max, |x| busy.contains(&x.as_str()));
+        taken
+            .map(|t| t.tenants.iter().map(ToString::to_string).collect())
+            .unwrap_or_default()
+    }
+
+    #[test]
+    fn a_tenant_marked_often_is_taken_once_and_changes_go_first() {
+        let mut dirty = Dirty::default();
+        dirty.mark(&t("r"), Lane::Repair);
+        (0..3).for_each(|_| dirty.mark(&t("c"), Lane::Change));
+        assert_eq!(take(&mut dirty, 9, &[]), ["c"]);
+        assert_eq!(take(&mut dirty, 9, &[]), ["r"]);
+        assert!(dirty.is_empty());
+    }
+
+    #[test]
+    fn a_repair_that_becomes_urgent_is_taken_with_the_changes() {
+        let mut dirty = Dirty::default();
+        dirty.mark(&t("a"), Lane::Repair);
+        dirty.mark(&t("a"), Lane::Change);
+        assert_eq!(take(&mut dirty, 9, &[]), ["a"]);
+        assert!(take(&mut dirty, 9, &[]).is_empty());
+    }
+
+    #[test]
+    fn what_is_being_built_waits_and_keeps_its_place() {
+        let mut dirty = Dirty::default();
+        ["a", "b", "c"]
+            .iter()
+            .for_each(|n| dirty.mark(&t(n), Lane::Change));
+        assert_eq!(take(&mut dirty, 1, &["a"]), ["b"]);
+        assert_eq!(take(&mut dirty, 2, &[]), ["a", "c"]);
+    }
+
+    #[test]
+    fn groups_that_overlap_become_one_and_wait_for_all_their_tenants() {
+        let mut dirty = Dirty::default();
+        dirty.mark(&t("a"), Lane::Change);
+        dirty.mark_together([t("a"), t("b")]);
+        dirty.mark_together([t("b"), t("c")]);
+        dirty.mark(&t("c"), Lane::Change);
+        assert_eq!(dirty.len(), 3);
+        assert!(take(&mut dirty, 9, &["c"]).is_empty());
+        assert_eq!(take(&mut dirty, 1, &[]), ["a", "b", "c"]);
+    }
+}

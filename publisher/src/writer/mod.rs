@@ -1,0 +1,386 @@
+//! The writer's decisions: from dirty tenants to acknowledged bundles, for every store at once.
+//!
+//! Pure: no clock, no database, no network. The engine (or the simulation) asks [`Writer::next_build`] and
+//! [`Writer::next_request`] what to do, does it, and reports back with [`Writer::built`] and [`Writer::answered`].
+//! Whatever caused a change (a scan, a request, a store that came back) goes through the one set of dirty tenants.
+//!
+//! What must hold (each line has an assertion in the simulation):
+//! * Builds of one tenant follow one another: while one is under way no other begins, and the range of a scan does not
+//!   count for tenants that were dirty or being built when it began or became dirty since.
+//! * A bundle is sent to a store only if its build began after the answer that opened the session arrived, so its
+//!   snapshot is newer than anything an earlier writer, or this one in an earlier session, can have sent.
+//! * One message at a time is under way to a store. After a lost answer nothing is sent again: the session is over, the
+//!   store is claimed anew, and the tenants concerned are built again.
+//! * A store that may have missed something is either marked *behind* (and scanned) or has those tenants remembered.
+
+mod built;
+mod clash;
+mod dirty;
+pub mod lease;
+mod queue;
+mod receipts;
+mod scan;
+mod scanning;
+mod store;
+mod talk;
+
+pub use built::{Batch, BuildRequest, Built, BuiltBatch, BuiltBundle, What};
+pub use receipts::{Delivery, HeldReport, Receipt, RegionFilter, Republished};
+pub use scan::{Phase, TenantRange};
+pub use scanning::{ScanSummary, StoreSummary};
+pub use store::{Failure, FailureSort, Link, Store, StoreSpec};
+pub use talk::{Answer, Request};
+
+use built::BuildQueue;
+use clash::{Clashes, Suspicion};
+use contexts::digest::DigestKey;
+use contexts::limits;
+use contexts::name::{Kind, Region, TenantId};
+use contexts::push::Verdict;
+use contexts::version::{Term, Version};
+use dirty::{Dirty, Lane};
+use receipts::Waits;
+use scan::Scan;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Milliseconds on the writer's own monotonic clock.
+pub type Millis = u64;
+
+/// A moment in the writer's own order of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tick(pub u64);
+
+/// A store, by its place among the writer's stores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StoreIx(pub usize);
+
+/// A build under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BatchId(pub u64);
+
+/// A scan, numbered within the writer's term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+pub struct ScanId(pub u64);
+
+/// A republish request that waits for its receipts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// Bounds of the writer's own making.
+#[derive(Debug, Clone)]
+pub struct WriterLimits {
+    /// Tenants built in one snapshot.
+    pub batch_tenants: usize,
+    /// Builds of dirty tenants at once.
+    pub builds: usize,
+    /// Ranges of a scan read at once.
+    pub ranges: usize,
+    /// Bytes of one push, unless a single bundle is larger.
+    pub push_bytes: usize,
+    /// Bytes that may wait for a store before it falls behind.
+    pub queue_bytes: usize,
+    /// Bytes that may wait for a store before a scan reads on.
+    pub fill_bytes: usize,
+}
+
+impl Default for WriterLimits {
+    fn default() -> Self {
+        Self {
+            batch_tenants: 500,
+            builds: 2,
+            ranges: 2,
+            push_bytes: limits::PUSH_BYTES,
+            queue_bytes: 64 << 20,
+            fill_bytes: 16 << 20,
+        }
+    }
+}
+
+/// Something that happened, for logs, metrics and whoever waits.
+#[derive(Debug)]
+pub enum Report {
+    /// A store obeys us.
+    Opened {
+        /// Which.
+        store: StoreIx,
+    },
+    /// A store cannot be used.
+    Closed {
+        /// Which.
+        store: StoreIx,
+        /// Why.
+        failure: Failure,
+    },
+    /// A push was answered.
+    Pushed {
+        /// By which store.
+        store: StoreIx,
+        /// Bundles that are there now.
+        applied: usize,
+        /// Milliseconds from sending to the answer.
+        ms: Millis,
+    },
+    /// A store refused a bundle.
+    Refused {
+        /// Which store.
+        store: StoreIx,
+        /// Whose bundle.
+        tenant: TenantId,
+        /// Why.
+        verdict: Verdict,
+    },
+    /// What is held of a tenant changed.
+    Held {
+        /// Of whom.
+        tenant: TenantId,
+        /// All that is held of it now.
+        held: Vec<HeldReport>,
+    },
+    /// A build failed as a whole and will be tried again.
+    BuildFailed {
+        /// Why.
+        why: String,
+    },
+    /// A scan ended.
+    ScanEnded(ScanSummary),
+    /// A republish request has all its receipts.
+    Republished(Republished),
+}
+
+/// A scan that was asked for and has not begun.
+#[derive(Debug)]
+struct ScanWish {
+    id: ScanId,
+    cause: String,
+    regions: RegionFilter,
+    reread: bool,
+}
+
+/// Tenants of which what is held is remembered; beyond, only the count is right.
+const HELD_MAX: usize = 10_000;
+
+/// The state of a writer in its term.
+#[derive(Debug)]
+pub struct Writer {
+    term: Term,
+    key: DigestKey,
+    limits: WriterLimits,
+    regions: Vec<Region>,
+    stores: Vec<Store>,
+    tick: u64,
+    n: u64,
+    dirty: Dirty,
+    builds: BuildQueue,
+    clashes: Clashes,
+    suspicions: Vec<Suspicion>,
+    scan: Option<Scan>,
+    wishes: VecDeque<ScanWish>,
+    scans: u64,
+    waits: Waits,
+    held: BTreeMap<TenantId, Vec<HeldReport>>,
+    reports: VecDeque<Report>,
+    suspended: bool,
+    closing: bool,
+    born: Millis,
+}
+
+impl Writer {
+    /// A writer at the beginning of its term: every store is unknown to it, and so in need of a scan.
+    pub fn new(
+        term: Term,
+        key: DigestKey,
+        stores: Vec<StoreSpec>,
+        limits: WriterLimits,
+        now: Millis,
+    ) -> Self {
+        let mut regions: Vec<Region> = Vec::new();
+        for spec in &stores {
+            if !regions.contains(&spec.region) {
+                regions.push(spec.region.clone());
+            }
+        }
+        Self {
+            term,
+            key,
+            limits,
+            regions,
+            stores: stores.into_iter().map(Store::new).collect(),
+            tick: 0,
+            n: 0,
+            dirty: Dirty::default(),
+            builds: BuildQueue::default(),
+            clashes: Clashes::default(),
+            suspicions: Vec::new(),
+            scan: None,
+            wishes: VecDeque::new(),
+            scans: 0,
+            waits: Waits::default(),
+            held: BTreeMap::new(),
+            reports: VecDeque::new(),
+            suspended: false,
+            closing: false,
+            born: now,
+        }
+    }
+
+    /// The regions, in the order in which [`Built`] has its bundles.
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// The stores.
+    pub fn stores(&self) -> impl Iterator<Item = (StoreIx, &Store)> {
+        self.stores.iter().enumerate().map(|(i, s)| (StoreIx(i), s))
+    }
+
+    /// One store.
+    pub fn store(&self, ix: StoreIx) -> &Store {
+        &self.stores[ix.0]
+    }
+
+    /// The term.
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// The scan that is running.
+    pub fn scan(&self) -> Option<&Scan> {
+        self.scan.as_ref()
+    }
+
+    /// Tenants that wait to be built or are being built.
+    pub fn dirty(&self) -> usize {
+        self.dirty.len() + self.builds.tenants()
+    }
+
+    /// What is held at present, by tenant.
+    pub fn held(&self) -> &BTreeMap<TenantId, Vec<HeldReport>> {
+        &self.held
+    }
+
+    /// Keys that two tenants have.
+    pub fn clashes(&self) -> usize {
+        self.clashes.len()
+    }
+
+    /// The next thing that happened.
+    pub fn next_report(&mut self) -> Option<Report> {
+        self.reports.pop_front()
+    }
+
+    /// Somebody changed these tenants.
+    pub fn changed(&mut self, tenants: impl IntoIterator<Item = TenantId>) {
+        tenants
+            .into_iter()
+            .for_each(|t| self.mark(&t, Lane::Change));
+    }
+
+    /// The lease is not renewed: nothing is sent but farewells until [`Writer::resume`].
+    pub fn suspend(&mut self) {
+        self.suspended = true;
+    }
+
+    /// The lease is renewed and nobody else had it.
+    pub fn resume(&mut self) {
+        self.suspended = false;
+    }
+
+    /// Whether the writer is suspended.
+    pub fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
+    /// Ends the term: stores are released as soon as nothing is under way to them.
+    pub fn close(&mut self) {
+        self.closing = true;
+    }
+
+    /// Whether every store was released or cannot be.
+    pub fn is_closed(&self) -> bool {
+        self.closing
+            && self
+                .stores
+                .iter()
+                .all(|s| s.session().is_none() && s.outstanding.is_none())
+    }
+
+    /// Whether nothing is left to do: no scan, nothing dirty, nothing waiting for a store that listens.
+    pub fn is_idle(&self) -> bool {
+        let idle = |s: &Store| s.queue.is_empty() && s.outstanding.is_none() && !s.is_unresolved();
+        self.scan.is_none()
+            && self.wishes.is_empty()
+            && self.dirty.is_empty()
+            && self.builds.is_empty()
+            && self.stores.iter().all(idle)
+    }
+
+    /// Every version at or below this was delivered to the store or replaced; none before its first *synced* here.
+    pub fn position(&self, ix: StoreIx) -> Option<Version> {
+        self.stores[ix.0].synced.then(|| self.reached(ix))
+    }
+
+    fn reached(&self, ix: StoreIx) -> Version {
+        let n = self.stores[ix.0]
+            .lowest_under_way()
+            .map_or(self.n, |lowest| lowest - 1);
+        Version {
+            epoch: self.term.epoch,
+            n,
+        }
+    }
+
+    fn now(&mut self) -> Tick {
+        self.tick += 1;
+        Tick(self.tick)
+    }
+
+    fn region_of(&self, ix: StoreIx) -> usize {
+        let region = &self.stores[ix.0].spec.region;
+        self.regions.iter().position(|r| r == region).unwrap_or(0)
+    }
+
+    fn mark(&mut self, tenant: &TenantId, lane: Lane) {
+        self.dirty.mark(tenant, lane);
+        self.overtake(tenant);
+    }
+
+    fn mark_together(&mut self, tenants: Vec<TenantId>) {
+        tenants.iter().for_each(|t| self.overtake(t));
+        self.dirty.mark_together(tenants);
+    }
+
+    /// Ranges under way no longer speak for this tenant, and a scan waits for its build.
+    fn overtake(&mut self, tenant: &TenantId) {
+        self.builds.overtake(tenant);
+        if let Some(scan) = &mut self.scan {
+            scan.targets.values_mut().for_each(|t| t.doubt(tenant));
+        }
+    }
+
+    fn note_held(&mut self, tenant: &TenantId, held: Vec<HeldReport>) {
+        let changed = match self.held.get(tenant) {
+            Some(before) => *before != held,
+            None => !held.is_empty(),
+        };
+        if !changed {
+            return;
+        }
+        if held.is_empty() {
+            self.held.remove(tenant);
+        } else if self.held.len() < HELD_MAX || self.held.contains_key(tenant) {
+            self.held.insert(tenant.clone(), held.clone());
+        }
+        self.reports.push_back(Report::Held {
+            tenant: tenant.clone(),
+            held,
+        });
+    }
+
+    /// The kinds that the last scan's definitions had, if a scan is running.
+    pub fn scan_kinds(&self) -> Option<impl Iterator<Item = &Kind>> {
+        self.scan
+            .as_ref()
+            .and_then(|s| s.definitions.as_ref())
+            .map(|(_, kinds)| kinds.iter())
+    }
+}

@@ -1,0 +1,253 @@
+//! The books of one scan. Pure.
+//!
+//! A scan reads every tenant in ranges, each in a snapshot of its own, and compares by digest with what the stores hold;
+//! only an empty store is filled from the ranges directly. It ends per store with *synced*, which says two things:
+//! the store holds what the hub has, and it has every change from before the scan began. Therefore, before *synced*:
+//! * every range was read, and the expected digest of every tenant is known;
+//! * every tenant that became dirty around its range was built after the scan began and acknowledged by the store at
+//!   least once (`unconfirmed` is empty). Tenants that became dirty again since are *in flux* and left out.
+//!
+//! A scan never deletes: a tenant that only the store has becomes dirty, and only its build can remove it.
+
+use super::{Millis, ScanId, StoreIx, Tick};
+use contexts::digest::{Buckets, Digest, DigestKey};
+use contexts::name::{Kind, TenantId};
+use contexts::push::Reading;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+
+/// Tenants from `from` (inclusive) to `to` (exclusive), in the order of the tenant column's own type; open where none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantRange {
+    /// The lower bound, as text.
+    pub from: Option<String>,
+    /// The upper bound, as text.
+    pub to: Option<String>,
+}
+
+/// How far a scan got.
+#[derive(Debug)]
+pub enum Phase {
+    /// The bounds of the ranges are wanted.
+    Bounds,
+    /// The bounds are being read.
+    ReadingBounds,
+    /// Ranges are being read.
+    Ranges {
+        /// Not begun.
+        waiting: VecDeque<TenantRange>,
+        /// Under way.
+        running: usize,
+    },
+    /// All ranges were read.
+    Settling,
+}
+
+/// How a scan ended for one store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// In step.
+    Synced,
+    /// Not in step, and why.
+    Failed(String),
+}
+
+/// What a scan does for one store.
+#[derive(Debug)]
+pub struct Target {
+    /// The store's clock when the scan began.
+    pub fresh: Reading,
+    /// The store was empty: what is read is sent.
+    pub filling: bool,
+    /// Tenants that must be acknowledged before *synced*.
+    pub unconfirmed: HashSet<TenantId>,
+    /// Tenants that were, by builds from after the beginning of the scan.
+    pub confirmed: HashSet<TenantId>,
+    /// How often the comparison found differences.
+    pub rounds: u8,
+    /// Buckets that differ and are to be listed.
+    pub differing: Option<Vec<u16>>,
+    /// Tenants that differed and were built again.
+    pub repaired: BTreeSet<TenantId>,
+    /// Bundles applied by the store since the scan began.
+    pub pushed: u64,
+    /// The end.
+    pub outcome: Option<Outcome>,
+}
+
+impl Target {
+    /// A store at the beginning of a scan.
+    pub fn new(fresh: Reading, filling: bool, unconfirmed: HashSet<TenantId>) -> Self {
+        Self {
+            fresh,
+            filling,
+            unconfirmed,
+            confirmed: HashSet::new(),
+            rounds: 0,
+            differing: None,
+            repaired: BTreeSet::new(),
+            pushed: 0,
+            outcome: None,
+        }
+    }
+
+    /// The store acknowledged a build from after the beginning.
+    pub fn confirm(&mut self, tenant: &TenantId) {
+        self.unconfirmed.remove(tenant);
+        self.confirmed.insert(tenant.clone());
+    }
+
+    /// The tenant is dirty: unless it was confirmed already, the scan waits for it.
+    pub fn doubt(&mut self, tenant: &TenantId) {
+        if !self.confirmed.contains(tenant) {
+            self.unconfirmed.insert(tenant.clone());
+        }
+    }
+}
+
+/// After so many comparisons that found differences a scan gives up on a store.
+pub const ROUNDS_MAX: u8 = 8;
+/// After so many failures in a row a scan gives up.
+pub const FAILURES_MAX: u32 = 5;
+
+/// One scan.
+#[derive(Debug)]
+pub struct Scan {
+    /// Its id.
+    pub id: ScanId,
+    /// Why it runs.
+    pub cause: String,
+    /// When it began, in the writer's order of events.
+    pub started: Tick,
+    /// When it began, on the writer's clock.
+    pub started_at: Millis,
+    /// How far it got.
+    pub phase: Phase,
+    /// Stores compare what is on their disk, read again.
+    pub reread: bool,
+    /// The stores.
+    pub targets: BTreeMap<StoreIx, Target>,
+    /// Stores that were asked for and cannot be reached.
+    pub away: BTreeMap<StoreIx, String>,
+    /// The definitions, as the first range found them.
+    pub definitions: Option<(u128, BTreeSet<Kind>)>,
+    /// Ranges in all, and read.
+    pub ranges: (usize, usize),
+    /// Contexts read.
+    pub contexts: u64,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Not before this is the next build begun.
+    pub retry_at: Millis,
+    /// What was found wrong with the hub's own data.
+    pub problems: BTreeSet<String>,
+    seen: HashMap<TenantId, Box<[Option<Digest>]>>,
+    expected: Vec<Buckets>,
+}
+
+impl Scan {
+    /// A scan at its beginning.
+    pub fn new(
+        id: ScanId,
+        cause: String,
+        started: Tick,
+        started_at: Millis,
+        reread: bool,
+        regions: usize,
+    ) -> Self {
+        Self {
+            id,
+            cause,
+            started,
+            started_at,
+            phase: Phase::Bounds,
+            reread,
+            targets: BTreeMap::new(),
+            away: BTreeMap::new(),
+            definitions: None,
+            ranges: (0, 0),
+            contexts: 0,
+            failures: 0,
+            retry_at: 0,
+            problems: BTreeSet::new(),
+            seen: HashMap::new(),
+            expected: vec![Buckets::default(); regions],
+        }
+    }
+
+    /// Tenants seen so far.
+    pub fn tenants(&self) -> usize {
+        self.seen
+            .values()
+            .filter(|digests| digests.iter().any(Option::is_some))
+            .count()
+    }
+
+    /// A tenant's digests, one per region, are now these; none where the tenant is not.
+    pub fn record(&mut self, key: &DigestKey, tenant: &TenantId, digests: Box<[Option<Digest>]>) {
+        let before = self.seen.insert(tenant.clone(), digests.clone());
+        for (region, buckets) in self.expected.iter_mut().enumerate() {
+            let old = before.as_ref().and_then(|b| b[region]);
+            if old != digests[region] {
+                old.iter().for_each(|d| buckets.remove(key, tenant, d));
+                digests[region]
+                    .iter()
+                    .for_each(|d| buckets.add(key, tenant, d));
+            }
+        }
+    }
+
+    /// What a store of this region should hold, without the tenants in flux.
+    pub fn expected(&self, key: &DigestKey, region: usize, in_flux: &HashSet<TenantId>) -> Buckets {
+        let mut buckets = self.expected[region].clone();
+        for tenant in in_flux {
+            if let Some(digest) = self.digest(tenant, region) {
+                buckets.remove(key, tenant, &digest);
+            }
+        }
+        buckets
+    }
+
+    /// What a store of this region should hold of a tenant.
+    pub fn digest(&self, tenant: &TenantId, region: usize) -> Option<Digest> {
+        self.seen.get(tenant).and_then(|digests| digests[region])
+    }
+
+    /// The tenants that should be in some buckets of a store of this region.
+    pub fn in_buckets<'a>(
+        &'a self,
+        key: &'a DigestKey,
+        region: usize,
+        buckets: &'a HashSet<usize>,
+    ) -> impl Iterator<Item = &'a TenantId> {
+        let there = move |(tenant, digests): &(&TenantId, &Box<[Option<Digest>]>)| {
+            digests[region].is_some() && buckets.contains(&key.bucket(tenant))
+        };
+        self.seen.iter().filter(there).map(|(tenant, _)| tenant)
+    }
+
+    /// Ends the scan for a store, unless it has ended there.
+    pub fn end(&mut self, store: StoreIx, outcome: Outcome) {
+        if let Some(target) = self.targets.get_mut(&store) {
+            target.outcome.get_or_insert(outcome);
+        }
+    }
+
+    /// Ends it for every store.
+    pub fn end_all(&mut self, why: &str) {
+        for target in self.targets.values_mut() {
+            target
+                .outcome
+                .get_or_insert_with(|| Outcome::Failed(why.to_owned()));
+        }
+    }
+
+    /// Whether it has ended for every store.
+    pub fn is_over(&self) -> bool {
+        self.targets.values().all(|t| t.outcome.is_some())
+    }
+
+    /// The targets that it has not ended for.
+    pub fn active(&mut self) -> impl Iterator<Item = (&StoreIx, &mut Target)> {
+        self.targets.iter_mut().filter(|(_, t)| t.outcome.is_none())
+    }
+}

@@ -1,0 +1,379 @@
+//! How scans begin, go on and end. The books are in [`super::scan`].
+
+use super::built::{BuiltBatch, What};
+use super::queue::Unit;
+use super::receipts::{HeldReport, RegionFilter};
+use super::scan::{FAILURES_MAX, Outcome, Phase, Scan, Target, TenantRange};
+use super::{Millis, Report, ScanId, ScanWish, StoreIx, Tick, Writer};
+use contexts::name::{Kind, Region, TenantId};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::sync::Arc;
+
+/// A scan begins without the stores that have not answered by then.
+const FIRST_ANSWERS_WITHIN: Millis = 7_000;
+
+/// How a scan went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScanSummary {
+    /// Its number within the writer's term.
+    pub id: u64,
+    /// Why it ran.
+    pub cause: String,
+    /// How long it took.
+    pub ms: Millis,
+    /// Tenants at the hub.
+    pub tenants: usize,
+    /// Contexts at the hub.
+    pub contexts: u64,
+    /// The kinds that it covered.
+    pub kinds: BTreeSet<Kind>,
+    /// What is wrong with the hub's own data, beside single tenants.
+    pub problems: Vec<String>,
+    /// Tenants of which something is held.
+    pub held_tenants: usize,
+    /// How it went for each store.
+    pub stores: Vec<StoreSummary>,
+}
+
+/// How a scan went for one store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoreSummary {
+    /// The store.
+    pub store: String,
+    /// Its region.
+    pub region: Region,
+    /// Whether it holds what the hub has.
+    pub in_step: bool,
+    /// If not, why not.
+    pub why: Option<String>,
+    /// Bundles that were written there.
+    pub pushed: u64,
+    /// Tenants that differed and were repaired.
+    pub repaired: u64,
+    /// The first of them.
+    pub repaired_tenants: Vec<TenantId>,
+    /// Whether it was empty and was filled.
+    pub filled: bool,
+}
+
+impl ScanSummary {
+    /// Whether every store is in step and the hub's data has no problem that keeps something from being published.
+    pub fn is_clean(&self) -> bool {
+        self.problems.is_empty() && self.held_tenants == 0 && self.stores.iter().all(|s| s.in_step)
+    }
+}
+
+impl Writer {
+    /// Asks for a scan of the stores in some regions; it begins when none is running.
+    pub fn request_scan(&mut self, cause: &str, regions: RegionFilter, reread: bool) -> ScanId {
+        self.scans += 1;
+        let id = ScanId(self.scans);
+        self.wishes.push_back(ScanWish {
+            id,
+            cause: cause.to_owned(),
+            regions,
+            reread,
+        });
+        id
+    }
+
+    /// Lets time pass: ends what is over, begins what is due.
+    pub fn tick(&mut self, now: Millis) {
+        self.finish_scan(now);
+        self.begin_scan(now);
+        self.settle_waits(now);
+    }
+
+    fn begin_scan(&mut self, now: Millis) {
+        let early =
+            now < self.born + FIRST_ANSWERS_WITHIN && self.stores.iter().any(|s| s.is_unresolved());
+        if self.scan.is_some() || self.suspended || self.closing || early {
+            return;
+        }
+        let due =
+            |w: &Self, i: usize| w.stores[i].behind.is_some() && w.stores[i].scan_after <= now;
+        let (wish, only_behind) = match self.wishes.pop_front() {
+            Some(wish) => (wish, false),
+            None => {
+                let open = |i: &usize| self.stores[*i].session().is_some() && due(self, *i);
+                let Some(first) = (0..self.stores.len()).find(open) else {
+                    return;
+                };
+                let why = self.stores[first].behind.clone().unwrap_or_default();
+                let cause = format!("{}: {why}", self.stores[first].spec.name);
+                self.scans += 1;
+                (
+                    ScanWish {
+                        id: ScanId(self.scans),
+                        cause,
+                        regions: RegionFilter::All,
+                        reread: false,
+                    },
+                    true,
+                )
+            }
+        };
+        let building: Vec<TenantId> = self.builds.iter().cloned().collect();
+        let started = self.now();
+        let mut scan = Scan::new(
+            wish.id,
+            wish.cause,
+            started,
+            now,
+            wish.reread,
+            self.regions.len(),
+        );
+        let in_doubt: HashSet<TenantId> = self.dirty.iter().chain(&building).cloned().collect();
+        for (i, store) in self.stores.iter().enumerate() {
+            let wanted = wish.regions.has(&store.spec.region) && (!only_behind || due(self, i));
+            match (wanted, store.session(), store.reading) {
+                (false, ..) => {}
+                (true, Some(_), Some(reading)) => {
+                    let empty = store.behind.is_some()
+                        && store.state.as_ref().is_some_and(|s| s.bundles == 0);
+                    scan.targets
+                        .insert(StoreIx(i), Target::new(reading, empty, in_doubt.clone()));
+                }
+                _ if only_behind => {}
+                _ => {
+                    let why = store
+                        .failure
+                        .as_ref()
+                        .map_or("it has not answered yet".to_owned(), |f| f.why.clone());
+                    scan.away.insert(StoreIx(i), why);
+                }
+            }
+        }
+        self.scan = Some(scan);
+        // A build under way may have begun before the scan; only one that begins now counts for it.
+        building
+            .iter()
+            .for_each(|t| self.mark(t, super::dirty::Lane::Repair));
+    }
+
+    /// The next part of the scan to read.
+    pub(super) fn next_scan_build(&mut self, now: Millis) -> Option<What> {
+        let fill_bytes = self.limits.fill_bytes;
+        let scan = self.scan.as_mut()?;
+        if now < scan.retry_at || scan.is_over() {
+            return None;
+        }
+        let crowded = scan
+            .targets
+            .iter()
+            .any(|(ix, t)| t.outcome.is_none() && self.stores[ix.0].queue.bytes() > fill_bytes);
+        match &mut scan.phase {
+            Phase::Bounds => {
+                scan.phase = Phase::ReadingBounds;
+                Some(What::Bounds)
+            }
+            Phase::Ranges { waiting, running } if !crowded => {
+                let range = waiting.pop_front()?;
+                *running += 1;
+                Some(What::Range(range))
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn bounds_read(&mut self, ranges: Vec<TenantRange>) {
+        if let Some(scan) = self
+            .scan
+            .as_mut()
+            .filter(|s| matches!(s.phase, Phase::ReadingBounds))
+        {
+            scan.failures = 0;
+            scan.ranges = (ranges.len(), 0);
+            scan.phase = Phase::Ranges {
+                waiting: VecDeque::from(ranges),
+                running: 0,
+            };
+        }
+    }
+
+    pub(super) fn range_read(
+        &mut self,
+        started: Tick,
+        overtaken: &HashSet<TenantId>,
+        result: BuiltBatch,
+    ) {
+        let Some(scan) = self.scan.as_mut().filter(|s| started >= s.started) else {
+            return;
+        };
+        let found = (result.definitions, result.kinds);
+        if scan.definitions.get_or_insert_with(|| found.clone()).0 != found.0 {
+            return self.definitions_changed();
+        }
+        scan.failures = 0;
+        scan.problems.extend(result.problems);
+        let mut tenants: Vec<_> = result
+            .tenants
+            .into_iter()
+            .filter(|t| !overtaken.contains(&t.tenant))
+            .collect();
+        tenants.iter_mut().for_each(|t| self.withhold_clashes(t));
+        for built in &tenants {
+            self.note_held(&built.tenant, HeldReport::of(built));
+        }
+        let Some(scan) = self.scan.as_mut() else {
+            return;
+        };
+        for built in &tenants {
+            scan.contexts += most_contexts(&built.bundles);
+            scan.record(
+                &self.key,
+                &built.tenant,
+                built.bundles.iter().map(|b| b.presence()).collect(),
+            );
+        }
+        if let Phase::Ranges { waiting, running } = &mut scan.phase {
+            *running -= 1;
+            scan.ranges.1 += 1;
+            if waiting.is_empty() && *running == 0 {
+                scan.phase = Phase::Settling;
+            }
+        }
+        let filling: Vec<StoreIx> = scan
+            .active()
+            .filter(|(_, t)| t.filling)
+            .map(|(ix, _)| *ix)
+            .collect();
+        self.fill(started, &filling, &tenants);
+    }
+
+    fn fill(&mut self, started: Tick, stores: &[StoreIx], tenants: &[super::Built]) {
+        let first = self.n + 1;
+        if stores.is_empty() {
+            return;
+        }
+        self.n += tenants.len() as u64;
+        for ix in stores {
+            let region = self.region_of(*ix);
+            if self.stores[ix.0]
+                .session()
+                .is_none_or(|s| s.opened > started)
+            {
+                continue;
+            }
+            let there = tenants
+                .iter()
+                .enumerate()
+                .filter(|(_, t)| t.bundles[region].presence().is_some());
+            let bundles = there
+                .map(|(i, t)| self.queued(&t.bundles[region], first + i as u64, started))
+                .collect();
+            self.enqueue(
+                *ix,
+                Unit {
+                    bundles,
+                    atomic: false,
+                    fill: true,
+                },
+            );
+        }
+    }
+
+    fn definitions_changed(&mut self) {
+        let why = "the definitions were changed while it ran";
+        let Some(scan) = &mut self.scan else { return };
+        scan.end_all(why);
+        for ix in scan.targets.keys() {
+            self.stores[ix.0]
+                .behind
+                .get_or_insert_with(|| "the definitions were changed".into());
+        }
+    }
+
+    pub(super) fn scan_build_failed(&mut self, now: Millis, started: Tick, what: What, why: &str) {
+        let Some(scan) = self.scan.as_mut().filter(|s| started >= s.started) else {
+            return;
+        };
+        scan.failures += 1;
+        scan.retry_at = now + (100_u64 << scan.failures.min(6));
+        match (what, &mut scan.phase) {
+            (What::Range(range), Phase::Ranges { waiting, running }) => {
+                *running -= 1;
+                waiting.push_front(range);
+            }
+            (What::Bounds, phase) => *phase = Phase::Bounds,
+            _ => {}
+        }
+        if scan.failures >= FAILURES_MAX {
+            scan.end_all(why);
+        }
+    }
+
+    fn finish_scan(&mut self, now: Millis) {
+        if !self.scan.as_ref().is_some_and(Scan::is_over) {
+            return;
+        }
+        let Some(scan) = self.scan.take() else { return };
+        let mut stores = Vec::new();
+        for (ix, target) in &scan.targets {
+            let store = &mut self.stores[ix.0];
+            let why = match &target.outcome {
+                Some(Outcome::Failed(why)) => Some(why.clone()),
+                _ => None,
+            };
+            match &why {
+                None => (store.scans_failed, store.scan_after) = (0, 0),
+                Some(why) => {
+                    store.behind.get_or_insert_with(|| why.clone());
+                    store.scan_after = now + (1_000_u64 << store.scans_failed.min(8)).min(300_000);
+                    store.scans_failed += 1;
+                }
+            }
+            stores.push(StoreSummary {
+                store: store.spec.name.clone(),
+                region: store.spec.region.clone(),
+                in_step: why.is_none(),
+                why,
+                pushed: target.pushed,
+                repaired: target.repaired.len() as u64,
+                repaired_tenants: target.repaired.iter().take(20).cloned().collect(),
+                filled: target.filling,
+            });
+        }
+        for (ix, why) in &scan.away {
+            let spec = &self.stores[ix.0].spec;
+            let (store, region) = (spec.name.clone(), spec.region.clone());
+            let (pushed, repaired, repaired_tenants) = (0, 0, Vec::new());
+            let why = Some(why.clone());
+            stores.push(StoreSummary {
+                store,
+                region,
+                in_step: false,
+                why,
+                pushed,
+                repaired,
+                repaired_tenants,
+                filled: false,
+            });
+        }
+        self.reports.push_back(Report::ScanEnded(ScanSummary {
+            id: scan.id.0,
+            ms: now.saturating_sub(scan.started_at),
+            tenants: scan.tenants(),
+            contexts: scan.contexts,
+            kinds: scan
+                .definitions
+                .as_ref()
+                .map(|(_, kinds)| kinds.clone())
+                .unwrap_or_default(),
+            problems: scan.problems.iter().cloned().collect(),
+            held_tenants: self.held.len(),
+            stores,
+            cause: scan.cause,
+        }));
+    }
+}
+
+/// Contexts of a tenant at the hub, counted where it has most.
+fn most_contexts(bundles: &[Arc<super::BuiltBundle>]) -> u64 {
+    bundles
+        .iter()
+        .map(|b| b.bundle.contexts.len() as u64)
+        .max()
+        .unwrap_or(0)
+}

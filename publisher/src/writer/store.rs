@@ -1,0 +1,314 @@
+//! What the writer knows of one store: how far the talk with it got, what waits for it, what it is known to hold.
+
+use super::queue::{Queue, Queued};
+use super::{Millis, StoreIx, Tick};
+use contexts::digest::{Buckets, Digest};
+use contexts::name::{Region, TenantId};
+use contexts::push::{Reading, StoreState};
+use contexts::version::{Incarnation, SessionId};
+use std::collections::{BTreeSet, HashMap};
+
+/// A store as `hubcast.stores` has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreSpec {
+    /// How messages call it: region and address.
+    pub name: String,
+    /// Where it is.
+    pub region: Region,
+}
+
+/// How far the talk with a store got.
+#[derive(Debug)]
+pub enum Link {
+    /// Not talking; ask again at `retry_at`.
+    Down {
+        /// When to ask.
+        retry_at: Millis,
+    },
+    /// It said who it is, and the database knows its writer: claim it.
+    Greeted(Box<StoreState>),
+    /// It obeys us.
+    Open(Session),
+}
+
+/// An open session.
+#[derive(Debug)]
+pub struct Session {
+    /// Its id.
+    pub id: SessionId,
+    /// When the answer with the grant arrived. Only builds that began later may be sent.
+    pub opened: Tick,
+    /// The last number used.
+    pub number: u64,
+    /// Heartbeats without an answer, in a row.
+    pub missed: u8,
+}
+
+/// What was sent last and is not answered yet. One at a time and store.
+#[derive(Debug)]
+pub enum Outstanding {
+    /// Who are you?
+    Hello,
+    /// A claim.
+    Claim,
+    /// Bundles.
+    Push {
+        /// Which.
+        bundles: Vec<Queued>,
+        /// When they were sent.
+        sent_at: Millis,
+    },
+    /// The end of a scan, with the sums that were expected, without the tenants in flux.
+    Synced(Box<Buckets>),
+    /// Which tenants are in these buckets?
+    Buckets(Vec<u16>),
+    /// Goodbye.
+    Release,
+}
+
+/// Digests that are remembered per store so that an equal bundle is not sent again.
+const KNOWN_MAX: usize = 65_536;
+/// Tenants of a broken session that are remembered one by one; beyond, the store is scanned.
+const LOST_MAX: usize = 10_000;
+
+/// One store.
+#[derive(Debug)]
+pub struct Store {
+    /// What the database says.
+    pub spec: StoreSpec,
+    /// How far the talk got.
+    pub link: Link,
+    /// What is not answered yet.
+    pub outstanding: Option<Outstanding>,
+    /// What waits.
+    pub queue: Queue,
+    /// Why it needs a scan, if it does.
+    pub behind: Option<String>,
+    /// Not before this is it scanned for being behind.
+    pub scan_after: Millis,
+    /// Scans of it in a row that did not end with *synced*.
+    pub scans_failed: u32,
+    /// What the last failure was, until the next success.
+    pub failure: Option<Failure>,
+    /// The last state it told.
+    pub state: Option<StoreState>,
+    /// Its clock, at the last answer.
+    pub reading: Option<Reading>,
+    /// Whether a scan ended here with *synced* in this term.
+    pub synced: bool,
+    /// When that was, on the writer's clock.
+    pub synced_at: Option<Millis>,
+    known: HashMap<TenantId, Digest>,
+    lost: BTreeSet<TenantId>,
+    incarnation: Option<Incarnation>,
+    attempts: u32,
+    /// Bundles acknowledged in this term.
+    pub acked: u64,
+    /// Milliseconds of the last push.
+    pub last_push_ms: Option<Millis>,
+}
+
+/// Why a store cannot be used at present.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What went wrong, for a person.
+    pub why: String,
+    /// What sort of trouble it is.
+    pub sort: FailureSort,
+}
+
+/// The sorts of [`Failure`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureSort {
+    /// It does not answer.
+    Unreachable,
+    /// It answers and refuses: wrong token, wrong region, another deployment.
+    Refused,
+    /// The last writer is not known to have stopped; passes within seconds.
+    Busy,
+    /// The store obeys a writer that this database does not know.
+    Fenced,
+}
+
+impl Store {
+    /// A store that was not talked to yet.
+    pub fn new(spec: StoreSpec) -> Self {
+        Self {
+            spec,
+            link: Link::Down { retry_at: 0 },
+            outstanding: None,
+            queue: Queue::default(),
+            behind: Some("not compared since this publisher became the writer".into()),
+            scan_after: 0,
+            scans_failed: 0,
+            failure: None,
+            state: None,
+            reading: None,
+            synced: false,
+            synced_at: None,
+            known: HashMap::new(),
+            lost: BTreeSet::new(),
+            incarnation: None,
+            attempts: 0,
+            acked: 0,
+            last_push_ms: None,
+        }
+    }
+
+    /// The open session.
+    pub fn session(&self) -> Option<&Session> {
+        match &self.link {
+            Link::Open(session) => Some(session),
+            _ => None,
+        }
+    }
+
+    /// Whether the first talk is still under way, so that it is too early to call the store away.
+    pub fn is_unresolved(&self) -> bool {
+        match &self.failure {
+            None => self.session().is_none(),
+            Some(failure) => failure.sort == FailureSort::Busy,
+        }
+    }
+
+    /// The next number of the open session.
+    pub fn next_number(&mut self) -> Option<(SessionId, u64)> {
+        match &mut self.link {
+            Link::Open(session) => {
+                session.number += 1;
+                Some((session.id, session.number))
+            }
+            _ => None,
+        }
+    }
+
+    /// A claim was granted at `now_tick`. Returns the tenants to build again if the store is as this writer left it,
+    /// and otherwise marks it for a scan.
+    pub fn opened(
+        &mut self,
+        id: SessionId,
+        opened: Tick,
+        state: StoreState,
+        ours: bool,
+    ) -> BTreeSet<TenantId> {
+        self.link = Link::Open(Session {
+            id,
+            opened,
+            number: 0,
+            missed: 0,
+        });
+        let same = ours && self.incarnation == Some(state.incarnation);
+        self.incarnation = Some(state.incarnation);
+        self.reading = Some(state.reading);
+        self.state = Some(state);
+        self.attempts = 0;
+        self.failure = None;
+        let lost = std::mem::take(&mut self.lost);
+        if !same {
+            self.behind
+                .get_or_insert_with(|| "it restarted, or was away".into());
+            self.synced = false;
+        }
+        match self.behind.is_some() {
+            true => BTreeSet::new(),
+            false => lost,
+        }
+    }
+
+    /// The session is over, or could not be opened: what waited is remembered, or the store needs a scan.
+    pub fn closed(&mut self, ix: StoreIx, now: Millis, failure: Option<Failure>) {
+        if let Some(Outstanding::Push { bundles, .. }) = self.outstanding.take() {
+            self.lose(bundles.into_iter().map(|q| q.sent.bundle.tenant.clone()));
+        }
+        let waiting = self.queue.clear();
+        self.lose(waiting);
+        self.known.clear();
+        let busy = matches!(
+            &failure,
+            Some(Failure {
+                sort: FailureSort::Busy,
+                ..
+            })
+        );
+        if failure.is_some() && !busy {
+            self.attempts += 1;
+        }
+        self.link = Link::Down {
+            retry_at: now
+                + if busy {
+                    250
+                } else {
+                    backoff(ix, self.attempts)
+                },
+        };
+        if failure.is_some() {
+            self.failure = failure;
+        }
+    }
+
+    /// Remembers tenants of which this store may miss a build.
+    pub fn lose(&mut self, tenants: impl IntoIterator<Item = TenantId>) {
+        if self.behind.is_some() {
+            return;
+        }
+        self.lost.extend(tenants);
+        if self.lost.len() > LOST_MAX {
+            self.fall_behind(format!("more than {LOST_MAX} changes were not delivered"));
+        }
+    }
+
+    /// Gives up on single tenants: the store gets a scan.
+    pub fn fall_behind(&mut self, why: String) {
+        self.behind.get_or_insert(why);
+        self.lost.clear();
+        self.queue.clear();
+        self.known.clear();
+    }
+
+    /// Whether the store is known to hold exactly this and nothing of the tenant is under way.
+    pub fn holds(&self, tenant: &TenantId, digest: &Digest) -> bool {
+        self.known.get(tenant) == Some(digest)
+            && !self.queue.contains(tenant)
+            && !self.in_flight(tenant)
+    }
+
+    /// Whether a bundle of the tenant was sent and is not answered.
+    pub fn in_flight(&self, tenant: &TenantId) -> bool {
+        matches!(&self.outstanding, Some(Outstanding::Push { bundles, .. })
+            if bundles.iter().any(|q| q.sent.bundle.tenant == *tenant))
+    }
+
+    /// Remembers what the store holds of a tenant.
+    pub fn learn(&mut self, tenant: TenantId, digest: Digest) {
+        if self.known.len() >= KNOWN_MAX {
+            self.known.clear();
+        }
+        self.known.insert(tenant, digest);
+    }
+
+    /// Forgets what the store holds of a tenant, so that its next build is sent whatever it is.
+    pub fn forget(&mut self, tenant: &TenantId) {
+        self.known.remove(tenant);
+    }
+
+    /// The lowest build that waits or is in flight.
+    pub fn lowest_under_way(&self) -> Option<u64> {
+        let flying = match &self.outstanding {
+            Some(Outstanding::Push { bundles, .. }) => {
+                bundles.iter().map(|q| q.sent.version.n).min()
+            }
+            _ => None,
+        };
+        flying.into_iter().chain(self.queue.lowest()).min()
+    }
+}
+
+/// 200 ms doubled up to 5 s, spread by a quarter so that stores do not retry in step.
+fn backoff(ix: StoreIx, attempts: u32) -> Millis {
+    let base = (200_u64 << attempts.min(6)).min(5_000);
+    let spread = (ix.0 as u64)
+        .wrapping_mul(7_919)
+        .wrapping_add(u64::from(attempts).wrapping_mul(104_729))
+        % 256;
+    base * 3 / 4 + base * spread / 1024
+}
