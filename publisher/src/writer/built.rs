@@ -83,6 +83,8 @@ pub struct BuiltBatch {
     pub kinds: BTreeSet<Kind>,
     /// What is wrong with the hub's data beside single tenants.
     pub problems: Vec<String>,
+    /// What is odd there and stops nothing.
+    pub warnings: Vec<String>,
 }
 
 /// A build under way.
@@ -224,7 +226,7 @@ impl Writer {
             Ok(result) => {
                 (self.builds.failures, self.builds.retry_at) = (0, 0);
                 match batch.what {
-                    What::Bounds => self.bounds_read(result.ranges),
+                    What::Bounds => self.bounds_read(batch.started, result),
                     What::Range(_) => self.range_read(batch.started, &batch.overtaken, result),
                     What::Tenants(_) => {
                         self.tenants_built(now, batch.started, batch.atomic, result.tenants)

@@ -140,6 +140,8 @@ pub struct Scan {
     pub retry_at: Millis,
     /// What was found wrong with the hub's own data.
     pub problems: BTreeSet<String>,
+    /// What is odd there and stops nothing.
+    pub warnings: BTreeSet<String>,
     seen: HashMap<TenantId, Box<[Option<Digest>]>>,
     expected: Vec<Buckets>,
 }
@@ -169,6 +171,7 @@ impl Scan {
             failures: 0,
             retry_at: 0,
             problems: BTreeSet::new(),
+            warnings: BTreeSet::new(),
             seen: HashMap::new(),
             expected: vec![Buckets::default(); regions],
         }

@@ -3,7 +3,7 @@
 use super::built::{BuiltBatch, What};
 use super::queue::Unit;
 use super::receipts::{HeldReport, RegionFilter};
-use super::scan::{FAILURES_MAX, Outcome, Phase, Scan, Target, TenantRange};
+use super::scan::{FAILURES_MAX, Outcome, Phase, Scan, Target};
 use super::{Millis, Report, ScanId, ScanWish, StoreIx, Tick, Writer};
 use contexts::name::{Kind, Region, TenantId};
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,8 @@ pub struct ScanSummary {
     pub kinds: BTreeSet<Kind>,
     /// What is wrong with the hub's own data, beside single tenants.
     pub problems: Vec<String>,
+    /// What is odd there and stops nothing.
+    pub warnings: Vec<String>,
     /// Tenants of which something is held.
     pub held_tenants: usize,
     /// How it went for each store.
@@ -177,16 +179,14 @@ impl Writer {
         }
     }
 
-    pub(super) fn bounds_read(&mut self, ranges: Vec<TenantRange>) {
-        if let Some(scan) = self
-            .scan
-            .as_mut()
-            .filter(|s| matches!(s.phase, Phase::ReadingBounds))
-        {
+    pub(super) fn bounds_read(&mut self, started: Tick, result: BuiltBatch) {
+        if let Some(scan) = self.scan.as_mut().filter(|s| started >= s.started) {
             scan.failures = 0;
-            scan.ranges = (ranges.len(), 0);
+            scan.problems.extend(result.problems);
+            scan.ranges = (result.ranges.len(), 0);
+            let waiting = VecDeque::from(result.ranges);
             scan.phase = Phase::Ranges {
-                waiting: VecDeque::from(ranges),
+                waiting,
                 running: 0,
             };
         }
@@ -207,6 +207,7 @@ impl Writer {
         }
         scan.failures = 0;
         scan.problems.extend(result.problems);
+        scan.warnings.extend(result.warnings);
         let mut tenants: Vec<_> = result
             .tenants
             .into_iter()
@@ -362,6 +363,7 @@ impl Writer {
                 .map(|(_, kinds)| kinds.clone())
                 .unwrap_or_default(),
             problems: scan.problems.iter().cloned().collect(),
+            warnings: scan.warnings.iter().cloned().collect(),
             held_tenants: self.held.len(),
             stores,
             cause: scan.cause,

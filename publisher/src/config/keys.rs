@@ -1,0 +1,94 @@
+//! Which keys there are, and which one somebody may have meant.
+
+use super::{Fault, fault};
+
+const TOP: &[&str] = &["hub", "spoke", "context"];
+const HUB: &[&str] = &["database_url", "migrate_url", "listen", "scan", "api_token"];
+const SPOKE: &[&str] = &["region", "store", "agents", "token"];
+const CONTEXT: &[&str] = &[
+    "kind",
+    "query",
+    "watch",
+    "max_value_bytes",
+    "regions_required",
+];
+const WATCH: &[&str] = &["table", "tenant", "columns", "tenants"];
+
+/// Keys that belong to a later release, and what they belong to.
+const LATER: &[(&str, &str)] = &[
+    ("max_delete_share", "the guard against mass deletes"),
+    ("max_delete_count", "the guard against mass deletes"),
+    ("direct_url", "the way past a transaction pooler"),
+    ("schema", "checking values against a JSON Schema"),
+    ("table", "the DynamoDB store"),
+    ("aws_region", "the DynamoDB store"),
+    ("endpoint", "the DynamoDB store"),
+    ("role_arn", "the DynamoDB store"),
+];
+
+/// Finds the first key that does not exist.
+pub(super) fn check(table: &toml::Table) -> Result<(), Fault> {
+    known("", table, TOP)?;
+    if let Some(toml::Value::Table(hub)) = table.get("hub") {
+        known("hub", hub, HUB)?;
+    }
+    for (place, keys) in [("spoke", SPOKE), ("context", CONTEXT)] {
+        let items = table
+            .get(place)
+            .and_then(toml::Value::as_array)
+            .into_iter()
+            .flatten();
+        for (i, item) in items.filter_map(toml::Value::as_table).enumerate() {
+            known(&format!("{place}[{i}]"), item, keys)?;
+            let watches = item
+                .get("watch")
+                .and_then(toml::Value::as_array)
+                .into_iter()
+                .flatten();
+            for (j, watch) in watches.filter_map(toml::Value::as_table).enumerate() {
+                known(&format!("{place}[{i}].watch[{j}]"), watch, WATCH)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn known(place: &str, table: &toml::Table, keys: &[&str]) -> Result<(), Fault> {
+    let Some(key) = table.keys().find(|k| !keys.contains(&k.as_str())) else {
+        return Ok(());
+    };
+    let full = if place.is_empty() {
+        key.clone()
+    } else {
+        format!("{place}.{key}")
+    };
+    if let Some((_, what)) = LATER.iter().find(|(later, _)| later == key) {
+        return Err(fault(
+            full.clone(),
+            format!("{full}: {what} is not in this release; remove the key"),
+        ));
+    }
+    let near = keys
+        .iter()
+        .map(|k| (strsim::damerau_levenshtein(k, key), k))
+        .min();
+    let hint = match near {
+        Some((distance, near)) if distance <= 3 => format!("did you mean {near:?}?"),
+        _ => format!("known keys: {}", keys.join(", ")),
+    };
+    Err(fault(full.clone(), format!("unknown key {full}; {hint}")))
+}
+
+/// The line on which the last part of a key first stands at the beginning of a line.
+pub(super) fn line_of(text: &str, place: &str) -> Option<usize> {
+    let key = place.rsplit('.').next()?;
+    let starts = |line: &str| {
+        let line = line
+            .trim_start()
+            .trim_start_matches("[[")
+            .trim_start_matches(['[', '{', ' ']);
+        line.strip_prefix(key)
+            .is_some_and(|rest| rest.trim_start().starts_with(['=', ']']))
+    };
+    text.lines().position(starts).map(|i| i + 1)
+}

@@ -1,0 +1,313 @@
+//! What a configuration says, typed and checked.
+
+use super::{Fault, fault};
+use contexts::limits;
+use contexts::name::{Kind, Region};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
+const DEFAULT_LISTEN: &str = "127.0.0.1:7400";
+/// Every ten minutes: a full scan costs the primary about one percent of a core at a million contexts.
+const DEFAULT_SCAN: &str = "0 */10 * * * *";
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RawConfig {
+    hub: RawHub,
+    #[serde(default)]
+    spoke: Vec<RawSpoke>,
+    #[serde(default)]
+    context: Vec<RawContext>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawHub {
+    database_url: SecretString,
+    migrate_url: Option<SecretString>,
+    listen: Option<String>,
+    scan: Option<String>,
+    api_token: SecretString,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawSpoke {
+    region: String,
+    #[serde(default = "agent")]
+    store: String,
+    #[serde(default)]
+    agents: Vec<String>,
+    token: SecretString,
+}
+
+fn agent() -> String {
+    "agent".to_owned()
+}
+
+#[derive(Debug, Deserialize)]
+struct RawContext {
+    kind: String,
+    query: String,
+    #[serde(default)]
+    watch: Vec<Watch>,
+    max_value_bytes: Option<u64>,
+    #[serde(default)]
+    regions_required: bool,
+}
+
+/// The whole configuration.
+#[derive(Debug)]
+pub struct Config {
+    /// The hub itself.
+    pub hub: HubConfig,
+    /// The regions.
+    pub spokes: Vec<SpokeConfig>,
+    /// What is published.
+    pub contexts: Vec<ContextConfig>,
+}
+
+/// `[hub]`.
+#[derive(Debug)]
+pub struct HubConfig {
+    /// The primary.
+    pub database_url: SecretString,
+    /// The primary, as a role that may create schemas and triggers; else `database_url`.
+    pub migrate_url: Option<SecretString>,
+    /// Where the API listens.
+    pub listen: SocketAddr,
+    /// When scans run: cron with seconds, UTC.
+    pub scan: String,
+    /// What callers of the API have to show.
+    pub api_token: SecretString,
+}
+
+/// `[[spoke]]`.
+#[derive(Debug)]
+pub struct SpokeConfig {
+    /// The region.
+    pub region: Region,
+    /// The push addresses of its agents, without a trailing slash.
+    pub agents: Vec<String>,
+    /// What the agents want to be shown.
+    pub token: SecretString,
+}
+
+/// `[[context]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContextConfig {
+    /// The kind.
+    pub kind: Kind,
+    /// One row per context.
+    pub query: String,
+    /// The tables that it depends on.
+    pub watch: Vec<Watch>,
+    /// The largest value.
+    pub max_value_bytes: u64,
+    /// Whether NULL regions are an error rather than every region.
+    pub regions_required: bool,
+}
+
+/// One entry of `watch`: a table and whose contexts a change of it concerns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watch {
+    /// The table, as SQL would name it.
+    pub table: String,
+    /// Its tenant column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// The only columns that matter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Vec<String>>,
+    /// Or a query over the changed rows, as the table `changed`, that returns tenants; or `all`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenants: Option<String>,
+}
+
+pub(super) fn check(raw: RawConfig) -> Result<Config, Fault> {
+    let hub = check_hub(raw.hub)?;
+    let mut spokes = Vec::new();
+    let (mut regions, mut urls) = (HashSet::new(), HashSet::new());
+    for (i, raw) in raw.spoke.into_iter().enumerate() {
+        let spoke = check_spoke(i, raw)?;
+        if !regions.insert(spoke.region.clone()) {
+            let message = format!(
+                "region {:?} stands twice; list its agents in one [[spoke]]",
+                spoke.region
+            );
+            return Err(fault(format!("spoke[{i}].region"), message));
+        }
+        if let Some(twice) = spoke.agents.iter().find(|a| !urls.insert((*a).clone())) {
+            return Err(fault(
+                format!("spoke[{i}].agents"),
+                format!("the address {twice} stands twice"),
+            ));
+        }
+        spokes.push(spoke);
+    }
+    if spokes.is_empty() {
+        return Err(fault(
+            "spoke",
+            "there is no [[spoke]]: name at least one region to publish to",
+        ));
+    }
+    let mut contexts: Vec<ContextConfig> = Vec::new();
+    for (i, raw) in raw.context.into_iter().enumerate() {
+        let context = check_context(i, raw)?;
+        if contexts.iter().any(|c| c.kind == context.kind) {
+            return Err(fault(
+                format!("context[{i}].kind"),
+                format!("kind {:?} stands twice", context.kind),
+            ));
+        }
+        contexts.push(context);
+    }
+    if contexts.is_empty() {
+        return Err(fault(
+            "context",
+            "there is no [[context]]: say with a query what is to be published",
+        ));
+    }
+    Ok(Config {
+        hub,
+        spokes,
+        contexts,
+    })
+}
+
+fn check_hub(raw: RawHub) -> Result<HubConfig, Fault> {
+    let listen = raw.listen.as_deref().unwrap_or(DEFAULT_LISTEN);
+    let listen = listen.parse().map_err(|_| {
+        fault(
+            "hub.listen",
+            format!("{listen:?} is not an address; one looks like {DEFAULT_LISTEN}"),
+        )
+    })?;
+    let scan = raw.scan.unwrap_or_else(|| DEFAULT_SCAN.to_owned());
+    if let Err(e) = tokio_cron_scheduler::Job::new(scan.as_str(), |_, _| {}) {
+        let fields = scan.split_whitespace().count();
+        let hint = if fields == 5 {
+            "; it needs six fields, seconds first"
+        } else {
+            ""
+        };
+        let message = format!(
+            "{scan:?} is not a cron schedule ({e}){hint}; every ten minutes is {DEFAULT_SCAN:?}"
+        );
+        return Err(fault("hub.scan", message));
+    }
+    for (place, url) in [
+        ("hub.database_url", Some(&raw.database_url)),
+        ("hub.migrate_url", raw.migrate_url.as_ref()),
+    ] {
+        let Some(url) = url else { continue };
+        if url
+            .expose_secret()
+            .parse::<sqlx::postgres::PgConnectOptions>()
+            .is_err()
+        {
+            return Err(fault(
+                place,
+                "it is not a Postgres address; one looks like postgres://user:password@host:5432/name",
+            ));
+        }
+    }
+    if raw.api_token.expose_secret().is_empty() {
+        return Err(fault("hub.api_token", "it is empty"));
+    }
+    let RawHub {
+        database_url,
+        migrate_url,
+        api_token,
+        ..
+    } = raw;
+    Ok(HubConfig {
+        database_url,
+        migrate_url,
+        listen,
+        scan,
+        api_token,
+    })
+}
+
+fn check_spoke(i: usize, raw: RawSpoke) -> Result<SpokeConfig, Fault> {
+    let place = |key: &str| format!("spoke[{i}].{key}");
+    let region = Region::new(&raw.region).map_err(|e| fault(place("region"), e.to_string()))?;
+    match raw.store.as_str() {
+        "agent" => {}
+        "dynamodb" => {
+            return Err(fault(
+                place("store"),
+                "the DynamoDB store is not in this release; use \"agent\"",
+            ));
+        }
+        other => {
+            return Err(fault(
+                place("store"),
+                format!("{other:?} is not a store; there is \"agent\""),
+            ));
+        }
+    }
+    if raw.agents.is_empty() {
+        return Err(fault(
+            place("agents"),
+            format!("region {region:?} has no agent: give the push address of one"),
+        ));
+    }
+    let mut agents = Vec::new();
+    for agent in &raw.agents {
+        let url = reqwest::Url::parse(agent)
+            .ok()
+            .filter(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
+        let Some(url) = url else {
+            let message =
+                format!("{agent:?} is not an address; one looks like http://10.0.0.7:7511");
+            return Err(fault(place("agents"), message));
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(fault(
+                place("agents"),
+                "an address must not contain a user or password; use token",
+            ));
+        }
+        agents.push(url.as_str().trim_end_matches('/').to_owned());
+    }
+    if raw.token.expose_secret().is_empty() {
+        return Err(fault(place("token"), "it is empty"));
+    }
+    Ok(SpokeConfig {
+        region,
+        agents,
+        token: raw.token,
+    })
+}
+
+fn check_context(i: usize, raw: RawContext) -> Result<ContextConfig, Fault> {
+    let place = |key: &str| format!("context[{i}].{key}");
+    let kind = Kind::new(&raw.kind).map_err(|e| fault(place("kind"), e.to_string()))?;
+    let query = raw.query.trim().trim_end_matches(';').trim_end().to_owned();
+    if query.is_empty() {
+        return Err(fault(
+            place("query"),
+            format!("the query of kind {kind} is empty"),
+        ));
+    }
+    for (j, watch) in raw.watch.iter().enumerate() {
+        if watch.tenant.is_some() == watch.tenants.is_some() {
+            let message = "give either tenant (its tenant column) or tenants (a query over the changed rows, or \"all\")";
+            return Err(fault(place(&format!("watch[{j}]")), message));
+        }
+    }
+    let max_value_bytes = raw
+        .max_value_bytes
+        .unwrap_or(limits::DEFAULT_VALUE_BYTES as u64);
+    if max_value_bytes == 0 {
+        return Err(fault(place("max_value_bytes"), "it must be at least 1"));
+    }
+    Ok(ContextConfig {
+        kind,
+        query,
+        watch: raw.watch,
+        max_value_bytes,
+        regions_required: raw.regions_required,
+    })
+}

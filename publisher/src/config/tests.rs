@@ -1,0 +1,72 @@
+use super::*;
+
+const GOOD: &str = r#"
+[hub]
+database_url = "postgres://localhost/x"
+api_token = "${TOKEN}"
+[[spoke]]
+region = "eu"
+agents = ["http://127.0.0.1:7511/"]
+token = "t"
+[[context]]
+kind = "tenant"
+query = "SELECT id AS key, id AS tenant FROM tenants;"
+watch = [{ table = "tenants", tenant = "id" }]
+"#;
+
+fn read(text: &str) -> Result<Config, String> {
+    parse(Path::new("hub.toml"), text, &|name| {
+        (name == "TOKEN").then(|| "secret".to_owned())
+    })
+    .map_err(|e| e.to_string())
+}
+
+fn wrong(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "{from}");
+    read(&GOOD.replacen(from, to, 1))
+        .map(|_| "accepted".to_owned())
+        .unwrap_or_else(|e| e)
+}
+
+#[test]
+fn a_good_configuration_is_read_with_its_defaults() {
+    let config = read(GOOD).expect("good");
+    assert_eq!(config.hub.listen.to_string(), "127.0.0.1:7400");
+    assert_eq!(config.hub.scan, "0 */10 * * * *");
+    assert_eq!(config.spokes[0].agents, ["http://127.0.0.1:7511"]);
+    assert!(!config.contexts[0].query.ends_with(';'));
+    assert!(!format!("{config:?}").contains("secret"));
+}
+
+#[test]
+fn each_mistake_gets_one_line_that_names_the_place() {
+    let lines = [
+        wrong(
+            "database_url = \"postgres://localhost/x\"",
+            "database_url = 5",
+        ),
+        wrong("[hub]", "[hub"),
+        wrong("api_token", "api_tokem"),
+        wrong("${TOKEN}", "${MISSING}"),
+        wrong("${TOKEN}", "${file:missing}"),
+        wrong("${TOKEN}", "${TOKEN"),
+        wrong("api_token", "scan = \"*/10 * * * *\"\napi_token"),
+        wrong("api_token", "listen = \"7400\"\napi_token"),
+        wrong("postgres://localhost/x", "mysql://user:hunter2@localhost/x"),
+        wrong(
+            "[[context]]",
+            "[[spoke]]\nregion = \"eu\"\nagents = [\"http://h:1\"]\ntoken = \"t\"\n[[context]]",
+        ),
+        wrong(
+            "watch = [",
+            "[[context]]\nkind = \"tenant\"\nquery = \"SELECT 2\"\nwatch = [",
+        ),
+        wrong("kind = \"tenant\"", "kind = \"Tenant\""),
+        wrong("[\"http://127.0.0.1:7511/\"]", "[\"127.0.0.1:7511\"]"),
+        wrong("[\"http://127.0.0.1:7511/\"]", "[]"),
+        wrong("agents =", "store = \"dynamodb\"\nagents ="),
+        wrong("tenant = \"id\"", "columns = [\"id\"]"),
+        wrong("api_token", "max_delete_share = 0.2\napi_token"),
+    ];
+    insta::assert_snapshot!(lines.join("\n"));
+}

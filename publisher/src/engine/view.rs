@@ -1,0 +1,111 @@
+//! What the engine shows of itself: a small copy of the writer's state, made after every step.
+
+use super::reports::Refusal;
+use crate::writer::{HeldReport, Millis, Writer};
+use contexts::name::{Region, TenantId};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
+
+/// One store as the writer sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoreView {
+    /// Region and address.
+    pub store: String,
+    /// Its region.
+    pub region: Region,
+    /// One word: in step, behind, connecting, busy, unreachable, refused, fenced.
+    pub standing: String,
+    /// Why it needs a scan, if it does.
+    pub behind: Option<String>,
+    /// Why it cannot be used, if it cannot.
+    pub failure: Option<String>,
+    /// Bundles that wait for it.
+    pub queued: usize,
+    /// Bundles that it acknowledged in this term.
+    pub acked: u64,
+    /// Milliseconds of the last push.
+    pub last_push_ms: Option<Millis>,
+    /// Seconds since it was last found in step, in this term.
+    pub synced_seconds_ago: Option<f64>,
+}
+
+/// The scan that is running.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScanView {
+    /// Its number within the term.
+    pub id: u64,
+    /// Why it runs.
+    pub cause: String,
+    /// From 0 to 1.
+    pub progress: f64,
+    /// Contexts read so far.
+    pub contexts: u64,
+    /// Ranges in all, and read.
+    pub ranges: (usize, usize),
+}
+
+/// The writer as it sees itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EngineView {
+    /// The epoch of its term.
+    pub epoch: u64,
+    /// Whether it cannot renew its lease and sends nothing.
+    pub suspended: bool,
+    /// Tenants that wait to be built or are being built.
+    pub dirty: usize,
+    /// Keys that two tenants have.
+    pub clashes: usize,
+    /// The stores.
+    pub stores: Vec<StoreView>,
+    /// The scan that is running.
+    pub scan: Option<ScanView>,
+    /// Tenants of which something is held; the first hundred.
+    pub held: BTreeMap<TenantId, Vec<HeldReport>>,
+    /// How many tenants that are.
+    pub held_tenants: usize,
+    /// Bundles that stores refused.
+    pub refusals: VecDeque<Refusal>,
+}
+
+/// Held tenants that are shown.
+const HELD_SHOWN: usize = 100;
+
+impl EngineView {
+    pub(super) fn of(writer: &Writer, now: Millis, refusals: &VecDeque<Refusal>) -> Self {
+        let store = |store: &crate::writer::Store| StoreView {
+            store: store.spec.name.clone(),
+            region: store.spec.region.clone(),
+            standing: store.standing().to_owned(),
+            behind: store.behind.clone(),
+            failure: store.failure.as_ref().map(|f| f.why.clone()),
+            queued: store.queue.len(),
+            acked: store.acked,
+            last_push_ms: store.last_push_ms,
+            synced_seconds_ago: store
+                .synced_at
+                .map(|at| now.saturating_sub(at) as f64 / 1000.0),
+        };
+        Self {
+            epoch: writer.term().epoch,
+            suspended: writer.is_suspended(),
+            dirty: writer.dirty(),
+            clashes: writer.clashes(),
+            stores: writer.stores().map(|(_, s)| store(s)).collect(),
+            scan: writer.scan().map(|s| ScanView {
+                id: s.id.0,
+                cause: s.cause.clone(),
+                progress: s.progress(),
+                contexts: s.contexts,
+                ranges: s.ranges,
+            }),
+            held: writer
+                .held()
+                .iter()
+                .take(HELD_SHOWN)
+                .map(|(t, h)| (t.clone(), h.clone()))
+                .collect(),
+            held_tenants: writer.held().len(),
+            refusals: refusals.clone(),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The primary Postgres. The only place with SQL.
+//!
+//! | module | is about |
+//! | --- | --- |
+//! | [`query`] | the text of the queries, made from a definition: pure |
+//! | [`definitions`] | what `migrate` put into the database |
+//! | [`describe`] | what a query of the configuration returns, and what is wrong with it |
+//! | [`assemble`] | rows to bundles: pure |
+//! | [`build`] | tenants and ranges, each in one snapshot |
+//! | [`ranges`] | the bounds of a scan |
+//! | [`hub`] | the lease, terms, requests and scans in the schema `hubcast` |
+//! | [`migrate`] | installs the schema and the definitions |
+
+pub mod assemble;
+pub mod build;
+pub mod definitions;
+pub mod describe;
+pub mod hub;
+pub mod migrate;
+pub mod query;
+pub mod ranges;
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use std::time::Duration;
+
+/// What can go wrong with the database.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// It cannot be reached, or the connection broke. Passes by itself, perhaps.
+    #[error("the database at {at} cannot be reached: {why}")]
+    Down {
+        /// Host, port and name.
+        at: String,
+        /// What went wrong.
+        why: String,
+    },
+    /// It refuses the user.
+    #[error(
+        "the database at {at} refuses the connection: {why}; check user and password in hub.database_url"
+    )]
+    Denied {
+        /// Host, port and name.
+        at: String,
+        /// What it says.
+        why: String,
+    },
+    /// `migrate` was not run.
+    #[error("the database at {at} has no Hubcast schema: run `publisher migrate` first")]
+    NotMigrated {
+        /// Host, port and name.
+        at: String,
+    },
+    /// It is a standby.
+    #[error("the database at {at} is in recovery (a standby): connect to the primary")]
+    Standby {
+        /// Host, port and name.
+        at: String,
+    },
+    /// The writer's term is over.
+    #[error("another publisher is the writer now")]
+    TermOver,
+    /// A statement failed.
+    #[error("{what}: {why}")]
+    Failed {
+        /// What was being done.
+        what: String,
+        /// What the database says.
+        why: String,
+    },
+}
+
+impl SourceError {
+    /// Whether waiting may help.
+    pub fn is_down(&self) -> bool {
+        matches!(self, Self::Down { .. })
+    }
+}
+
+/// The database, and what is needed to name it in an error.
+#[derive(Debug, Clone)]
+pub struct Source {
+    pool: PgPool,
+    at: String,
+}
+
+/// Connections: the lease, the wait, and builds.
+const CONNECTIONS: u32 = 8;
+
+impl Source {
+    /// Prepares connections to a database; none is opened yet.
+    ///
+    /// # Errors
+    /// [`SourceError::Failed`] if the address cannot be read.
+    pub fn new(url: &SecretString) -> Result<Self, SourceError> {
+        let options: PgConnectOptions =
+            url.expose_secret()
+                .parse()
+                .map_err(|_| SourceError::Failed {
+                    what: "hub.database_url".into(),
+                    why: "it is not a Postgres address".into(),
+                })?;
+        let options = options.application_name("hubcast");
+        let at = format!(
+            "{}:{}/{}",
+            options.get_host(),
+            options.get_port(),
+            options.get_database().unwrap_or(options.get_username())
+        );
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(Duration::from_secs(10))
+            .connect_lazy_with(options);
+        Ok(Self { pool, at })
+    }
+
+    /// Host, port and name of the database.
+    pub fn at(&self) -> &str {
+        &self.at
+    }
+
+    /// Opens a connection and asks the simplest of questions.
+    ///
+    /// # Errors
+    /// [`SourceError`] says whether it is down, refuses, or is a standby.
+    pub async fn ping(&self) -> Result<(), SourceError> {
+        let standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()")
+            .fetch_one(&self.pool)
+            .await
+            .map_err(|e| self.error("connecting", e))?;
+        match standby {
+            true => Err(SourceError::Standby {
+                at: self.at.clone(),
+            }),
+            false => Ok(()),
+        }
+    }
+
+    /// Closes every connection.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    fn error(&self, what: &str, error: sqlx::Error) -> SourceError {
+        let at = self.at.clone();
+        let code = error
+            .as_database_error()
+            .and_then(|e| e.code())
+            .unwrap_or_default()
+            .into_owned();
+        let why = message(&error);
+        match code.get(..2) {
+            Some("28") => SourceError::Denied { at, why },
+            _ if code == "3D000" => SourceError::Denied { at, why },
+            _ if is_passing(&error) => SourceError::Down { at, why },
+            _ if (code == "3F000" || code == "42P01" || code == "42883")
+                && why.contains("hubcast") =>
+            {
+                SourceError::NotMigrated { at }
+            }
+            _ => SourceError::Failed {
+                what: what.to_owned(),
+                why,
+            },
+        }
+    }
+}
+
+/// Whether the same statement may succeed later although nothing about it changes.
+fn is_passing(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(e) => {
+            // Connection trouble, resources, operator intervention, serialisation, time-outs and locks.
+            let code = e.code().unwrap_or_default();
+            ["08", "53", "57", "40", "55"]
+                .iter()
+                .any(|class| code.starts_with(class))
+        }
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => true,
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => true,
+        _ => false,
+    }
+}
+
+/// What the database says, on one line, with its hint.
+fn message(error: &sqlx::Error) -> String {
+    let text = match error {
+        sqlx::Error::Database(e) => e.message().to_owned(),
+        sqlx::Error::PoolTimedOut => "no connection within 10 s".to_owned(),
+        other => other.to_string(),
+    };
+    text.replace('\n', " ")
+}

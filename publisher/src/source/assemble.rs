@@ -1,0 +1,311 @@
+//! From rows to bundles. Pure. What cannot be published is held, by name where it has one; nothing is ever dropped
+//! silently, and nothing that is wrong with one tenant touches another.
+
+use super::definitions::Definition;
+use crate::writer::{Built, BuiltBundle};
+use contexts::bundle::{Bundle, Context, Held, HeldKind, HoldReason};
+use contexts::digest::DigestKey;
+use contexts::name::{Key, Kind, Region, TenantId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// One row of a context query.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// The column `key`.
+    pub key: Option<String>,
+    /// The other columns, as JSON text.
+    pub value: String,
+    /// The column `regions`; none for every region.
+    pub regions: Option<Vec<Option<String>>>,
+    /// The column `expires`, in microseconds since 1970.
+    pub expires: Option<i64>,
+}
+
+#[derive(Debug)]
+struct Part {
+    content: Result<Context, Held>,
+    regions: Option<Vec<Region>>,
+}
+
+/// The rows of one tenant so far.
+#[derive(Debug, Default)]
+struct Parts {
+    parts: BTreeMap<(Kind, Key), Part>,
+    held_kinds: BTreeMap<Kind, HoldReason>,
+}
+
+/// Collects the rows of one build.
+#[derive(Debug)]
+pub struct Assembly<'a> {
+    regions: &'a [Region],
+    key: &'a DigestKey,
+    tenants: BTreeMap<TenantId, Parts>,
+    warnings: BTreeSet<String>,
+}
+
+impl<'a> Assembly<'a> {
+    /// An assembly for the regions in the order of [`crate::writer::Writer::regions`].
+    pub fn new(regions: &'a [Region], key: &'a DigestKey) -> Self {
+        Self {
+            regions,
+            key,
+            tenants: BTreeMap::new(),
+            warnings: BTreeSet::new(),
+        }
+    }
+
+    /// A tenant gets a result even if no row comes: an empty one.
+    pub fn expect(&mut self, tenant: TenantId) {
+        self.tenants.entry(tenant).or_default();
+    }
+
+    /// Takes a row of a kind.
+    pub fn row(&mut self, definition: &Definition, tenant: &TenantId, row: Row) {
+        let kind = &definition.kind;
+        let regions = self.regions_of(kind, row.regions);
+        let parts = match self.tenants.get_mut(tenant) {
+            Some(parts) => parts,
+            None => self.tenants.entry(tenant.clone()).or_default(),
+        };
+        let key = match row.key.as_deref().map(Key::new) {
+            Some(Ok(key)) => key,
+            Some(Err(e)) => return parts.hold_kind(kind, e.to_string()),
+            None => return parts.hold_kind(kind, "a row has a NULL key".to_owned()),
+        };
+        let regions = match regions {
+            Ok(regions) => regions,
+            Err(why) => return parts.hold_kind(kind, why),
+        };
+        let hold = |why: HoldReason| Held {
+            kind: kind.clone(),
+            key: key.clone(),
+            why,
+        };
+        let (bytes, max) = (row.value.len() as u64, definition.max_value_bytes);
+        let content = if bytes > max {
+            Err(hold(HoldReason::TooLarge { bytes, max }))
+        } else if definition.regions_required && regions.is_none() {
+            Err(hold(HoldReason::CannotBuild {
+                why: "regions is NULL, and regions_required is set".into(),
+            }))
+        } else {
+            Ok(Context {
+                kind: kind.clone(),
+                key: key.clone(),
+                value: row.value.into(),
+                expires: row.expires,
+            })
+        };
+        match parts.parts.get_mut(&(kind.clone(), key.clone())) {
+            None => {
+                parts
+                    .parts
+                    .insert((kind.clone(), key), Part { content, regions });
+            }
+            Some(twice) => {
+                twice.content = Err(hold(HoldReason::Duplicate));
+                twice.regions = match (twice.regions.take(), regions) {
+                    (Some(mut a), Some(b)) => {
+                        a.extend(b);
+                        Some(a)
+                    }
+                    _ => None,
+                };
+            }
+        }
+    }
+
+    fn regions_of(
+        &mut self,
+        kind: &Kind,
+        regions: Option<Vec<Option<String>>>,
+    ) -> Result<Option<Vec<Region>>, String> {
+        let Some(names) = regions else {
+            return Ok(None);
+        };
+        let mut found = Vec::with_capacity(names.len());
+        for name in names {
+            let name = name.ok_or("regions contains NULL")?;
+            match self.regions.iter().find(|r| r.as_str() == name) {
+                Some(region) => found.push(region.clone()),
+                None => {
+                    let name: String = name.chars().take(64).collect();
+                    self.warnings.insert(format!(
+                        "kind {kind}: rows name the region {name:?}, which no [[spoke]] has"
+                    ));
+                }
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// The kind cannot be built for this tenant.
+    pub fn hold_kind(&mut self, kind: &Kind, tenant: TenantId, why: String) {
+        self.tenants.entry(tenant).or_default().hold_kind(kind, why);
+    }
+
+    /// The tenants so far.
+    pub fn tenants(&self) -> impl Iterator<Item = &TenantId> {
+        self.tenants.keys()
+    }
+
+    /// What is odd and stops nothing.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings).into_iter().collect()
+    }
+
+    /// The bundles.
+    pub fn finish(self) -> Vec<Built> {
+        let Self {
+            regions,
+            key,
+            tenants,
+            ..
+        } = self;
+        tenants
+            .into_iter()
+            .map(|(tenant, parts)| parts.build(tenant, regions, key))
+            .collect()
+    }
+}
+
+impl Parts {
+    fn hold_kind(&mut self, kind: &Kind, why: String) {
+        self.held_kinds
+            .entry(kind.clone())
+            .or_insert(HoldReason::CannotBuild { why });
+    }
+
+    fn build(mut self, tenant: TenantId, regions: &[Region], key: &DigestKey) -> Built {
+        let held_kinds = &self.held_kinds;
+        self.parts
+            .retain(|(kind, _), _| !held_kinds.contains_key(kind));
+        let everywhere = self.parts.values().all(|p| p.regions.is_none());
+        let bundles = match (everywhere, regions.first()) {
+            (true, Some(first)) => {
+                let one = Arc::new(BuiltBundle::new(self.bundle(&tenant, first), key));
+                vec![one; regions.len()]
+            }
+            _ => regions
+                .iter()
+                .map(|r| Arc::new(BuiltBundle::new(self.bundle(&tenant, r), key)))
+                .collect(),
+        };
+        Built { tenant, bundles }
+    }
+
+    fn bundle(&self, tenant: &TenantId, region: &Region) -> Bundle {
+        let (mut contexts, mut held) = (Vec::new(), Vec::new());
+        let here = |p: &&Part| p.regions.as_ref().is_none_or(|r| r.contains(region));
+        for part in self.parts.values().filter(here) {
+            match &part.content {
+                Ok(context) => contexts.push(context.clone()),
+                Err(name) => held.push(name.clone()),
+            }
+        }
+        let whole = |(kind, why): (&Kind, &HoldReason)| HeldKind {
+            kind: kind.clone(),
+            why: why.clone(),
+        };
+        // The map's keys are sorted and unique, and held kinds were taken out, so the parts agree by construction.
+        Bundle {
+            tenant: tenant.clone(),
+            contexts,
+            held,
+            held_kinds: self.held_kinds.iter().map(whole).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition() -> Definition {
+        Definition {
+            kind: Kind::new("k").expect("kind"),
+            query: String::new(),
+            watch: Vec::new(),
+            max_value_bytes: 10,
+            regions_required: false,
+            has_regions: true,
+            has_expires: false,
+        }
+    }
+
+    fn row(key: Option<&str>, value: &str, regions: Option<&[&str]>) -> Row {
+        let regions = regions.map(|r| r.iter().map(|x| Some((*x).to_owned())).collect());
+        Row {
+            key: key.map(ToOwned::to_owned),
+            value: value.to_owned(),
+            regions,
+            expires: None,
+        }
+    }
+
+    fn build(rows: Vec<Row>) -> (Built, Vec<String>) {
+        let regions = [
+            Region::new("a").expect("region"),
+            Region::new("b").expect("region"),
+        ];
+        let key = DigestKey([0; 32]);
+        let tenant = TenantId::new("t").expect("tenant");
+        let mut assembly = Assembly::new(&regions, &key);
+        assembly.expect(tenant.clone());
+        rows.into_iter()
+            .for_each(|r| assembly.row(&definition(), &tenant, r));
+        let warnings = assembly.take_warnings();
+        (assembly.finish().remove(0), warnings)
+    }
+
+    #[test]
+    fn a_tenant_without_rows_gets_an_empty_bundle_in_every_region() {
+        let (built, _) = build(vec![]);
+        assert!(built.bundles.len() == 2 && built.bundles.iter().all(|b| b.presence().is_none()));
+    }
+
+    #[test]
+    fn regions_select_null_means_all_and_an_empty_array_none() {
+        let rows = vec![
+            row(Some("all"), "1", None),
+            row(Some("a"), "1", Some(&["a"])),
+            row(Some("none"), "1", Some(&[])),
+            row(Some("odd"), "1", Some(&["mars", "b"])),
+        ];
+        let (built, warnings) = build(rows);
+        let keys = |i: usize| -> Vec<String> {
+            built.bundles[i]
+                .bundle
+                .contexts
+                .iter()
+                .map(|c| c.key.to_string())
+                .collect()
+        };
+        assert_eq!(
+            (keys(0), keys(1)),
+            (
+                vec!["a".into(), "all".into()],
+                vec!["all".into(), "odd".into()]
+            )
+        );
+        assert_eq!(warnings.len(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_published_is_held_by_name_or_by_kind() {
+        let rows = vec![
+            row(Some("big"), "12345678901", None),
+            row(Some("two"), "1", None),
+            row(Some("two"), "2", None),
+        ];
+        let (built, _) = build(rows);
+        let bundle = &built.bundles[0].bundle;
+        assert!(bundle.check().is_ok() && bundle.contexts.is_empty() && bundle.held.len() == 2);
+        let (built, _) = build(vec![row(Some("x"), "1", None), row(None, "1", None)]);
+        let bundle = &built.bundles[0].bundle;
+        assert!(
+            bundle.check().is_ok() && bundle.contexts.is_empty() && bundle.held_kinds.len() == 1
+        );
+    }
+}

@@ -1,0 +1,423 @@
+//! Builds: tenants or a range of them, all kinds, in one REPEATABLE READ, READ ONLY transaction on the primary.
+//!
+//! Whatever is wrong with a kind stays with that kind, and with the tenants that it concerns: each kind has a
+//! savepoint, and a query that fails is asked again for ever fewer tenants until the one that fails is found. Only
+//! trouble with the database as a whole fails the build.
+
+use super::assemble::{Assembly, Row};
+use super::definitions::{Definition, Definitions};
+use super::query::{self, Tenants};
+use super::{Source, SourceError, is_passing, message};
+use crate::writer::{BuildRequest, BuiltBatch, TenantRange, What};
+use contexts::name::{Region, TenantId};
+use futures_util::TryStreamExt;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Row as _};
+use std::collections::BTreeSet;
+
+/// A failing query is asked again for parts of this many tenants at most; beyond, it is not the tenants' fault.
+const HALVE_UP_TO: usize = 4_096;
+
+/// Parameters of a query on tenants.
+#[derive(Debug, Clone)]
+enum Bound {
+    List(Vec<String>),
+    Range(TenantRange),
+}
+
+impl Bound {
+    fn shape(&self) -> Tenants {
+        match self {
+            Self::List(_) => Tenants::Listed,
+            Self::Range(TenantRange {
+                from: Some(_),
+                to: Some(_),
+            }) => Tenants::Between,
+            Self::Range(TenantRange {
+                from: Some(_),
+                to: None,
+            }) => Tenants::From,
+            Self::Range(TenantRange {
+                from: None,
+                to: Some(_),
+            }) => Tenants::Below,
+            Self::Range(TenantRange {
+                from: None,
+                to: None,
+            }) => Tenants::All,
+        }
+    }
+
+    fn query(&self, sql: String) -> Query<'static, Postgres, PgArguments> {
+        let query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
+        match self {
+            Self::List(tenants) => query.bind(tenants.clone()),
+            Self::Range(range) => [&range.from, &range.to]
+                .into_iter()
+                .flatten()
+                .fold(query, |q, b| q.bind(b.clone())),
+        }
+    }
+}
+
+/// Why a kind could not be read.
+enum Failure {
+    /// The database is in trouble: the build is to be repeated.
+    Passing(SourceError),
+    /// The query fails for some of the tenants, or for all.
+    Query { why: String, for_all: bool },
+}
+
+impl Source {
+    /// Begins a snapshot for building and reads the definitions in it.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails, is a standby or was not migrated.
+    pub(super) async fn snapshot(
+        &self,
+    ) -> Result<(sqlx::Transaction<'static, Postgres>, Definitions), SourceError> {
+        let failed = |e| self.error("beginning a build", e);
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        let mut tx = self.pool.begin_with(begin).await.map_err(failed)?;
+        // What a value looks like must not depend on who connects. `row_security = off` turns rows that a policy would
+        // hide into an error: hidden rows would look like deletes.
+        let sql = "SELECT pg_is_in_recovery(), set_config('TimeZone', 'UTC', true), \
+                   set_config('DateStyle', 'ISO, YMD', true), set_config('IntervalStyle', 'iso_8601', true), \
+                   set_config('bytea_output', 'hex', true), set_config('extra_float_digits', '1', true), \
+                   set_config('row_security', 'off', true)";
+        let standby: bool = sqlx::query(sql)
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(failed)?
+            .get(0);
+        if standby {
+            return Err(SourceError::Standby {
+                at: self.at.clone(),
+            });
+        }
+        let definitions = Definitions::read(self, &mut tx).await?;
+        let sql = "SELECT set_config('search_path', $1, true)";
+        sqlx::query(sql)
+            .bind(&definitions.search_path)
+            .execute(&mut *tx)
+            .await
+            .map_err(failed)?;
+        Ok((tx, definitions))
+    }
+
+    /// Does a build.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database as a whole is in trouble; the build is then to be repeated.
+    pub async fn build(
+        &self,
+        request: &BuildRequest,
+        regions: &[Region],
+    ) -> Result<BuiltBatch, SourceError> {
+        match &request.what {
+            What::Bounds => self.read_bounds().await,
+            What::Range(range) => self.build_bound(Bound::Range(range.clone()), regions).await,
+            What::Tenants(tenants) => {
+                let names = tenants.iter().map(ToString::to_string).collect();
+                self.build_bound(Bound::List(names), regions).await
+            }
+        }
+    }
+
+    async fn build_bound(
+        &self,
+        bound: Bound,
+        regions: &[Region],
+    ) -> Result<BuiltBatch, SourceError> {
+        let (mut tx, definitions) = self.snapshot().await?;
+        let key = definitions.digest_key.clone();
+        let mut assembly = Assembly::new(regions, &key);
+        let bound = match bound {
+            Bound::List(names) => {
+                for name in names.iter().filter_map(|n| TenantId::new(n).ok()) {
+                    assembly.expect(name);
+                }
+                let (possible, _) = self
+                    .split_tenants(&mut tx, &definitions.tenant_type, names)
+                    .await?;
+                Bound::List(possible)
+            }
+            range @ Bound::Range(_) => range,
+        };
+        let mut problems = BTreeSet::new();
+        for definition in &definitions.kinds {
+            let mut reader = Reader {
+                source: self,
+                definitions: &definitions,
+                definition,
+                problems: &mut problems,
+            };
+            match reader.read(&mut tx, &bound, &mut assembly).await {
+                Ok(()) => {}
+                Err(Failure::Passing(e)) => return Err(e),
+                Err(Failure::Query { why, for_all }) => {
+                    reader
+                        .narrow(&mut tx, &bound, &mut assembly, why, for_all)
+                        .await?;
+                }
+            }
+        }
+        tx.rollback()
+            .await
+            .map_err(|e| self.error("ending a build", e))?;
+        let warnings = assembly.take_warnings();
+        Ok(BuiltBatch {
+            ranges: Vec::new(),
+            tenants: assembly.finish(),
+            definitions: definitions.fingerprint,
+            kinds: definitions.kinds.iter().map(|d| d.kind.clone()).collect(),
+            problems: problems.into_iter().collect(),
+            warnings,
+        })
+    }
+
+    /// Divides names into those that the tenant type can have, and the others with the reason.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database is in trouble.
+    pub(super) async fn split_tenants(
+        &self,
+        connection: &mut PgConnection,
+        tenant_type: &str,
+        names: Vec<String>,
+    ) -> Result<(Vec<String>, Vec<(String, String)>), SourceError> {
+        let sql = format!("SELECT t, t::{tenant_type}::text FROM unnest($1::text[]) AS t");
+        let (mut possible, mut wrong) = (Vec::new(), Vec::new());
+        let mut waiting = vec![names];
+        while let Some(names) = waiting.pop() {
+            let mut tx = connection
+                .begin()
+                .await
+                .map_err(|e| self.error("checking tenants", e))?;
+            let query = sqlx::query(AssertSqlSafe(sql.clone()))
+                .persistent(false)
+                .bind(names.clone());
+            match query.fetch_all(&mut *tx).await {
+                Ok(rows) => {
+                    for row in rows {
+                        let (given, written): (String, String) = (row.get(0), row.get(1));
+                        match given == written {
+                            true => possible.push(given),
+                            false => wrong
+                                .push((given, format!("a {tenant_type} is written {written:?}"))),
+                        }
+                    }
+                }
+                Err(e) if is_passing(&e) => return Err(self.error("checking tenants", e)),
+                Err(e) if names.len() <= 1 => {
+                    wrong.extend(names.into_iter().map(|n| (n, message(&e))))
+                }
+                Err(_) => {
+                    let half = names.len() / 2;
+                    waiting.push(names[half..].to_vec());
+                    waiting.push(names[..half].to_vec());
+                }
+            }
+            tx.rollback()
+                .await
+                .map_err(|e| self.error("checking tenants", e))?;
+        }
+        Ok((possible, wrong))
+    }
+
+    /// Checks names that somebody typed.
+    ///
+    /// # Errors
+    /// [`SourceError::Failed`] names the first that no tenant can have.
+    pub async fn check_tenants(&self, names: &[String]) -> Result<Vec<TenantId>, SourceError> {
+        let definitions = self.definitions().await?;
+        let mut connection = self
+            .pool
+            .acquire()
+            .await
+            .map_err(|e| self.error("connecting", e))?;
+        let (_, wrong) = self
+            .split_tenants(&mut connection, &definitions.tenant_type, names.to_vec())
+            .await?;
+        if let Some((name, why)) = wrong.into_iter().next() {
+            return Err(SourceError::Failed {
+                what: format!("tenant {name:?}"),
+                why,
+            });
+        }
+        let named = names
+            .iter()
+            .map(|n| TenantId::new(n))
+            .collect::<Result<_, _>>();
+        named.map_err(|e| SourceError::Failed {
+            what: "tenant".into(),
+            why: e.to_string(),
+        })
+    }
+}
+
+/// Reads one kind in a build.
+struct Reader<'a> {
+    source: &'a Source,
+    definitions: &'a Definitions,
+    definition: &'a Definition,
+    problems: &'a mut BTreeSet<String>,
+}
+
+impl Reader<'_> {
+    fn failure(&self, e: sqlx::Error) -> Failure {
+        let doing = format!("kind {}", self.definition.kind);
+        if is_passing(&e) {
+            return Failure::Passing(self.source.error(&doing, e));
+        }
+        // Class 42: the query itself, or what it may read, is wrong, for whomever it is asked.
+        let code = e
+            .as_database_error()
+            .and_then(|d| d.code())
+            .unwrap_or_default()
+            .into_owned();
+        Failure::Query {
+            why: format!("the query fails: {}", message(&e)),
+            for_all: code.starts_with("42"),
+        }
+    }
+
+    /// Reads the rows of some tenants into the assembly, or none of them.
+    async fn read(
+        &mut self,
+        connection: &mut PgConnection,
+        bound: &Bound,
+        assembly: &mut Assembly<'_>,
+    ) -> Result<(), Failure> {
+        let sql = query::contexts(
+            self.definition,
+            &self.definitions.tenant_type,
+            bound.shape(),
+        );
+        let mut savepoint = connection.begin().await.map_err(|e| self.failure(e))?;
+        let mut found = Vec::new();
+        let mut unnamed = BTreeSet::new();
+        {
+            let mut rows = bound.query(sql).fetch(&mut *savepoint);
+            loop {
+                let row = match rows.try_next().await {
+                    Ok(Some(row)) => row,
+                    Ok(None) => break,
+                    Err(e) => return Err(self.failure(e)),
+                };
+                let decoded = decode(&row).map_err(|e| self.failure(e))?;
+                match TenantId::new(&decoded.0) {
+                    Ok(tenant) => found.push((tenant, decoded.1)),
+                    Err(e) => drop(unnamed.insert(format!("kind {}: {e}", self.definition.kind))),
+                }
+            }
+        }
+        savepoint.rollback().await.map_err(|e| self.failure(e))?;
+        self.problems.extend(unnamed);
+        for (tenant, row) in found {
+            assembly.row(self.definition, &tenant, row);
+        }
+        Ok(())
+    }
+
+    /// The query failed for the whole: finds the tenants for which it fails and holds the kind for those.
+    async fn narrow(
+        &mut self,
+        connection: &mut PgConnection,
+        bound: &Bound,
+        assembly: &mut Assembly<'_>,
+        why: String,
+        for_all: bool,
+    ) -> Result<(), SourceError> {
+        self.problems
+            .insert(format!("kind {}: {why}", self.definition.kind));
+        let tenants = match bound {
+            Bound::List(tenants) => tenants.clone(),
+            Bound::Range(_) => self.candidates(connection, bound, assembly).await?,
+        };
+        let hold = |assembly: &mut Assembly<'_>, tenants: &[String], why: &str| {
+            for tenant in tenants.iter().filter_map(|t| TenantId::new(t).ok()) {
+                assembly.hold_kind(&self.definition.kind, tenant, why.to_owned());
+            }
+        };
+        if for_all || tenants.len() > HALVE_UP_TO {
+            hold(assembly, &tenants, &why);
+            return Ok(());
+        }
+        let mut waiting = vec![tenants];
+        while let Some(part) = waiting.pop() {
+            if part.is_empty() {
+                continue;
+            }
+            match self
+                .read(connection, &Bound::List(part.clone()), assembly)
+                .await
+            {
+                Ok(()) => {}
+                Err(Failure::Passing(e)) => return Err(e),
+                Err(Failure::Query { why, .. }) if part.len() == 1 => {
+                    let tenant = part.iter().filter_map(|t| TenantId::new(t).ok());
+                    for tenant in tenant {
+                        assembly.hold_kind(&self.definition.kind, tenant, why.clone());
+                    }
+                }
+                Err(Failure::Query { .. }) => {
+                    let half = part.len() / 2;
+                    waiting.push(part[half..].to_vec());
+                    waiting.push(part[..half].to_vec());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The tenants of a range that may have rows of the kind: those with rows of other kinds, those in a watched
+    /// table, and those that the query names, if it can say so much. A tenant that is missed here and that a store
+    /// holds is found by the comparison and built by name.
+    async fn candidates(
+        &self,
+        connection: &mut PgConnection,
+        bound: &Bound,
+        assembly: &Assembly<'_>,
+    ) -> Result<Vec<String>, SourceError> {
+        let mut names: BTreeSet<String> = assembly.tenants().map(ToString::to_string).collect();
+        let mut queries = vec![];
+        for definition in &self.definitions.kinds {
+            queries.push(query::tenants(
+                definition,
+                &self.definitions.tenant_type,
+                bound.shape(),
+            ));
+        }
+        for sql in queries {
+            let doing = "looking for the tenants of a range";
+            let mut savepoint = connection
+                .begin()
+                .await
+                .map_err(|e| self.source.error(doing, e))?;
+            match bound.query(sql).fetch_all(&mut *savepoint).await {
+                Ok(rows) => names.extend(rows.iter().map(|r| r.get::<String, _>(0))),
+                Err(e) if is_passing(&e) => return Err(self.source.error(doing, e)),
+                Err(_) => {}
+            }
+            savepoint
+                .rollback()
+                .await
+                .map_err(|e| self.source.error(doing, e))?;
+        }
+        Ok(names.into_iter().collect())
+    }
+}
+
+fn decode(row: &sqlx::postgres::PgRow) -> Result<(String, Row), sqlx::Error> {
+    Ok((
+        row.try_get(0)?,
+        Row {
+            key: row.try_get(1)?,
+            value: row.try_get(2)?,
+            regions: row.try_get(3)?,
+            expires: row.try_get(4)?,
+        },
+    ))
+}

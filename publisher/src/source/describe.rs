@@ -1,0 +1,363 @@
+//! What a query of the configuration returns, and what is wrong with it. Changes nothing: everything happens in a
+//! READ ONLY transaction, under the settings of a build.
+
+use super::definitions::Definition;
+use super::query::{self, Tenants};
+use super::{Source, SourceError, is_passing, message};
+use crate::config::{ContextConfig, Watch};
+use sqlx::{AssertSqlSafe, Column, Connection, Executor, PgConnection, Row, SqlSafeStr, Statement};
+use std::collections::BTreeSet;
+
+/// A query that can be published.
+#[derive(Debug)]
+pub struct Described {
+    /// The definition that it becomes.
+    pub definition: Definition,
+    /// The type of its tenant column.
+    pub tenant_type: String,
+    /// What is odd and stops nothing.
+    pub warnings: Vec<String>,
+}
+
+/// Why a query cannot be published, or could not be looked at.
+#[derive(Debug)]
+pub enum Undescribed {
+    /// The database is in trouble.
+    Source(SourceError),
+    /// The query is wrong: one line that says how and what to do.
+    Wrong(String),
+}
+
+impl From<SourceError> for Undescribed {
+    fn from(e: SourceError) -> Self {
+        Self::Source(e)
+    }
+}
+
+/// Stands for the list of tenants when a plan is asked for, so that it can be found in the plan.
+const MARK: &str = "hubcast.tenants";
+
+impl Source {
+    /// The search path that the role has now, as explicit schemas.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails.
+    pub async fn search_path(&self) -> Result<String, SourceError> {
+        let sql = "SELECT coalesce(string_agg(quote_ident(s), ', ' ORDER BY n), 'public') \
+                   FROM unnest(current_schemas(false)) WITH ORDINALITY AS u(s, n)";
+        sqlx::query_scalar(sql)
+            .fetch_one(&self.pool)
+            .await
+            .map_err(|e| self.error("reading the search path", e))
+    }
+
+    /// Looks at a query.
+    ///
+    /// # Errors
+    /// [`Undescribed::Wrong`] if it cannot be published.
+    pub async fn describe(
+        &self,
+        context: &ContextConfig,
+        search_path: &str,
+    ) -> Result<Described, Undescribed> {
+        let kind = &context.kind;
+        let failed = |e| self.error("looking at a query", e);
+        query::placeholders(&context.query)
+            .map_err(|e| Undescribed::Wrong(format!("kind {kind}: {e}")))?;
+        if let Some(name) = query::unstable_function(&context.query) {
+            return Err(Undescribed::Wrong(format!(
+                "kind {kind}: the query uses {name}, whose result changes without anybody writing; \
+                 publish the column and compare in the reader, or use the column `expires`"
+            )));
+        }
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        let mut tx = self.pool.begin_with(begin).await.map_err(failed)?;
+        let sql = "SELECT set_config('search_path', $1, true), set_config('row_security', 'off', true), \
+                   set_config('TimeZone', 'UTC', true)";
+        sqlx::query(sql)
+            .bind(search_path)
+            .execute(&mut *tx)
+            .await
+            .map_err(failed)?;
+        let described = self.examine(&mut tx, context).await;
+        tx.rollback().await.map_err(failed)?;
+        described
+    }
+
+    async fn examine(
+        &self,
+        tx: &mut PgConnection,
+        context: &ContextConfig,
+    ) -> Result<Described, Undescribed> {
+        let kind = &context.kind;
+        let wrong = |text: String| Undescribed::Wrong(format!("kind {kind}: {text}"));
+        let bare = query::bare(&context.query);
+        let columns = self.columns(tx, &bare, &wrong).await?;
+        for needed in ["key", "tenant"] {
+            if !columns.iter().any(|c| c == needed) {
+                let have = columns.join(", ");
+                return Err(wrong(format!(
+                    "the query has no column `{needed}` (it has: {have}); name one with AS {needed}"
+                )));
+            }
+        }
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = columns.iter().find(|c| !seen.insert(c.as_str())) {
+            return Err(wrong(format!(
+                "the query has two columns `{twice}`; name each differently"
+            )));
+        }
+        let tenant_type = self.type_of(tx, &bare, "tenant", &wrong).await?;
+        let has = |name: &str| columns.iter().any(|c| c == name);
+        if has("regions") {
+            let found = self.type_of(tx, &bare, "regions", &wrong).await?;
+            if !matches!(found.as_str(), "text[]" | "character varying[]" | "name[]") {
+                return Err(wrong(format!(
+                    "the column `regions` is {found}; it must be text[]"
+                )));
+            }
+        }
+        if has("expires") {
+            let found = self.type_of(tx, &bare, "expires", &wrong).await?;
+            if found != "timestamp with time zone" {
+                return Err(wrong(format!(
+                    "the column `expires` is {found}; it must be timestamptz"
+                )));
+            }
+        }
+        let definition = Definition {
+            kind: kind.clone(),
+            query: context.query.clone(),
+            watch: context.watch.clone(),
+            max_value_bytes: context.max_value_bytes,
+            regions_required: context.regions_required,
+            has_regions: has("regions"),
+            has_expires: has("expires"),
+        };
+        self.try_out(tx, &definition, &tenant_type, &wrong).await?;
+        let mut warnings = self.plan_warnings(tx, &definition, &tenant_type).await?;
+        for watch in &context.watch {
+            self.check_watch(tx, watch, &tenant_type, &mut warnings, &wrong)
+                .await?;
+        }
+        let warnings = warnings
+            .into_iter()
+            .map(|w| format!("kind {kind}: {w}"))
+            .collect();
+        Ok(Described {
+            definition,
+            tenant_type,
+            warnings,
+        })
+    }
+
+    fn sort(&self, e: sqlx::Error, wrong: &impl Fn(String) -> Undescribed) -> Undescribed {
+        match is_passing(&e) {
+            true => Undescribed::Source(self.error("looking at a query", e)),
+            false => wrong(format!("the query fails: {}", message(&e))),
+        }
+    }
+
+    async fn columns(
+        &self,
+        tx: &mut PgConnection,
+        bare: &str,
+        wrong: &impl Fn(String) -> Undescribed,
+    ) -> Result<Vec<String>, Undescribed> {
+        let mut savepoint = tx.begin().await.map_err(|e| self.sort(e, wrong))?;
+        // As a subquery: whatever is not one SELECT fails here, and never runs.
+        let sql = format!("SELECT * FROM (\n{bare}\n) AS q");
+        let prepared = savepoint
+            .prepare(AssertSqlSafe(sql).into_sql_str())
+            .await
+            .map_err(|e| self.sort(e, wrong))?;
+        let columns = prepared
+            .columns()
+            .iter()
+            .map(|c| c.name().to_owned())
+            .collect();
+        savepoint
+            .rollback()
+            .await
+            .map_err(|e| self.sort(e, wrong))?;
+        Ok(columns)
+    }
+
+    async fn type_of(
+        &self,
+        tx: &mut PgConnection,
+        bare: &str,
+        column: &str,
+        wrong: &impl Fn(String) -> Undescribed,
+    ) -> Result<String, Undescribed> {
+        let sql =
+            format!("SELECT pg_typeof((SELECT q.{column} FROM (\n{bare}\n) AS q LIMIT 0))::text");
+        let query = sqlx::query_scalar(AssertSqlSafe(sql)).persistent(false);
+        query
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(|e| self.sort(e, wrong))
+    }
+
+    /// Asks for the rows of nobody, and for one row of anybody: privileges and row-level security show here.
+    async fn try_out(
+        &self,
+        tx: &mut PgConnection,
+        definition: &Definition,
+        tenant_type: &str,
+        wrong: &impl Fn(String) -> Undescribed,
+    ) -> Result<(), Undescribed> {
+        let listed = query::contexts(definition, tenant_type, Tenants::Listed);
+        let any = format!(
+            "{} LIMIT 1",
+            query::contexts(definition, tenant_type, Tenants::All)
+        );
+        let mut savepoint = tx.begin().await.map_err(|e| self.sort(e, wrong))?;
+        let nobody: Vec<String> = Vec::new();
+        let query = sqlx::query(AssertSqlSafe(listed))
+            .persistent(false)
+            .bind(nobody);
+        query
+            .fetch_all(&mut *savepoint)
+            .await
+            .map_err(|e| self.sort(e, wrong))?;
+        let query = sqlx::query(AssertSqlSafe(any)).persistent(false);
+        query
+            .fetch_all(&mut *savepoint)
+            .await
+            .map_err(|e| self.sort(e, wrong))?;
+        savepoint.rollback().await.map_err(|e| self.sort(e, wrong))
+    }
+
+    /// Whether one tenant is found through an index. Judged with `enable_seqscan = off`, since small tables are read
+    /// whole in any case.
+    async fn plan_warnings(
+        &self,
+        tx: &mut PgConnection,
+        definition: &Definition,
+        tenant_type: &str,
+    ) -> Result<Vec<String>, SourceError> {
+        let failed = |e| self.error("asking for the plan of a query", e);
+        let sql = query::contexts(definition, tenant_type, Tenants::Listed);
+        let sql = sql.replace(
+            "$1::text[]",
+            &format!("current_setting('{MARK}', true)::text[]"),
+        );
+        let mut savepoint = tx.begin().await.map_err(failed)?;
+        sqlx::query("SELECT set_config('enable_seqscan', 'off', true)")
+            .execute(&mut *savepoint)
+            .await
+            .map_err(failed)?;
+        let query =
+            sqlx::query(AssertSqlSafe(format!("EXPLAIN (FORMAT JSON) {sql}"))).persistent(false);
+        let plan: serde_json::Value = query
+            .fetch_one(&mut *savepoint)
+            .await
+            .map_err(failed)?
+            .get(0);
+        savepoint.rollback().await.map_err(failed)?;
+        let mut found = BTreeSet::new();
+        unindexed(&plan, &mut found);
+        let warning = |place: String| {
+            format!(
+                "{place} is read whole to find one tenant; add an index on its tenant column, or put {{{{tenants(column)}}}} where the condition belongs"
+            )
+        };
+        Ok(found.into_iter().map(warning).collect())
+    }
+
+    async fn check_watch(
+        &self,
+        tx: &mut PgConnection,
+        watch: &Watch,
+        tenant_type: &str,
+        warnings: &mut Vec<String>,
+        wrong: &impl Fn(String) -> Undescribed,
+    ) -> Result<(), Undescribed> {
+        let table = &watch.table;
+        let sql = "SELECT to_regclass($1) IS NOT NULL, \
+                   (SELECT array_agg(a.attname::text) FROM pg_attribute a WHERE a.attrelid = to_regclass($1) \
+                    AND a.attnum > 0 AND NOT a.attisdropped), \
+                   (SELECT format_type(a.atttypid, NULL) FROM pg_attribute a WHERE a.attrelid = to_regclass($1) \
+                    AND a.attname = $2 AND NOT a.attisdropped)";
+        let row = sqlx::query(sql)
+            .bind(table)
+            .bind(&watch.tenant)
+            .fetch_one(&mut *tx)
+            .await;
+        let row = row.map_err(|e| wrong(format!("watch: the table {table}: {}", message(&e))))?;
+        if !row.get::<bool, _>(0) {
+            return Err(wrong(format!("watch: there is no table {table}")));
+        }
+        let columns: Vec<String> = row.get::<Option<_>, _>(1).unwrap_or_default();
+        let wanted = watch.tenant.iter().chain(watch.columns.iter().flatten());
+        if let Some(missing) = wanted.into_iter().find(|c| !columns.contains(c)) {
+            return Err(wrong(format!(
+                "watch: the table {table} has no column {missing} (it has: {})",
+                columns.join(", ")
+            )));
+        }
+        let found: Option<String> = row.get(2);
+        if let (Some(column), Some(found)) = (&watch.tenant, found)
+            && found != tenant_type
+        {
+            warnings.push(format!(
+                "watch: {table}.{column} is {found}, the tenants of the query are {tenant_type}"
+            ));
+        }
+        if let Some(query) = watch.tenants.as_deref().filter(|q| *q != "all") {
+            let sql = format!(
+                "WITH changed AS (SELECT * FROM {table} LIMIT 0) SELECT * FROM (\n{query}\n) AS q LIMIT 0"
+            );
+            let mut savepoint = tx.begin().await.map_err(|e| self.sort(e, wrong))?;
+            let query = sqlx::query(AssertSqlSafe(sql))
+                .persistent(false)
+                .fetch_all(&mut *savepoint)
+                .await;
+            query.map_err(|e| {
+                wrong(format!(
+                    "watch: the tenants query on {table} fails: {}",
+                    message(&e)
+                ))
+            })?;
+            savepoint
+                .rollback()
+                .await
+                .map_err(|e| self.sort(e, wrong))?;
+        }
+        Ok(())
+    }
+}
+
+/// The places of a plan where the condition on tenants is a filter rather than a condition of an index.
+fn unindexed(plan: &serde_json::Value, found: &mut BTreeSet<String>) {
+    match plan {
+        serde_json::Value::Array(items) => items.iter().for_each(|item| unindexed(item, found)),
+        serde_json::Value::Object(node) => {
+            let filtered = [
+                "Filter",
+                "Join Filter",
+                "Hash Cond",
+                "Merge Cond",
+                "One-Time Filter",
+            ]
+            .iter()
+            .any(|key| {
+                node.get(*key)
+                    .and_then(|v| v.as_str())
+                    .is_some_and(|text| text.contains(MARK))
+            });
+            let text = |key: &str| node.get(key).and_then(|v| v.as_str());
+            if filtered && !text("Node Type").is_some_and(|t| t == "Result") {
+                let place = match (text("Relation Name"), text("Node Type")) {
+                    (Some(table), _) => format!("the table {table}"),
+                    (None, Some(node)) => format!("the result of a part of the query ({node})"),
+                    _ => "a part of the query".to_owned(),
+                };
+                found.insert(place);
+            }
+            node.values().for_each(|value| unindexed(value, found));
+        }
+        _ => {}
+    }
+}

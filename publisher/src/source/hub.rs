@@ -1,0 +1,332 @@
+//! The writer's own rows in the schema `hubcast`: the lease, the terms, the *synced* ids, requests and scans. Every
+//! write of a writer names its term in the same statement, so one whose term is over changes nothing.
+
+use super::{Source, SourceError};
+use crate::writer::lease::LeaseRow;
+use contexts::push::Seen;
+use contexts::version::{Holder, SyncId, Term};
+use sqlx::Row;
+
+/// The server behind a lease: another start time is another server, perhaps with an older state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server(String);
+
+/// A lease that was taken.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    /// The term.
+    pub term: Term,
+    /// The server that it was taken on.
+    pub server: Server,
+    /// The counter as left there.
+    pub counter: u64,
+}
+
+/// A request of another command.
+#[derive(Debug)]
+pub struct PendingRequest {
+    /// Its id.
+    pub id: i64,
+    /// What it asks, as JSON.
+    pub request: String,
+}
+
+/// The row of the lease, with who holds it.
+#[derive(Debug, Clone)]
+pub struct LeaseInfo {
+    /// The row.
+    pub row: LeaseRow,
+    /// The host name and process of the holder.
+    pub host: String,
+}
+
+const SERVER: &str = "pg_postmaster_start_time()::text";
+
+fn holder(text: &str) -> Holder {
+    Holder(u128::from_str_radix(text, 16).unwrap_or(0))
+}
+
+impl Source {
+    /// Reads the lease.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails or was not migrated.
+    pub async fn lease(&self) -> Result<LeaseInfo, SourceError> {
+        let sql = "SELECT epoch, holder, counter, released, host FROM hubcast.writer";
+        let row = sqlx::query(sql)
+            .fetch_one(&self.pool)
+            .await
+            .map_err(|e| self.error("reading the lease", e))?;
+        let (epoch, counter): (i64, i64) = (row.get(0), row.get(2));
+        let term = Term {
+            epoch: epoch.unsigned_abs(),
+            holder: holder(row.get(1)),
+        };
+        let row_ = LeaseRow {
+            term,
+            counter: counter.unsigned_abs(),
+            released: row.get(3),
+        };
+        Ok(LeaseInfo {
+            row: row_,
+            host: row.get(4),
+        })
+    }
+
+    /// Takes the lease if its row is still as seen; the new term is recorded with it.
+    ///
+    /// # Errors
+    /// [`SourceError::TermOver`] if somebody was faster.
+    pub async fn take_lease(
+        &self,
+        seen: &LeaseRow,
+        me: Holder,
+        host: &str,
+    ) -> Result<Lease, SourceError> {
+        let sql = format!(
+            "WITH taken AS (UPDATE hubcast.writer SET epoch = epoch + 1, holder = $1, counter = counter + 1, \
+              released = false, host = $2, taken_at = now() \
+              WHERE epoch = $3 AND counter = $4 AND NOT pg_is_in_recovery() RETURNING epoch, counter), \
+             term AS (INSERT INTO hubcast.terms (epoch, holder) SELECT epoch, $1 FROM taken) \
+             SELECT epoch, counter, {SERVER} FROM taken"
+        );
+        let row = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(me.to_string())
+            .bind(host)
+            .bind(seen.term.epoch.cast_signed())
+            .bind(seen.counter.cast_signed())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(|e| self.error("taking the lease", e))?
+            .ok_or(SourceError::TermOver)?;
+        let (epoch, counter): (i64, i64) = (row.get(0), row.get(1));
+        let term = Term {
+            epoch: epoch.unsigned_abs(),
+            holder: me,
+        };
+        Ok(Lease {
+            term,
+            server: Server(row.get(2)),
+            counter: counter.unsigned_abs(),
+        })
+    }
+
+    /// Renews the lease.
+    ///
+    /// # Errors
+    /// [`SourceError::TermOver`] if it is somebody else's, or the database is not the one it was taken in.
+    pub async fn renew_lease(&self, lease: &mut Lease) -> Result<(), SourceError> {
+        let sql = format!(
+            "UPDATE hubcast.writer SET counter = counter + 1 WHERE epoch = $1 AND holder = $2 AND NOT released \
+             RETURNING counter, {SERVER}"
+        );
+        let row = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(lease.term.epoch.cast_signed())
+            .bind(lease.term.holder.to_string())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(|e| self.error("renewing the lease", e))?
+            .ok_or(SourceError::TermOver)?;
+        let counter: i64 = row.get(0);
+        let (counter, server) = (counter.unsigned_abs(), Server(row.get(1)));
+        // A renewal whose answer was lost raises the counter too; it never goes back on one server.
+        if server != lease.server || counter <= lease.counter {
+            return Err(SourceError::TermOver);
+        }
+        lease.counter = counter;
+        Ok(())
+    }
+
+    /// Gives the lease back.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails.
+    pub async fn release_lease(&self, term: Term) -> Result<(), SourceError> {
+        let sql = "UPDATE hubcast.writer SET released = true WHERE epoch = $1 AND holder = $2";
+        let query = sqlx::query(sql)
+            .bind(term.epoch.cast_signed())
+            .bind(term.holder.to_string());
+        query
+            .execute(&self.pool)
+            .await
+            .map_err(|e| self.error("releasing the lease", e))?;
+        Ok(())
+    }
+
+    /// Whether this database knows the writer and the *synced* that a store names. If not, the store was written from
+    /// another database: a clone of this one, or a later state of it.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails.
+    pub async fn knows(&self, seen: &Seen) -> Result<bool, SourceError> {
+        let sql = "SELECT ($1::bigint IS NULL OR EXISTS (SELECT FROM hubcast.terms WHERE epoch = $1 AND holder = $2)) \
+                   AND ($3::text IS NULL OR EXISTS (SELECT FROM hubcast.syncs WHERE id = $3))";
+        sqlx::query_scalar(sql)
+            .bind(seen.granted.map(|t| t.epoch.cast_signed()))
+            .bind(seen.granted.map(|t| t.holder.to_string()))
+            .bind(seen.last_synced.map(|id| id.to_string()))
+            .fetch_one(&self.pool)
+            .await
+            .map_err(|e| self.error("looking up a store's writer", e))
+    }
+
+    /// Records a *synced* before it is sent.
+    ///
+    /// # Errors
+    /// [`SourceError::TermOver`] if the writer's term is over.
+    pub async fn record_synced(
+        &self,
+        term: Term,
+        id: SyncId,
+        store: &str,
+    ) -> Result<(), SourceError> {
+        let sql = "WITH term AS (SELECT FROM hubcast.writer WHERE epoch = $1 AND holder = $2 FOR SHARE), \
+                   old AS (DELETE FROM hubcast.syncs WHERE store = $4 AND id IN (SELECT id FROM hubcast.syncs \
+                    WHERE store = $4 ORDER BY sent_at DESC OFFSET 100)) \
+                   INSERT INTO hubcast.syncs (id, store) SELECT $3, $4 FROM term";
+        let done = sqlx::query(sql)
+            .bind(term.epoch.cast_signed())
+            .bind(term.holder.to_string())
+            .bind(id.to_string())
+            .bind(store)
+            .execute(&self.pool)
+            .await
+            .map_err(|e| self.error("recording the end of a scan", e))?;
+        if done.rows_affected() == 1 {
+            Ok(())
+        } else {
+            Err(SourceError::TermOver)
+        }
+    }
+
+    /// Leaves a request for the writer.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails.
+    pub async fn leave_request(&self, request: &str) -> Result<i64, SourceError> {
+        let sql = "INSERT INTO hubcast.requests (request) VALUES ($1::jsonb) RETURNING id";
+        let query = sqlx::query_scalar(sql).bind(request);
+        query
+            .fetch_one(&self.pool)
+            .await
+            .map_err(|e| self.error("leaving a request for the writer", e))
+    }
+
+    /// The receipt of a request, once there is one; the request is then removed.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails.
+    pub async fn fetch_receipt(&self, id: i64) -> Result<Option<String>, SourceError> {
+        let sql = "DELETE FROM hubcast.requests WHERE id = $1 AND receipt IS NOT NULL RETURNING receipt::text";
+        let query = sqlx::query_scalar(sql).bind(id);
+        query
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(|e| self.error("waiting for a receipt", e))
+    }
+
+    /// Takes a request back.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails.
+    pub async fn withdraw_request(&self, id: i64) -> Result<(), SourceError> {
+        let query = sqlx::query("DELETE FROM hubcast.requests WHERE id = $1").bind(id);
+        query
+            .execute(&self.pool)
+            .await
+            .map_err(|e| self.error("withdrawing a request", e))?;
+        Ok(())
+    }
+
+    /// Waits on the server, at most a second, until there is a request; returns the new ones. Receipts that nobody
+    /// fetched for an hour are removed on the way.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails.
+    pub async fn wait_for_requests(
+        &self,
+        term: Term,
+        step_ms: i32,
+    ) -> Result<Vec<PendingRequest>, SourceError> {
+        let failed = |e| self.error("waiting for requests", e);
+        let epoch = term.epoch.cast_signed();
+        let sql = "SELECT hubcast.wait(1000, $1, $2)";
+        let there: bool = sqlx::query_scalar(sql)
+            .bind(step_ms)
+            .bind(epoch)
+            .fetch_one(&self.pool)
+            .await
+            .map_err(failed)?;
+        if !there {
+            return Ok(Vec::new());
+        }
+        let sql = "WITH term AS (SELECT FROM hubcast.writer WHERE epoch = $1 AND holder = $2 FOR SHARE), \
+                   old AS (DELETE FROM hubcast.requests WHERE asked_at < now() - interval '1 hour') \
+                   UPDATE hubcast.requests r SET taken_by = $1 FROM term \
+                   WHERE r.receipt IS NULL AND r.taken_by IS DISTINCT FROM $1 \
+                    AND r.asked_at >= now() - interval '1 hour' RETURNING r.id, r.request::text";
+        let rows = sqlx::query(sql).bind(epoch).bind(term.holder.to_string());
+        let rows = rows.fetch_all(&self.pool).await.map_err(failed)?;
+        let request = |r: &sqlx::postgres::PgRow| PendingRequest {
+            id: r.get(0),
+            request: r.get(1),
+        };
+        Ok(rows.iter().map(request).collect())
+    }
+
+    /// Writes the receipt of a request.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails.
+    pub async fn write_receipt(
+        &self,
+        term: Term,
+        id: i64,
+        receipt: &str,
+    ) -> Result<(), SourceError> {
+        let sql = "UPDATE hubcast.requests SET receipt = $3::jsonb WHERE id = $4 AND EXISTS \
+                   (SELECT FROM hubcast.writer WHERE epoch = $1 AND holder = $2)";
+        let query = sqlx::query(sql)
+            .bind(term.epoch.cast_signed())
+            .bind(term.holder.to_string());
+        let query = query.bind(receipt).bind(id).execute(&self.pool);
+        query
+            .await
+            .map_err(|e| self.error("writing a receipt", e))?;
+        Ok(())
+    }
+
+    /// Records how a scan ended; the last hundred are kept.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails.
+    pub async fn record_scan(&self, term: Term, summary: &str) -> Result<(), SourceError> {
+        let sql = "WITH term AS (SELECT FROM hubcast.writer WHERE epoch = $1 AND holder = $2 FOR SHARE), \
+                   old AS (DELETE FROM hubcast.scans WHERE ended_at IN \
+                    (SELECT ended_at FROM hubcast.scans ORDER BY ended_at DESC OFFSET 100)) \
+                   INSERT INTO hubcast.scans (epoch, summary) SELECT $1, $3::jsonb FROM term";
+        let query = sqlx::query(sql)
+            .bind(term.epoch.cast_signed())
+            .bind(term.holder.to_string())
+            .bind(summary);
+        query
+            .execute(&self.pool)
+            .await
+            .map_err(|e| self.error("recording a scan", e))?;
+        Ok(())
+    }
+
+    /// When the last scan ended (seconds ago), and its summary as JSON.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails.
+    pub async fn last_scan(&self) -> Result<Option<(f64, String)>, SourceError> {
+        let sql = "SELECT extract(epoch FROM clock_timestamp() - ended_at)::float8, summary::text FROM hubcast.scans \
+                   ORDER BY ended_at DESC LIMIT 1";
+        let row = sqlx::query(sql)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(|e| self.error("reading the last scan", e))?;
+        Ok(row.map(|r| (r.get(0), r.get(1))))
+    }
+}

@@ -1,0 +1,320 @@
+//! Installs the hub schema and puts the definitions and stores into it. Idempotent: a second run changes nothing.
+
+use super::definitions::Definition;
+use super::describe::Undescribed;
+use super::{Source, SourceError};
+use crate::config::Config;
+use contexts::name::Region;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::{AssertSqlSafe, Row, SqlSafeStr};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+/// The files of `migrations/`, in their order.
+const MIGRATIONS: &[(i64, &str, &str)] =
+    &[(1, "hub", include_str!("../../../migrations/0001_hub.sql"))];
+/// Where it is remembered which were applied.
+const TABLE: &str = "hubcast.migrations";
+
+/// What the configuration becomes in the database.
+#[derive(Debug)]
+pub struct Desired {
+    definitions: Vec<Definition>,
+    stores: BTreeMap<String, Region>,
+    tenant_type: String,
+    search_path: String,
+    /// What is odd and stops nothing.
+    pub warnings: Vec<String>,
+}
+
+/// Looks at every query of the configuration.
+///
+/// # Errors
+/// [`Undescribed::Wrong`] with one line for everything that is wrong.
+pub async fn desired(
+    source: &Source,
+    config: &Config,
+    search_path: String,
+) -> Result<Desired, Undescribed> {
+    let (mut definitions, mut warnings, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
+    let mut tenant_type: Option<(String, String)> = None;
+    for context in &config.contexts {
+        let described = match source.describe(context, &search_path).await {
+            Ok(described) => described,
+            Err(Undescribed::Wrong(line)) => {
+                wrong.push(line);
+                continue;
+            }
+            Err(other) => return Err(other),
+        };
+        let kind = described.definition.kind.to_string();
+        match &tenant_type {
+            Some((first, other)) if *other != described.tenant_type => wrong.push(format!(
+                "kind {kind}: its tenants are {}, those of kind {first} are {other}; cast one in its query",
+                described.tenant_type
+            )),
+            Some(_) => {}
+            None => tenant_type = Some((kind, described.tenant_type)),
+        }
+        warnings.extend(described.warnings);
+        definitions.push(described.definition);
+    }
+    match (wrong.is_empty(), tenant_type) {
+        (true, Some((_, tenant_type))) => {
+            let stores = config
+                .spokes
+                .iter()
+                .flat_map(|s| s.agents.iter().map(|a| (a.clone(), s.region.clone())))
+                .collect();
+            Ok(Desired {
+                definitions,
+                stores,
+                tenant_type,
+                search_path,
+                warnings,
+            })
+        }
+        _ => Err(Undescribed::Wrong(wrong.join("\n"))),
+    }
+}
+
+fn migrations() -> Vec<Migration> {
+    let migration = |(version, name, sql): &(i64, &'static str, &'static str)| {
+        Migration::new(
+            *version,
+            Cow::Borrowed(*name),
+            MigrationType::Simple,
+            sql.into_sql_str(),
+            false,
+        )
+    };
+    MIGRATIONS.iter().map(migration).collect()
+}
+
+const SETTINGS: &str = "INSERT INTO hubcast.settings (digest_key, search_path, tenant_type) \
+    VALUES (sha256((gen_random_uuid()::text || gen_random_uuid()::text || gen_random_uuid()::text)::bytea), {path}, {type}) \
+    ON CONFLICT (singleton) DO UPDATE SET search_path = excluded.search_path, tenant_type = excluded.tenant_type, \
+    migrated_at = now() WHERE (settings.search_path, settings.tenant_type) \
+    IS DISTINCT FROM (excluded.search_path, excluded.tenant_type)";
+
+impl Source {
+    /// Installs or updates everything; returns a line for each thing that changed. `user` is the role of
+    /// `hub.database_url`, if it is another than the one that migrates.
+    ///
+    /// # Errors
+    /// [`SourceError`] names the step that the database refused.
+    pub async fn migrate(
+        &self,
+        desired: &Desired,
+        user: Option<&str>,
+    ) -> Result<Vec<String>, SourceError> {
+        let mut lines = self.install_schema().await?;
+        let failed = |e| self.error("writing the definitions", e);
+        let mut tx = self.pool.begin().await.map_err(failed)?;
+        let settings = SETTINGS.replace("{path}", "$1").replace("{type}", "$2");
+        let query = sqlx::query(AssertSqlSafe(settings))
+            .bind(&desired.search_path)
+            .bind(&desired.tenant_type);
+        if query
+            .execute(&mut *tx)
+            .await
+            .map_err(failed)?
+            .rows_affected()
+            > 0
+        {
+            lines.push(format!(
+                "settings: tenants are {}, search path {}",
+                desired.tenant_type, desired.search_path
+            ));
+        }
+        for definition in &desired.definitions {
+            let sql = "INSERT INTO hubcast.definitions (kind, definition) VALUES ($1, $2::jsonb) \
+                       ON CONFLICT (kind) DO UPDATE SET definition = excluded.definition \
+                       WHERE definitions.definition IS DISTINCT FROM excluded.definition RETURNING xmax = 0";
+            let query = sqlx::query(sql)
+                .bind(definition.kind.as_str())
+                .bind(json(definition)?);
+            if let Some(row) = query.fetch_optional(&mut *tx).await.map_err(failed)? {
+                let word = if row.get(0) { "added" } else { "changed" };
+                lines.push(format!("kind {}: {word}", definition.kind));
+            }
+        }
+        let kinds: Vec<String> = desired
+            .definitions
+            .iter()
+            .map(|d| d.kind.to_string())
+            .collect();
+        let sql = "DELETE FROM hubcast.definitions WHERE kind <> ALL($1) RETURNING kind";
+        for row in sqlx::query(sql)
+            .bind(kinds)
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(failed)?
+        {
+            lines.push(format!("kind {}: removed", row.get::<String, _>(0)));
+        }
+        let (urls, regions): (Vec<String>, Vec<String>) = desired
+            .stores
+            .iter()
+            .map(|(url, region)| (url.clone(), region.to_string()))
+            .unzip();
+        let sql = "INSERT INTO hubcast.stores (url, region) SELECT * FROM unnest($1::text[], $2::text[]) \
+                   ON CONFLICT (url) DO UPDATE SET region = excluded.region \
+                   WHERE stores.region <> excluded.region RETURNING url, region";
+        for row in sqlx::query(sql)
+            .bind(&urls)
+            .bind(&regions)
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(failed)?
+        {
+            lines.push(format!(
+                "region {}: the store {}",
+                row.get::<String, _>(1),
+                row.get::<String, _>(0)
+            ));
+        }
+        let sql = "DELETE FROM hubcast.stores WHERE url <> ALL($1) RETURNING url, region";
+        for row in sqlx::query(sql)
+            .bind(&urls)
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(failed)?
+        {
+            let (url, region): (String, String) = (row.get(0), row.get(1));
+            lines.push(format!("region {region}: the store {url} is no longer written to; what it holds stays there"));
+        }
+        if let Some(user) = user {
+            let grant = grants(user);
+            sqlx::raw_sql(AssertSqlSafe(grant))
+                .execute(&mut *tx)
+                .await
+                .map_err(failed)?;
+        }
+        tx.commit().await.map_err(failed)?;
+        Ok(lines)
+    }
+
+    async fn install_schema(&self) -> Result<Vec<String>, SourceError> {
+        let failed = |e| self.error("installing the schema hubcast", e);
+        let mut connection = self.pool.acquire().await.map_err(failed)?;
+        let sql = "SELECT to_regnamespace('hubcast') IS NOT NULL";
+        let there: bool = sqlx::query_scalar(sql)
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(failed)?;
+        if !there {
+            sqlx::query("CREATE SCHEMA IF NOT EXISTS hubcast")
+                .execute(&mut *connection)
+                .await
+                .map_err(failed)?;
+        }
+        let sql = "SELECT to_regclass('hubcast.migrations') IS NOT NULL";
+        let has_table: bool = sqlx::query_scalar(sql)
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(failed)?;
+        let count = "SELECT count(*) FROM hubcast.migrations";
+        let before: i64 = match has_table {
+            true => sqlx::query_scalar(count)
+                .fetch_one(&mut *connection)
+                .await
+                .map_err(failed)?,
+            false => 0,
+        };
+        let mut migrator = Migrator::with_migrations(migrations());
+        migrator.dangerous_set_table_name(TABLE);
+        migrator
+            .run(&mut *connection)
+            .await
+            .map_err(|e| SourceError::Failed {
+                what: "installing the schema hubcast".into(),
+                why: e.to_string().replace('\n', " "),
+            })?;
+        let after: i64 = sqlx::query_scalar(count)
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(failed)?;
+        Ok(match after - before {
+            0 => Vec::new(),
+            n => vec![format!("schema hubcast: {n} of {after} migrations applied")],
+        })
+    }
+}
+
+/// The same as a script for a DBA, to be run once by `psql` or any other client.
+///
+/// # Errors
+/// [`SourceError::Failed`] if a definition cannot be written as JSON.
+pub fn script(desired: &Desired, user: Option<&str>) -> Result<String, SourceError> {
+    let mut out = String::from("BEGIN;\nCREATE SCHEMA IF NOT EXISTS hubcast;\n");
+    out.push_str(&format!(
+        "CREATE TABLE IF NOT EXISTS {TABLE} (version bigint PRIMARY KEY, description text NOT NULL, \
+         installed_on timestamptz NOT NULL DEFAULT now(), success boolean NOT NULL, checksum bytea NOT NULL, \
+         execution_time bigint NOT NULL);\n"
+    ));
+    for migration in migrations() {
+        let checksum: String = migration
+            .checksum
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        let tag = format!("$migration_{}$", migration.version);
+        out.push_str(&format!(
+            "DO $do$ BEGIN\nIF NOT EXISTS (SELECT FROM {TABLE} WHERE version = {v}) THEN\nEXECUTE {tag}\n{sql}\n{tag};\n\
+             INSERT INTO {TABLE} (version, description, success, checksum, execution_time) \
+             VALUES ({v}, {name}, true, '\\x{checksum}', 0);\nEND IF;\nEND $do$;\n",
+            v = migration.version,
+            sql = migration.sql.as_str(),
+            name = literal(&migration.description),
+        ));
+    }
+    let settings = SETTINGS.replace("{path}", &literal(&desired.search_path));
+    out.push_str(&format!(
+        "{};\n",
+        settings.replace("{type}", &literal(&desired.tenant_type))
+    ));
+    out.push_str("DELETE FROM hubcast.definitions;\n");
+    for definition in &desired.definitions {
+        let values = format!(
+            "{}, {}",
+            literal(definition.kind.as_str()),
+            literal(&json(definition)?)
+        );
+        out.push_str(&format!(
+            "INSERT INTO hubcast.definitions (kind, definition) VALUES ({values});\n"
+        ));
+    }
+    out.push_str("DELETE FROM hubcast.stores;\n");
+    for (url, region) in &desired.stores {
+        let values = format!("{}, {}", literal(url), literal(region.as_str()));
+        out.push_str(&format!(
+            "INSERT INTO hubcast.stores (url, region) VALUES ({values});\n"
+        ));
+    }
+    out.push_str(&user.map(grants).unwrap_or_default());
+    out.push_str("COMMIT;\n");
+    Ok(out)
+}
+
+/// What the publisher's own role needs in the schema.
+fn grants(user: &str) -> String {
+    let user = format!("\"{}\"", user.replace('"', "\"\""));
+    format!(
+        "GRANT USAGE ON SCHEMA hubcast TO {user};\n\
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA hubcast TO {user};\n\
+         GRANT USAGE ON ALL SEQUENCES IN SCHEMA hubcast TO {user};\n"
+    )
+}
+
+fn json(definition: &Definition) -> Result<String, SourceError> {
+    serde_json::to_string(definition).map_err(|e| SourceError::Failed {
+        what: format!("kind {}", definition.kind),
+        why: e.to_string(),
+    })
+}
+
+/// A string literal that means the same whatever `standard_conforming_strings` is.
+fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
