@@ -75,6 +75,7 @@ struct Engine<'a> {
     tasks: JoinSet<()>,
     beating: Vec<bool>,
     beat_at: Instant,
+    shown_at: Instant,
     republishing: HashMap<Ticket, Asker>,
     scanning: HashMap<ScanId, Asker>,
     reporter: Reporter,
@@ -124,6 +125,7 @@ pub async fn run_term(
         events,
         tasks: JoinSet::new(),
         beat_at: now,
+        shown_at: now,
         republishing: HashMap::new(),
         scanning: HashMap::new(),
         reporter: Reporter::default(),
@@ -262,10 +264,13 @@ impl Engine<'_> {
             self.reporter.gauges(&self.writer, now);
         }
         self.report();
-        self.view.send_replace(Some(EngineView::of(
-            &self.writer,
-            now,
-            self.reporter.refusals(),
-        )));
+        if self.shown_at.elapsed() >= TICK {
+            self.shown_at = Instant::now();
+            self.view.send_replace(Some(EngineView::of(
+                &self.writer,
+                now,
+                self.reporter.refusals(),
+            )));
+        }
     }
 }

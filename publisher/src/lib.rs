@@ -8,12 +8,26 @@
 //! | [`spoke`] | one agent over HTTP |
 //! | [`engine`] | does what the writer decides |
 //! | [`ask`] | what others ask of the writer |
+//! | [`candidate`] | becoming the writer |
+//! | [`daemon`] | `publisher run` |
+//! | [`delegate`] | how a command gets something done, by the writer or as the writer |
+//! | [`api`] | the HTTP API |
+//! | [`cli`] | the command line |
+//! | [`status`], [`compare`], [`lookup`] | looking, without changing anything |
 
+pub mod api;
 pub mod ask;
+pub mod candidate;
+pub mod cli;
+pub mod compare;
 pub mod config;
+pub mod daemon;
+pub mod delegate;
 pub mod engine;
 pub mod failpoint;
+pub mod lookup;
 pub mod metrics;
 pub mod source;
 pub mod spoke;
+pub mod status;
 pub mod writer;

@@ -7,7 +7,6 @@ use contexts::push::{self, ListBuckets, Listed, ReadTenant, Refused, StoreState,
 use reqwest::StatusCode;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Serialize, de::DeserializeOwned};
-use std::error::Error as _;
 use std::time::Duration;
 
 /// For questions and claims.

@@ -9,7 +9,7 @@ use super::definitions::{Definition, Definitions};
 use super::query::{self, Tenants};
 use super::{Source, SourceError, is_passing, message};
 use crate::writer::{BuildRequest, BuiltBatch, TenantRange, What};
-use contexts::name::{Region, TenantId};
+use contexts::name::{Key, Kind, Region, TenantId};
 use futures_util::TryStreamExt;
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
@@ -224,6 +224,37 @@ impl Source {
                 .map_err(|e| self.error("checking tenants", e))?;
         }
         Ok((possible, wrong))
+    }
+
+    /// The tenants that have a context of this name, at most a hundred.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database or the query fails.
+    pub async fn tenants_with_key(
+        &self,
+        kind: &Kind,
+        key: &Key,
+    ) -> Result<Vec<TenantId>, SourceError> {
+        let (mut tx, definitions) = self.snapshot().await?;
+        let Some(definition) = definitions.kinds.iter().find(|d| d.kind == *kind) else {
+            let kinds: Vec<&str> = definitions.kinds.iter().map(|d| d.kind.as_str()).collect();
+            let why = format!("it is not published; there are {}", kinds.join(", "));
+            return Err(SourceError::Failed {
+                what: format!("kind {kind}"),
+                why,
+            });
+        };
+        let sql = query::with_key(definition, &definitions.tenant_type);
+        let rows = sqlx::query(AssertSqlSafe(sql))
+            .persistent(false)
+            .bind(key.as_str())
+            .fetch_all(&mut *tx)
+            .await;
+        let rows = rows.map_err(|e| self.error(&format!("kind {kind}"), e))?;
+        Ok(rows
+            .iter()
+            .filter_map(|r| TenantId::new(r.get(0)).ok())
+            .collect())
     }
 
     /// Checks names that somebody typed.

@@ -103,6 +103,14 @@ pub fn tenants(definition: &Definition, tenant_type: &str, tenants: Tenants) -> 
     format!("SELECT DISTINCT q.tenant::text FROM (\n{inner}\n) AS q WHERE {condition}")
 }
 
+/// The tenants that have a context with the key `$1`.
+pub fn with_key(definition: &Definition, tenant_type: &str) -> String {
+    let inner = inner(&definition.query, Tenants::All, tenant_type);
+    format!(
+        "SELECT DISTINCT q.tenant::text FROM (\n{inner}\n) AS q WHERE q.key::text = $1 AND q.tenant IS NOT NULL LIMIT 100"
+    )
+}
+
 /// Rows of a kind without a tenant, counted up to 1,000.
 pub fn tenantless(definition: &Definition, tenant_type: &str) -> String {
     let inner = inner(&definition.query, Tenants::Null, tenant_type);

@@ -1,0 +1,250 @@
+//! The hub's HTTP API, for the job service and for whoever watches. A publisher that is not the writer passes requests
+//! on to the one that is.
+
+use crate::ask::{Ask, Orders, Reply};
+use crate::config::Config;
+use crate::delegate::{self, Stage};
+use crate::engine::{EngineView, Parts};
+use crate::writer::{Delivery, RegionFilter};
+use crate::{lookup, status};
+use axum::body::Bytes;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use contexts::name::{Kind, Region, TenantId};
+use metrics_exporter_prometheus::PrometheusHandle;
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use subtle::ConstantTimeEq;
+use tokio::sync::watch;
+
+/// What the API works with.
+#[derive(Debug)]
+pub struct Api {
+    /// The database and the agents.
+    pub parts: Arc<Parts>,
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The way to the writer of this process.
+    pub orders: Orders,
+    /// What that writer shows; none while it is another process.
+    pub view: watch::Receiver<Option<EngineView>>,
+    /// The metrics.
+    pub metrics: PrometheusHandle,
+    /// Scans asked for, for their ids.
+    pub scans: AtomicU64,
+}
+
+/// The routes.
+pub fn router(api: Arc<Api>) -> Router {
+    let guarded = Router::new()
+        .route("/v1/republish", post(republish))
+        .route("/v1/scan", post(scan))
+        .route("/v1/status", get(read_status))
+        .route("/v1/tenants/{tenant}", get(read_tenant))
+        .route_layer(middleware::from_fn_with_state(api.clone(), authorize));
+    let open = Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(read_metrics));
+    guarded.merge(open).fallback(nowhere).with_state(api)
+}
+
+fn problem(status: StatusCode, error: &str, message: &str) -> Response {
+    (status, Json(json!({ "error": error, "message": message }))).into_response()
+}
+
+async fn nowhere() -> Response {
+    problem(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        "there is nothing at this path; see the README for the API",
+    )
+}
+
+async fn authorize(
+    State(api): State<Arc<Api>>,
+    headers: HeaderMap,
+    request: Request,
+    next: Next,
+) -> Response {
+    let shown = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.strip_prefix("Bearer "));
+    let token = api.config.hub.api_token.expose_secret();
+    let good = shown.is_some_and(|s| bool::from(s.as_bytes().ct_eq(token.as_bytes())));
+    match good {
+        true => next.run(request).await,
+        false => problem(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "send Authorization: Bearer <hub.api_token>",
+        ),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Republish {
+    tenant: serde_json::Value,
+    #[serde(default)]
+    kinds: Option<Vec<Kind>>,
+    #[serde(default)]
+    regions: Option<BTreeSet<Region>>,
+    #[serde(default)]
+    wait: bool,
+}
+
+async fn republish(State(api): State<Arc<Api>>, body: Bytes) -> Response {
+    let wanted: Republish = match serde_json::from_slice(&body) {
+        Ok(wanted) => wanted,
+        Err(e) => return problem(StatusCode::BAD_REQUEST, "bad_request", &e.to_string()),
+    };
+    let tenant = match &wanted.tenant {
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Number(number) => number.to_string(),
+        _ => {
+            return problem(
+                StatusCode::BAD_REQUEST,
+                "bad_request",
+                "tenant must be a string or a number",
+            );
+        }
+    };
+    if let Err(message) = known(
+        &api.config,
+        wanted.kinds.as_deref(),
+        wanted.regions.as_ref(),
+    ) {
+        return problem(StatusCode::BAD_REQUEST, "bad_request", &message);
+    }
+    let tenants = match api.parts.source.check_tenants(&[tenant]).await {
+        Ok(tenants) => tenants,
+        Err(e) if e.is_down() => {
+            return problem(StatusCode::SERVICE_UNAVAILABLE, "database", &e.to_string());
+        }
+        Err(e) => return problem(StatusCode::BAD_REQUEST, "bad_request", &e.to_string()),
+    };
+    let regions = wanted.regions.map_or(RegionFilter::All, RegionFilter::Only);
+    let ask = Ask::Republish { tenants, regions };
+    if !wanted.wait {
+        tokio::spawn(async move { pass_on(&api, ask).await });
+        return (StatusCode::ACCEPTED, Json(json!({ "accepted": true }))).into_response();
+    }
+    match pass_on(&api, ask).await {
+        Ok(Reply::Republished(receipts)) => {
+            let all = receipts
+                .receipts
+                .iter()
+                .all(|r| matches!(r.delivery, Delivery::Delivered { .. }));
+            let delivered = all && receipts.held.is_empty();
+            Json(json!({ "delivered": delivered, "receipts": receipts.receipts, "held": receipts.held })).into_response()
+        }
+        Ok(Reply::Failed(why)) => problem(StatusCode::INTERNAL_SERVER_ERROR, "failed", &why),
+        Ok(Reply::Scanned(_)) => problem(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "failed",
+            "the writer answered otherwise",
+        ),
+        Err(why) => problem(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &why),
+    }
+}
+
+/// Checks that kinds and regions are in the configuration.
+///
+/// # Errors
+/// A line that names the first that is not, and what there is.
+pub fn known(
+    config: &Config,
+    kinds: Option<&[Kind]>,
+    regions: Option<&BTreeSet<Region>>,
+) -> Result<(), String> {
+    let all: Vec<&Kind> = config.contexts.iter().map(|c| &c.kind).collect();
+    if let Some(kind) = kinds.into_iter().flatten().find(|k| !all.contains(k)) {
+        let names: Vec<&str> = all.iter().map(|k| k.as_str()).collect();
+        return Err(format!(
+            "kind {kind} is not in the configuration; there are {}",
+            names.join(", ")
+        ));
+    }
+    let all: Vec<&Region> = config.spokes.iter().map(|s| &s.region).collect();
+    if let Some(region) = regions.into_iter().flatten().find(|r| !all.contains(r)) {
+        let names: Vec<&str> = all.iter().map(|r| r.as_str()).collect();
+        return Err(format!(
+            "region {region} is not in the configuration; there are {}",
+            names.join(", ")
+        ));
+    }
+    Ok(())
+}
+
+async fn scan(State(api): State<Arc<Api>>) -> Response {
+    let id = api.scans.fetch_add(1, Ordering::Relaxed) + 1;
+    let id = format!("{}-{id}", std::process::id());
+    let ask = Ask::Scan {
+        cause: format!("asked for over the API ({id})"),
+        regions: RegionFilter::All,
+        reread: false,
+    };
+    tokio::spawn(async move { pass_on(&api, ask).await });
+    (StatusCode::ACCEPTED, Json(json!({ "scan": id }))).into_response()
+}
+
+/// Asks the writer of this process, or the one that there is.
+async fn pass_on(api: &Api, ask: Ask) -> Result<Reply, String> {
+    if api.view.borrow().is_some()
+        && let Some(reply) = api.orders.ask(ask.clone()).await
+    {
+        return Ok(reply);
+    }
+    let (stage, _) = watch::channel(Stage::Connecting);
+    delegate::ask_the_writer(&api.parts, ask, &stage).await
+}
+
+async fn read_status(State(api): State<Arc<Api>>) -> Response {
+    let view = api.view.borrow().clone();
+    Json(status::collect(&api.parts, &api.config, view).await).into_response()
+}
+
+async fn read_tenant(State(api): State<Arc<Api>>, Path(tenant): Path<String>) -> Response {
+    match TenantId::new(&tenant) {
+        Err(e) => problem(StatusCode::BAD_REQUEST, "bad_request", &e.to_string()),
+        Ok(tenant) => {
+            let stores = lookup::tenant(&api.parts, &tenant).await;
+            Json(json!({ "tenant": tenant, "stores": stores })).into_response()
+        }
+    }
+}
+
+async fn ready(State(api): State<Arc<Api>>) -> Response {
+    match tokio::time::timeout(
+        std::time::Duration::from_secs(3),
+        api.parts.source.definitions(),
+    )
+    .await
+    {
+        Ok(Ok(_)) => "ready\n".into_response(),
+        Ok(Err(e)) => problem(StatusCode::SERVICE_UNAVAILABLE, "not_ready", &e.to_string()),
+        Err(_) => problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not_ready",
+            "the database does not answer within 3 s",
+        ),
+    }
+}
+
+async fn read_metrics(State(api): State<Arc<Api>>) -> Response {
+    let kind = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
+    (kind, api.metrics.render()).into_response()
+}

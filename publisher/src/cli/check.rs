@@ -1,0 +1,108 @@
+//! `publisher check`.
+
+use super::{Context, Exit, Stop};
+use crate::source::SourceError;
+use crate::source::describe::Undescribed;
+use crate::source::migrate::desired;
+use serde::Serialize;
+
+#[derive(Debug, Default, Serialize)]
+struct Checked {
+    ok: Vec<String>,
+    warnings: Vec<String>,
+    errors: Vec<String>,
+    /// Whether what is wrong is the configuration, rather than something out of reach.
+    #[serde(skip)]
+    misconfigured: bool,
+}
+
+pub(super) async fn run(context: &Context) -> Result<Exit, Stop> {
+    let mut checked = Checked::default();
+    let kinds = context.config.contexts.len();
+    checked.ok.push(format!(
+        "configuration: {kinds} kinds, {} stores",
+        context.parts.spokes.len()
+    ));
+    database(context, &mut checked).await?;
+    for spoke in &context.parts.spokes {
+        match spoke.hello().await {
+            Err(why) => checked.errors.push(format!("{}: {why}", spoke.name())),
+            Ok(state) if state.region != spoke.region => checked.errors.push(format!(
+                "{}: the agent serves region {:?}: the address or the region is wrong in the configuration",
+                spoke.name(),
+                state.region
+            )),
+            Ok(state) => {
+                let known = context.parts.source.knows(&state.seen()).await;
+                if let Ok(false) = known {
+                    checked.errors.push(format!(
+                        "{}: fenced: it obeys a writer that this database does not know; this database is a clone or an \
+                         older copy",
+                        spoke.name()
+                    ));
+                }
+                checked.ok.push(format!("{}: release {}, {} contexts", spoke.name(), state.release, state.contexts));
+            }
+        }
+    }
+    context.print(&checked, || {
+        let line = |mark: &str, lines: &[String]| {
+            lines
+                .iter()
+                .map(|l| format!("{mark} {l}\n"))
+                .collect::<String>()
+        };
+        line("ok     ", &checked.ok)
+            + &line("warning", &checked.warnings)
+            + &line("error  ", &checked.errors)
+    })?;
+    match (checked.errors.is_empty(), checked.misconfigured) {
+        (true, _) => Ok(Exit::Done),
+        (false, true) => Err(Stop::Usage(
+            "the configuration cannot be used as it is; see above".into(),
+        )),
+        (false, false) => Ok(Exit::Trouble),
+    }
+}
+
+async fn database(context: &Context, checked: &mut Checked) -> Result<(), Stop> {
+    let source = &context.parts.source;
+    source.ping().await?;
+    checked.ok.push(format!("database: {}", source.at()));
+    let described = async { desired(source, &context.config, source.search_path().await?).await };
+    match described.await {
+        Ok(desired) => {
+            checked
+                .ok
+                .push("queries: all kinds can be published".into());
+            checked.warnings.extend(desired.warnings);
+        }
+        Err(Undescribed::Wrong(lines)) => {
+            checked.errors.extend(lines.lines().map(ToOwned::to_owned));
+            checked.misconfigured = true;
+        }
+        Err(Undescribed::Source(e)) => return Err(e.into()),
+    }
+    match source.definitions().await {
+        Ok(definitions) => {
+            let differences = definitions.differences(&context.config);
+            if differences.is_empty() {
+                checked
+                    .ok
+                    .push("migrated: the database is as the configuration says".into());
+            }
+            checked.warnings.extend(
+                differences
+                    .into_iter()
+                    .map(|d| format!("{d}: run `publisher migrate`")),
+            );
+        }
+        Err(SourceError::NotMigrated { .. }) => {
+            checked
+                .warnings
+                .push("not migrated yet: run `publisher migrate`".into());
+        }
+        Err(e) => return Err(e.into()),
+    }
+    Ok(())
+}

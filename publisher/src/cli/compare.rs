@@ -1,0 +1,135 @@
+//! `publisher diff` and `publisher scan --dry-run`.
+
+use super::progress::Progress;
+use super::{Context, Exit, Stop};
+use crate::compare::{Comparison, Difference, Differs, compare};
+use contexts::name::Kind;
+use std::cell::RefCell;
+use std::fmt::Write;
+
+/// Differences that are printed per store.
+const SHOWN: usize = 50;
+
+pub(super) async fn diff(
+    context: &Context,
+    tenant: Option<&str>,
+    region: Option<&str>,
+) -> Result<Exit, Stop> {
+    let comparison = all(context, tenant, None, region).await?;
+    context.print(&comparison, || text(&comparison, true))?;
+    Ok(if comparison.is_clean() {
+        Exit::Done
+    } else {
+        Exit::Trouble
+    })
+}
+
+pub(super) async fn dry_run(
+    context: &Context,
+    kind: Option<&str>,
+    region: Option<&str>,
+) -> Result<Exit, Stop> {
+    let kind = context.kind(kind)?;
+    let comparison = all(context, None, kind, region).await?;
+    context.print(&comparison, || text(&comparison, false))?;
+    Ok(if comparison.is_clean() {
+        Exit::Done
+    } else {
+        Exit::Trouble
+    })
+}
+
+async fn all(
+    context: &Context,
+    tenant: Option<&str>,
+    kind: Option<Kind>,
+    region: Option<&str>,
+) -> Result<Comparison, Stop> {
+    let regions = context.regions(region)?;
+    context.require_migrated().await?;
+    let source = &context.parts.source;
+    let tenant = match tenant {
+        None => None,
+        Some(name) => {
+            let checked = source.check_tenants(&[name.to_owned()]).await;
+            checked
+                .map_err(|e| Stop::Usage(e.to_string()))?
+                .into_iter()
+                .next()
+        }
+    };
+    let progress = RefCell::new(Progress::new(context));
+    let show = |read: usize, all: usize| {
+        progress
+            .borrow_mut()
+            .show(read as f64 / all.max(1) as f64, "comparing".to_owned());
+    };
+    let comparison = compare(&context.parts, tenant, &regions, show).await;
+    progress.borrow().finish();
+    let mut comparison = comparison?;
+    if let Some(kind) = kind {
+        comparison
+            .stores
+            .iter_mut()
+            .for_each(|s| s.differences.retain(|d| d.kind == kind));
+    }
+    Ok(comparison)
+}
+
+fn text(comparison: &Comparison, each: bool) -> String {
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "{} contexts of {} tenants at the hub",
+        comparison.contexts, comparison.tenants
+    );
+    for store in &comparison.stores {
+        let differing = store
+            .differences
+            .iter()
+            .filter(|d| d.difference != Difference::Held)
+            .count();
+        let held = store.differences.len() - differing;
+        let what = match &store.unreachable {
+            Some(why) => format!("NOT compared: {why}"),
+            None if store.differences.is_empty() => "the same".to_owned(),
+            None => format!(
+                "{differing} contexts differ, {held} are held, of {} tenants",
+                store.tenants
+            ),
+        };
+        let _ = writeln!(out, "{}  {what}", store.store);
+        if each {
+            store
+                .differences
+                .iter()
+                .take(SHOWN)
+                .for_each(|d| line(&mut out, d));
+            if store.differences.len() > SHOWN {
+                let _ = writeln!(
+                    out,
+                    "  and {} more (all of them with --json)",
+                    store.differences.len() - SHOWN
+                );
+            }
+        }
+    }
+    for problem in &comparison.problems {
+        let _ = writeln!(out, "problem: {problem}");
+    }
+    out
+}
+
+fn line(out: &mut String, d: &Differs) {
+    let word = match d.difference {
+        Difference::Missing => "missing",
+        Difference::Extra => "extra",
+        Difference::Changed => "changed",
+        Difference::Held => "held",
+    };
+    let key = d
+        .key
+        .as_ref()
+        .map_or("(all keys)".to_owned(), |k| format!("{k:?}"));
+    let _ = writeln!(out, "  {word:8} tenant {}, {} {key}", d.tenant, d.kind);
+}

@@ -1,0 +1,102 @@
+//! `publisher republish`.
+
+use super::{Context, Exit, Republish, Stop, progress, scan};
+use crate::ask::{Ask, Receipts, Reply};
+use crate::writer::Delivery;
+use std::fmt::Write;
+
+pub(super) async fn run(
+    context: &Context,
+    what: Republish,
+    kind: Option<&str>,
+    region: Option<&str>,
+) -> Result<Exit, Stop> {
+    context.kind(kind)?;
+    let regions = context.regions(region)?;
+    let tenants = match what {
+        Republish::All => {
+            return scan::ask(context, "publisher republish all", regions, true).await;
+        }
+        Republish::Region { name } => {
+            let regions = context.regions(Some(&name))?;
+            return scan::ask(context, "publisher republish region", regions, true).await;
+        }
+        Republish::Tenant { tenants } => tenants,
+    };
+    context.require_migrated().await?;
+    let tenants = context
+        .parts
+        .source
+        .check_tenants(&tenants)
+        .await
+        .map_err(|e| match e.is_down() {
+            true => Stop::Failed(e.to_string()),
+            false => Stop::Usage(e.to_string()),
+        })?;
+    let Reply::Republished(receipts) =
+        progress::ask(context, Ask::Republish { tenants, regions }).await?
+    else {
+        return Err(Stop::Failed(
+            "the writer answered something else than was asked".into(),
+        ));
+    };
+    context.print(&receipts, || text(&receipts))?;
+    let delivered = receipts
+        .receipts
+        .iter()
+        .all(|r| matches!(r.delivery, Delivery::Delivered { .. }));
+    Ok(if delivered && receipts.held.is_empty() {
+        Exit::Done
+    } else {
+        Exit::Trouble
+    })
+}
+
+fn text(receipts: &Receipts) -> String {
+    let mut out = String::new();
+    let width = receipts
+        .receipts
+        .iter()
+        .map(|r| r.store.len())
+        .max()
+        .unwrap_or(0);
+    let mut tenant = None;
+    for receipt in &receipts.receipts {
+        if tenant != Some(&receipt.tenant) {
+            let _ = writeln!(out, "tenant {}", receipt.tenant);
+            tenant = Some(&receipt.tenant);
+        }
+        let what = match &receipt.delivery {
+            Delivery::Delivered {
+                version,
+                contexts: 0,
+                ..
+            } => format!("version {version}, no contexts: not in this region"),
+            Delivery::Delivered {
+                version,
+                contexts,
+                already_there,
+            } => {
+                let there = if *already_there { ", as before" } else { "" };
+                format!("version {version}, {contexts} contexts{there}")
+            }
+            Delivery::Behind { why } => format!("NOT delivered, a scan will repair it: {why}"),
+            Delivery::TimedOut => "NOT acknowledged in time; still being tried".to_owned(),
+        };
+        let _ = writeln!(
+            out,
+            "  {:width$}  {:>5} ms  {what}",
+            receipt.store, receipt.ms
+        );
+    }
+    for (tenant, held) in &receipts.held {
+        for h in held {
+            let key = h
+                .key
+                .as_ref()
+                .map_or("(all keys)".to_owned(), |k| format!("{k:?}"));
+            let _ = writeln!(out, "  held: tenant {tenant}, {} {key}: {}", h.kind, h.why);
+        }
+    }
+    out
+}

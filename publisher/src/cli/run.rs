@@ -1,0 +1,25 @@
+//! `publisher run`.
+
+use super::{Context, Exit, Stop};
+use crate::daemon::{self, DaemonError};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+pub(super) async fn run(context: Context) -> Result<Exit, Stop> {
+    let metrics = crate::metrics::install().map_err(Stop::Failed)?;
+    let (stop, stopped) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| Stop::Failed(e.to_string()))?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        stop.send_replace(true);
+    });
+    let Context { config, parts, .. } = context;
+    match daemon::run(parts, config, metrics, stopped).await {
+        Ok(()) => Ok(Exit::Done),
+        Err(DaemonError::Misconfigured(why)) => Err(Stop::Usage(why)),
+        Err(DaemonError::Failed(why)) => Err(Stop::Failed(why)),
+    }
+}

@@ -1,0 +1,158 @@
+//! `publisher status`: through the daemon's API, or without it from the database and the spokes.
+
+use super::{Context, Exit, Stop};
+use crate::status::{self, Status, StoreReport};
+use secrecy::ExposeSecret;
+use std::fmt::Write;
+use std::time::Duration;
+
+pub(super) async fn run(context: &Context, hub: Option<String>) -> Result<Exit, Stop> {
+    let asked = hub.is_some();
+    let hub = hub.unwrap_or_else(|| format!("http://{}", context.config.hub.listen));
+    let status = match from_daemon(context, &hub).await {
+        Ok(status) => status,
+        Err(why) if asked => return Err(Stop::Failed(format!("{hub}: {why}"))),
+        Err(_) => status::collect(&context.parts, &context.config, None).await,
+    };
+    context.print(&status, || text(&status))?;
+    Ok(if status.is_well() {
+        Exit::Done
+    } else {
+        Exit::Trouble
+    })
+}
+
+async fn from_daemon(context: &Context, hub: &str) -> Result<Status, String> {
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .map_err(|e| e.to_string())?;
+    let request = client
+        .get(format!("{}/v1/status", hub.trim_end_matches('/')))
+        .bearer_auth(context.config.hub.api_token.expose_secret())
+        .timeout(Duration::from_secs(8));
+    let response = request.send().await.map_err(|e| e.to_string())?;
+    match response.status().is_success() {
+        true => response.json().await.map_err(|e| e.to_string()),
+        false => Err(format!("the daemon answers {}", response.status())),
+    }
+}
+
+fn age(seconds: f64) -> String {
+    match seconds {
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7_200.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3_600.0),
+    }
+}
+
+fn text(status: &Status) -> String {
+    let mut out = String::new();
+    let _ = match (&status.writer, &status.database) {
+        (_, Some(why)) => writeln!(out, "writer    unknown: {why}"),
+        (Some(w), _) if w.epoch == 0 => writeln!(out, "writer    none yet"),
+        (Some(w), _) if w.released => writeln!(
+            out,
+            "writer    none now; the last was {}, epoch {}",
+            w.host, w.epoch
+        ),
+        (Some(w), _) => writeln!(out, "writer    {}, epoch {}", w.host, w.epoch),
+        (None, None) => writeln!(out, "writer    unknown"),
+    };
+    let _ = match &status.last_scan {
+        None => writeln!(out, "last scan none recorded"),
+        Some(scan) => {
+            let s = &scan.summary;
+            let in_step = s.stores.iter().filter(|x| x.in_step).count();
+            writeln!(
+                out,
+                "last scan {} ago, {:.1} s, {} contexts of {} tenants, {in_step} of {} stores in step",
+                age(scan.seconds_ago),
+                s.ms as f64 / 1000.0,
+                s.contexts,
+                s.tenants,
+                s.stores.len()
+            )
+        }
+    };
+    let width = status
+        .stores
+        .iter()
+        .map(|s| s.store.len())
+        .max()
+        .unwrap_or(5)
+        .max(5);
+    let _ = writeln!(
+        out,
+        "\n{:width$}  {:12}  {:>8}  {:>9}  {:>8}  position",
+        "store", "state", "age", "contexts", "tenants"
+    );
+    for store in &status.stores {
+        store_lines(&mut out, store, width);
+    }
+    if let Some(engine) = &status.engine {
+        if let Some(scan) = &engine.scan {
+            let _ = writeln!(
+                out,
+                "\na scan is running: {:.0} % ({})",
+                scan.progress * 100.0,
+                scan.cause
+            );
+        }
+        for (tenant, held) in &engine.held {
+            for h in held {
+                let key = h
+                    .key
+                    .as_ref()
+                    .map_or("(all keys)".to_owned(), |k| format!("{k:?}"));
+                let _ = writeln!(
+                    out,
+                    "held      tenant {tenant}, {} {key}: {}",
+                    h.kind, h.why
+                );
+            }
+        }
+        for r in &engine.refusals {
+            let _ = writeln!(
+                out,
+                "refused   {} times by {}: tenant {}: {}",
+                r.times, r.store, r.tenant, r.why
+            );
+        }
+    }
+    for problem in status.last_scan.iter().flat_map(|s| &s.summary.problems) {
+        let _ = writeln!(out, "problem   {problem}");
+    }
+    for difference in &status.differences {
+        let _ = writeln!(out, "problem   {difference}: run `publisher migrate`");
+    }
+    out
+}
+
+fn store_lines(out: &mut String, store: &StoreReport, width: usize) {
+    let number = |n: Option<u64>| n.map_or("-".to_owned(), |n| n.to_string());
+    let view = store.writer_view.as_ref();
+    let state = match (&store.unreachable, view) {
+        (Some(_), _) => "unreachable",
+        (None, Some(view)) => view.standing.as_str(),
+        (None, None) if store.synced_kinds.is_empty() => "never synced",
+        (None, None) => "serving",
+    };
+    let _ = writeln!(
+        out,
+        "{:width$}  {state:12}  {:>8}  {:>9}  {:>8}  {}",
+        store.store,
+        store.age_seconds.map_or("-".to_owned(), age),
+        number(store.contexts),
+        number(store.tenants),
+        store.position.as_deref().unwrap_or("-"),
+    );
+    let why = store
+        .unreachable
+        .as_ref()
+        .or(view.and_then(|v| v.failure.as_ref()))
+        .or(view.and_then(|v| v.behind.as_ref()));
+    if let Some(why) = why {
+        let _ = writeln!(out, "{:width$}    {why}", "");
+    }
+}

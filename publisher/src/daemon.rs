@@ -1,0 +1,183 @@
+//! `publisher run`: stands by until it is the writer, is the writer until it is not, and stands by again. The API
+//! listens all the time; a database that is down is waited for.
+
+use crate::api::{self, Api};
+use crate::ask::{Ask, Orders};
+use crate::candidate::{Candidate, Look};
+use crate::config::Config;
+use crate::engine::{EngineView, Parts, TermEnd};
+use crate::source::SourceError;
+use crate::writer::RegionFilter;
+use metrics_exporter_prometheus::PrometheusHandle;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_cron_scheduler::{Job, JobScheduler};
+
+const LOOK_AT_LEASE: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// Why the daemon ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Something is wrong that waiting does not mend.
+    #[error("{0}")]
+    Misconfigured(String),
+    /// Something failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Runs until `stop`.
+///
+/// # Errors
+/// [`DaemonError`] if it cannot start, or if the configuration and the database contradict each other.
+pub async fn run(
+    parts: Parts,
+    config: Config,
+    metrics: PrometheusHandle,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), DaemonError> {
+    let listen = config.hub.listen;
+    let listener = TcpListener::bind(listen).await.map_err(|e| {
+        DaemonError::Failed(format!(
+            "hub.listen: cannot listen on {listen}: {e}; is another publisher running here?"
+        ))
+    })?;
+    let listen = listener
+        .local_addr()
+        .map_err(|e| DaemonError::Failed(e.to_string()))?;
+    let (orders, mut incoming) = Orders::new();
+    let (view, seen) = watch::channel(None);
+    let (parts, config) = (Arc::new(parts), Arc::new(config));
+    let scheduler = schedule(&config.hub.scan, orders.clone(), seen.clone()).await?;
+    let api = Api {
+        parts: parts.clone(),
+        config: config.clone(),
+        orders,
+        view: seen,
+        metrics,
+        scans: AtomicU64::new(0),
+    };
+    let mut stopped = stop.clone();
+    let serving = axum::serve(listener, api::router(Arc::new(api)))
+        .with_graceful_shutdown(async move { drop(stopped.wait_for(|s| *s).await) });
+    let serving = tokio::spawn(serving.into_future());
+    tracing::info!(listen = %listen, scan = config.hub.scan, regions = config.spokes.len(), "publisher started");
+    let end = stand_by(&parts, &config, &mut incoming, &view, &mut stop).await;
+    drop(scheduler);
+    // Requests under way get a moment; the process ends with or without them.
+    let _ = tokio::time::timeout(Duration::from_secs(2), serving).await;
+    tracing::info!("publisher stopped");
+    end
+}
+
+/// Asks for a scan at every tick of the schedule, unless one is running.
+async fn schedule(
+    cron: &str,
+    orders: Orders,
+    view: watch::Receiver<Option<EngineView>>,
+) -> Result<JobScheduler, DaemonError> {
+    let failed = |e| DaemonError::Failed(format!("hub.scan: {e}"));
+    let scheduler = JobScheduler::new().await.map_err(failed)?;
+    let job = Job::new_async(cron, move |_, _| {
+        let (orders, view) = (orders.clone(), view.clone());
+        Box::pin(async move {
+            let free = view.borrow().as_ref().is_some_and(|v| v.scan.is_none());
+            if free {
+                let cause = "schedule".to_owned();
+                orders
+                    .ask(Ask::Scan {
+                        cause,
+                        regions: RegionFilter::All,
+                        reread: false,
+                    })
+                    .await;
+            }
+        })
+    });
+    scheduler.add(job.map_err(failed)?).await.map_err(failed)?;
+    scheduler.start().await.map_err(failed)?;
+    Ok(scheduler)
+}
+
+async fn stand_by(
+    parts: &Parts,
+    config: &Config,
+    orders: &mut mpsc::Receiver<crate::ask::Order>,
+    view: &watch::Sender<Option<EngineView>>,
+    stop: &mut watch::Receiver<bool>,
+) -> Result<(), DaemonError> {
+    let mut candidate = Candidate::default();
+    let mut wait = LOOK_AT_LEASE;
+    let mut said = String::new();
+    let mut say = |line: String| {
+        if said != line {
+            tracing::info!("{line}");
+            said = line;
+        }
+    };
+    while !*stop.borrow() {
+        match once(parts, config, &mut candidate, orders, view, stop).await {
+            Ok(Some(host)) => {
+                wait = LOOK_AT_LEASE;
+                say(format!("standing by: the writer is {host}"));
+            }
+            Ok(None) => wait = LOOK_AT_LEASE,
+            Err(Trouble::Stop(why)) => return Err(DaemonError::Misconfigured(why)),
+            Err(Trouble::Wait(why)) => {
+                say(format!("waiting: {why}"));
+                wait = (wait * 2).min(RETRY_MAX);
+            }
+        }
+        // Orders that came while there was no writer here are dropped: whoever sent them asks the writer that there is.
+        while orders.try_recv().is_ok() {}
+        let _ = tokio::time::timeout(wait, stop.wait_for(|s| *s)).await;
+    }
+    Ok(())
+}
+
+enum Trouble {
+    Wait(String),
+    Stop(String),
+}
+
+impl From<SourceError> for Trouble {
+    fn from(e: SourceError) -> Self {
+        match &e {
+            SourceError::NotMigrated { .. } | SourceError::Denied { .. } => {
+                Self::Stop(e.to_string())
+            }
+            _ => Self::Wait(e.to_string()),
+        }
+    }
+}
+
+/// Looks once; if the lease is free, is the writer until that ends. Else says who is.
+async fn once(
+    parts: &Parts,
+    config: &Config,
+    candidate: &mut Candidate,
+    orders: &mut mpsc::Receiver<crate::ask::Order>,
+    view: &watch::Sender<Option<EngineView>>,
+    stop: &mut watch::Receiver<bool>,
+) -> Result<Option<String>, Trouble> {
+    let differences = parts.source.definitions().await?.differences(config);
+    if let Some(first) = differences.first() {
+        return Err(Trouble::Stop(format!(
+            "{first}: run `publisher migrate`, or use the configuration that it was run with"
+        )));
+    }
+    match candidate.look(parts).await? {
+        Look::Held(info) => Ok(Some(info.host)),
+        Look::Taken(lease) => {
+            match candidate.serve(parts, lease, orders, view, stop).await? {
+                TermEnd::Stopped => {}
+                TermEnd::Lost(why) => tracing::warn!(why, "this publisher is no longer the writer"),
+            }
+            Ok(None)
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! One context, or one tenant, as the hub builds it now and as each store holds it. Changes nothing.
+
+use crate::engine::Parts;
+use crate::source::SourceError;
+use crate::writer::{BatchId, BuildRequest, What};
+use contexts::bundle::Context;
+use contexts::name::{Key, Kind, Region, TenantId};
+use contexts::push::ReadTenant;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::collections::BTreeSet;
+
+/// A context at one place.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Found {
+    /// "hub", or region and address of a store.
+    pub at: String,
+    /// The owner.
+    pub tenant: Option<TenantId>,
+    /// The version of its bundle; none at the hub.
+    pub version: Option<String>,
+    /// Seconds since the moment up to which the store has every change.
+    pub age_seconds: Option<f64>,
+    /// What there is to say instead of a value, or beside it.
+    pub note: Option<String>,
+    /// The value.
+    pub value: Option<Box<RawValue>>,
+}
+
+impl Found {
+    fn at(at: String) -> Self {
+        Self {
+            at,
+            tenant: None,
+            version: None,
+            age_seconds: None,
+            note: None,
+            value: None,
+        }
+    }
+
+    fn with_value(mut self, context: &Context) -> Self {
+        self.value = RawValue::from_string(context.value.to_string()).ok();
+        self
+    }
+}
+
+/// Looks for a context everywhere.
+///
+/// # Errors
+/// [`SourceError`] if the database fails.
+pub async fn context(parts: &Parts, kind: &Kind, key: &Key) -> Result<Vec<Found>, SourceError> {
+    let mut places = at_hub(parts, kind, key).await?;
+    let stores = parts.spokes.iter().map(|spoke| async {
+        at_store(spoke, kind, key)
+            .await
+            .unwrap_or_else(|why| Found {
+                note: Some(why),
+                ..Found::at(spoke.name())
+            })
+    });
+    places.extend(futures_util::future::join_all(stores).await);
+    Ok(places)
+}
+
+/// What the hub publishes under this key, one entry per distinct answer over the regions.
+async fn at_hub(parts: &Parts, kind: &Kind, key: &Key) -> Result<Vec<Found>, SourceError> {
+    let tenants = parts.source.tenants_with_key(kind, key).await?;
+    let all: BTreeSet<Region> = parts.spokes.iter().map(|s| s.region.clone()).collect();
+    let regions: Vec<Region> = all.into_iter().collect();
+    let request = BuildRequest {
+        id: BatchId(0),
+        what: What::Tenants(tenants),
+    };
+    let batch = parts.source.build(&request, &regions).await?;
+    let mut found = Vec::new();
+    for built in &batch.tenants {
+        let has = |i: &usize| built.bundles[*i].bundle.has(kind, key);
+        let here: Vec<usize> = (0..regions.len()).filter(has).collect();
+        let hub = || Found {
+            tenant: Some(built.tenant.clone()),
+            ..Found::at("hub".to_owned())
+        };
+        if let Some(first) = here.first() {
+            let bundle = &built.bundles[*first].bundle;
+            let context = bundle
+                .contexts
+                .iter()
+                .find(|c| c.kind == *kind && c.key == *key);
+            let names: Vec<&str> = here.iter().map(|i| regions[*i].as_str()).collect();
+            let note =
+                (here.len() < regions.len()).then(|| format!("only for {}", names.join(", ")));
+            found.extend(context.map(|c| Found {
+                note,
+                ..hub().with_value(c)
+            }));
+            continue;
+        }
+        let held = built.bundles.iter().find_map(|b| {
+            let name = b
+                .bundle
+                .held
+                .iter()
+                .find(|h| h.kind == *kind && h.key == *key)
+                .map(|h| &h.why);
+            name.or_else(|| {
+                b.bundle
+                    .held_kinds
+                    .iter()
+                    .find(|h| h.kind == *kind)
+                    .map(|h| &h.why)
+            })
+        });
+        let note = held.map_or("for no region".to_owned(), |why| format!("held: {why}"));
+        found.push(Found {
+            note: Some(note),
+            ..hub()
+        });
+    }
+    if found.is_empty() {
+        found.push(Found {
+            note: Some("no such key".to_owned()),
+            ..Found::at("hub".to_owned())
+        });
+    }
+    Ok(found)
+}
+
+async fn at_store(spoke: &crate::spoke::Spoke, kind: &Kind, key: &Key) -> Result<Found, String> {
+    let age_seconds = spoke.hello().await?.age;
+    let place = Found {
+        age_seconds,
+        ..Found::at(spoke.name())
+    };
+    let ask = ReadTenant {
+        tenants: Vec::new(),
+        owners_of: vec![(kind.clone(), key.clone())],
+    };
+    let Some(owner) = spoke.read(&ask).await?.owners.into_iter().next().flatten() else {
+        return Ok(Found {
+            note: Some("no such key".to_owned()),
+            ..place
+        });
+    };
+    let read = spoke
+        .read(&ReadTenant {
+            tenants: vec![owner.clone()],
+            owners_of: Vec::new(),
+        })
+        .await?;
+    let Some(state) = read.tenants.into_iter().next() else {
+        return Ok(Found {
+            note: Some("it moved while it was looked at".to_owned()),
+            ..place
+        });
+    };
+    let held =
+        state.held.iter().any(|(k, x)| k == kind && x == key) || state.held_kinds.contains(kind);
+    let note = held.then(|| "held: the last good value".to_owned());
+    let version = state.version.map(|v| v.to_string());
+    let found = Found {
+        tenant: Some(owner),
+        version,
+        note,
+        ..place
+    };
+    Ok(
+        match state
+            .contexts
+            .iter()
+            .find(|c| c.kind == *kind && c.key == *key)
+        {
+            Some(context) => found.with_value(context),
+            None => Found {
+                note: Some("held: there is no good value".to_owned()),
+                ..found
+            },
+        },
+    )
+}
+
+/// What a store holds of a tenant.
+#[derive(Debug, Serialize)]
+pub struct TenantAt {
+    /// Region and address.
+    pub store: String,
+    /// Why it does not answer, if it does not.
+    pub unreachable: Option<String>,
+    /// The version of the bundle.
+    pub version: Option<String>,
+    /// The contexts.
+    pub contexts: Vec<ContextAt>,
+    /// The names that are held.
+    pub held: Vec<(Kind, Key)>,
+    /// The kinds that are held.
+    pub held_kinds: Vec<Kind>,
+}
+
+/// One of its contexts.
+#[derive(Debug, Serialize)]
+pub struct ContextAt {
+    /// The kind.
+    pub kind: Kind,
+    /// The key.
+    pub key: Key,
+    /// The value.
+    pub value: Option<Box<RawValue>>,
+}
+
+/// What every store holds of a tenant.
+pub async fn tenant(parts: &Parts, tenant: &TenantId) -> Vec<TenantAt> {
+    let stores = parts.spokes.iter().map(|spoke| async {
+        let mut at = TenantAt {
+            store: spoke.name(),
+            unreachable: None,
+            version: None,
+            contexts: Vec::new(),
+            held: Vec::new(),
+            held_kinds: Vec::new(),
+        };
+        match spoke
+            .read(&ReadTenant {
+                tenants: vec![tenant.clone()],
+                owners_of: Vec::new(),
+            })
+            .await
+        {
+            Err(why) => at.unreachable = Some(why),
+            Ok(read) => {
+                for state in read.tenants {
+                    at.version = state.version.map(|v| v.to_string());
+                    at.contexts
+                        .extend(state.contexts.into_iter().map(|c| ContextAt {
+                            kind: c.kind,
+                            key: c.key,
+                            value: RawValue::from_string(c.value.to_string()).ok(),
+                        }));
+                    (at.held, at.held_kinds) = (state.held, state.held_kinds);
+                }
+            }
+        }
+        at
+    });
+    futures_util::future::join_all(stores).await
+}

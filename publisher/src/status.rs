@@ -1,0 +1,178 @@
+//! The state of everything, for `publisher status` and `GET /v1/status`: what the writer knows, and what each store
+//! says of itself right now.
+
+use crate::engine::{EngineView, Parts, StoreView};
+use crate::spoke::Spoke;
+use crate::writer::ScanSummary;
+use contexts::name::{Kind, Region};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Who may write.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WriterStatus {
+    /// The last term.
+    pub epoch: u64,
+    /// Host and process of its holder.
+    pub host: String,
+    /// Whether it gave the lease back, so that there is no writer now.
+    pub released: bool,
+}
+
+/// What a store says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoreReport {
+    /// Region and address.
+    pub store: String,
+    /// Its region.
+    pub region: Region,
+    /// Why it does not answer, if it does not.
+    pub unreachable: Option<String>,
+    /// Seconds since the moment up to which it has every change.
+    pub age_seconds: Option<f64>,
+    /// The writer's epoch that it obeys.
+    pub epoch: Option<u64>,
+    /// Its position.
+    pub position: Option<String>,
+    /// Tenants in it.
+    pub tenants: Option<u64>,
+    /// Contexts in it.
+    pub contexts: Option<u64>,
+    /// The kinds for which it answers "no such key".
+    pub synced_kinds: BTreeSet<Kind>,
+    /// Its release.
+    pub release: Option<String>,
+    /// What the writer knows of it; none if there is no writer to ask.
+    pub writer_view: Option<StoreView>,
+}
+
+/// The last scan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LastScan {
+    /// When it ended.
+    pub seconds_ago: f64,
+    /// How it went.
+    pub summary: ScanSummary,
+}
+
+/// Everything.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Who may write; none if the database cannot be asked.
+    pub writer: Option<WriterStatus>,
+    /// Why the database cannot be asked.
+    pub database: Option<String>,
+    /// What the writer of this process knows.
+    pub engine: Option<EngineView>,
+    /// The stores.
+    pub stores: Vec<StoreReport>,
+    /// The last scan.
+    pub last_scan: Option<LastScan>,
+    /// Where the configuration of this process differs from what `migrate` stored.
+    pub differences: Vec<String>,
+}
+
+impl Status {
+    /// Whether a person should look.
+    pub fn is_well(&self) -> bool {
+        let store = |s: &StoreReport| {
+            s.unreachable.is_none()
+                && !s.synced_kinds.is_empty()
+                && s.writer_view
+                    .as_ref()
+                    .is_none_or(|v| v.behind.is_none() && v.failure.is_none())
+        };
+        self.database.is_none()
+            && self.differences.is_empty()
+            && self.stores.iter().all(store)
+            && self
+                .last_scan
+                .as_ref()
+                .is_some_and(|s| s.summary.is_clean())
+    }
+}
+
+/// Asks everybody.
+pub async fn collect(
+    parts: &Parts,
+    config: &crate::config::Config,
+    engine: Option<EngineView>,
+) -> Status {
+    let stores = parts
+        .spokes
+        .iter()
+        .map(|spoke| report(spoke.clone(), &engine));
+    let stores = futures_util::future::join_all(stores);
+    let database = async {
+        let lease = parts.source.lease().await?;
+        let last = parts.source.last_scan().await?;
+        let differences = parts.source.definitions().await?.differences(config);
+        Ok::<_, crate::source::SourceError>((lease, last, differences))
+    };
+    let (stores, database) = tokio::join!(stores, database);
+    let mut status = Status {
+        writer: None,
+        database: None,
+        engine,
+        stores,
+        last_scan: None,
+        differences: Vec::new(),
+    };
+    match database {
+        Ok((lease, last, differences)) => {
+            let (epoch, released) = (lease.row.term.epoch, lease.row.released);
+            status.writer = Some(WriterStatus {
+                epoch,
+                host: lease.host,
+                released,
+            });
+            status.last_scan = last.and_then(|(seconds_ago, json)| {
+                Some(LastScan {
+                    seconds_ago,
+                    summary: serde_json::from_str(&json).ok()?,
+                })
+            });
+            status.differences = differences;
+        }
+        Err(e) => status.database = Some(e.to_string()),
+    }
+    status
+}
+
+async fn report(spoke: Arc<Spoke>, engine: &Option<EngineView>) -> StoreReport {
+    let (store, region) = (spoke.name(), spoke.region.clone());
+    let writer_view = engine
+        .as_ref()
+        .and_then(|e| e.stores.iter().find(|s| s.store == store))
+        .cloned();
+    let unknown = StoreReport {
+        store,
+        region,
+        unreachable: None,
+        age_seconds: None,
+        epoch: None,
+        position: None,
+        tenants: None,
+        contexts: None,
+        synced_kinds: BTreeSet::new(),
+        release: None,
+        writer_view,
+    };
+    match spoke.hello().await {
+        Err(why) => StoreReport {
+            unreachable: Some(why),
+            ..unknown
+        },
+        Ok(state) => StoreReport {
+            age_seconds: state.age,
+            epoch: state.granted.map(|t| t.epoch),
+            position: Some(state.position.to_string()),
+            tenants: Some(state.bundles),
+            contexts: Some(state.contexts),
+            synced_kinds: state.synced_kinds,
+            release: Some(state.release),
+            ..unknown
+        },
+    }
+}
