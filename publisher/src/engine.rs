@@ -73,6 +73,8 @@ struct Engine<'a> {
     tenure: Tenure,
     events: mpsc::Sender<Event>,
     tasks: JoinSet<()>,
+    /// What is to be finished although the term ends.
+    errands: JoinSet<()>,
     beating: Vec<bool>,
     beat_at: Instant,
     shown_at: Instant,
@@ -84,6 +86,8 @@ struct Engine<'a> {
 
 const TICK: Duration = Duration::from_millis(50);
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long receipts and records may take after the end of a term.
+const ERRANDS_WITHIN: Duration = Duration::from_secs(2);
 /// How long a clean stop may take.
 const CLOSE_WITHIN: Duration = Duration::from_secs(4);
 
@@ -124,6 +128,7 @@ pub async fn run_term(
         tenure: Tenure::new(Duration::ZERO),
         events,
         tasks: JoinSet::new(),
+        errands: JoinSet::new(),
         beat_at: now,
         shown_at: now,
         republishing: HashMap::new(),
@@ -138,6 +143,8 @@ pub async fn run_term(
     engine.spawn_requests();
     let end = engine.run(&mut incoming, orders, stop).await;
     engine.tasks.abort_all();
+    let errands = async { while engine.errands.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(ERRANDS_WITHIN, errands).await;
     metrics::gauge!(crate::metrics::IS_WRITER).set(0.0);
     view.send_replace(None);
     if matches!(end, TermEnd::Stopped)

@@ -1,1 +1,48 @@
+//! What the system tests and the tour share: a real Postgres, real processes, and ways to wait for a state.
+//!
+//! Every test has its own database, ports, folder and processes. Nothing here waits for a time to pass; it waits for a
+//! condition, with a deadline that says what was waited for.
 
+pub mod gateway;
+pub mod hub;
+pub mod postgres;
+pub mod process;
+pub mod region;
+pub mod sample;
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+/// What goes wrong here is for whoever reads the test's output.
+pub type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
+
+/// Asks `condition` until it has an answer.
+///
+/// # Errors
+/// If it has none within `within`, naming `what` was waited for.
+pub async fn until<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    within: Duration,
+    mut condition: impl FnMut() -> F,
+) -> Result<T> {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(answer) = condition().await {
+            return Ok(answer);
+        }
+        if Instant::now() >= deadline {
+            return Err(format!("waited {within:?} in vain for {what}").into());
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A free port of this machine.
+///
+/// # Errors
+/// If the kernel has none.
+pub fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?
+        .local_addr()?
+        .port())
+}

@@ -192,7 +192,7 @@ impl Engine<'_> {
         }
         let (source, term) = (self.parts.source.clone(), self.lease.term);
         if let Ok(json) = serde_json::to_string(&summary) {
-            self.tasks.spawn(async move {
+            self.errands.spawn(async move {
                 if let Err(e) = source.record_scan(term, &json).await {
                     tracing::warn!(error = %e, "the scan could not be recorded");
                 }
@@ -209,7 +209,7 @@ impl Engine<'_> {
             Asker::Here(sender) => drop(sender.send(reply)),
             Asker::Database(id) => {
                 let (source, term) = (self.parts.source.clone(), self.lease.term);
-                self.tasks.spawn(async move {
+                self.errands.spawn(async move {
                     let receipt =
                         serde_json::to_string(&reply).unwrap_or_else(|_| "null".to_owned());
                     if let Err(e) = source.write_receipt(term, id, &receipt).await {
