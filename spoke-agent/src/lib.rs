@@ -1,1 +1,35 @@
+//! The spoke: one durable copy of a region's contexts, written by the hub's one writer, read by the region's gateways.
+//!
+//! The modules in the order in which a bundle meets them:
+//!
+//! | module | is about |
+//! | --- | --- |
+//! | [`receive`] | the push listener: token, body, message, answer |
+//! | [`store`] | the file: the one writer, durable first, readable second; snapshots |
+//! | [`serve`] | the read listener: one context, many, status |
+//!
+//! and around them:
+//!
+//! | module | is about |
+//! | --- | --- |
+//! | [`agent`] | the parts put together; start and stop |
+//! | [`cli`] | the command line, and `get` |
+//! | [`config`] | file, environment, flags |
+//! | [`telemetry`], [`metrics`] | logs and counts |
+//! | [`clock`], [`random`], [`token`], [`failpoint`] | the small edges |
+//!
+//! It must never open a connection: a spoke is called and does not call. (`get` and the example gateway are clients of
+//! an agent, not the agent.)
 
+pub mod agent;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod failpoint;
+pub mod metrics;
+pub mod random;
+pub mod receive;
+pub mod serve;
+pub mod store;
+pub mod telemetry;
+pub mod token;

@@ -1,1 +1,94 @@
-fn main() {}
+//! `spoke-agent`: arguments, configuration, logs, and the exit code. Everything else is in the library.
+
+use clap::Parser;
+use spoke_agent::agent::{Agent, StartError};
+use spoke_agent::cli::{Cli, Command, get};
+use spoke_agent::config::{self, Layers, RunConfig};
+use spoke_agent::telemetry;
+use std::io::Write;
+use std::process::ExitCode;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// It ran, but did not succeed.
+const FAILED: u8 = 1;
+/// Wrong use or wrong configuration.
+const MISUSED: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match start(cli) {
+        Ok(code) => code,
+        Err((code, line)) => {
+            let _ = writeln!(std::io::stderr(), "spoke-agent: {line}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn start(cli: Cli) -> Result<ExitCode, (u8, String)> {
+    let misused = |error: &dyn std::fmt::Display| (MISUSED, error.to_string());
+    let failed = |error: &dyn std::fmt::Display| (FAILED, error.to_string());
+    telemetry::start(cli.log_format).map_err(|error| misused(&error))?;
+    // Variables that are no text cannot be meant: no key and no reference names them.
+    let env = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let layers = Layers::read(cli.config.as_deref(), cli.keys.into_flags(), env.collect());
+    let layers = layers.map_err(|error| misused(&error))?;
+    match cli.command {
+        Command::Run => {
+            let config = config::for_run(&layers).map_err(|error| misused(&error))?;
+            let runtime = Runtime::new().map_err(|error| failed(&error))?;
+            runtime.block_on(run(config))
+        }
+        Command::Get { kind, key, json } => {
+            let read = config::for_read(&layers).map_err(|error| misused(&error))?;
+            let runtime = Runtime::new().map_err(|error| failed(&error))?;
+            let printed = runtime.block_on(get::get(&read, &kind, &key, json));
+            print(&printed.map_err(|error| failed(&error))?)
+        }
+    }
+}
+
+async fn run(config: RunConfig) -> Result<ExitCode, (u8, String)> {
+    let failed = |error: std::io::Error| (FAILED, error.to_string());
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let agent = tokio::select! {
+        started = Agent::start(config) => started.map_err(|error: StartError| {
+            let code = if error.is_configuration() { MISUSED } else { FAILED };
+            (code, error.to_string())
+        })?,
+        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+    };
+    let asked_to = tokio::select! {
+        _ = terminate.recv() => true,
+        _ = interrupt.recv() => true,
+        () = agent.failed() => false,
+    };
+    tracing::info!("stopping");
+    agent.stop().await;
+    match asked_to {
+        true => Ok(ExitCode::SUCCESS),
+        false => Err((
+            FAILED,
+            "the writer of the store has stopped; see the log".into(),
+        )),
+    }
+}
+
+fn print(printed: &get::Printed) -> Result<ExitCode, (u8, String)> {
+    let written = match printed.out.is_empty() {
+        true => Ok(()),
+        false => writeln!(std::io::stdout(), "{}", printed.out),
+    };
+    written.map_err(|error| (FAILED, format!("the value cannot be printed: {error}")))?;
+    if !printed.note.is_empty() {
+        let _ = writeln!(std::io::stderr(), "{}", printed.note);
+    }
+    Ok(match printed.found {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(FAILED),
+    })
+}

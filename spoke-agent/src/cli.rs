@@ -1,0 +1,122 @@
+//! The command line. Every key of the configuration is a flag too, before or after the command.
+
+pub mod get;
+
+use crate::config::Flags;
+use crate::telemetry::LogFormat;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Keeps a region's contexts on disk and answers gateways from there.
+#[derive(Debug, Parser)]
+#[command(name = "spoke-agent", version, about)]
+pub struct Cli {
+    /// The configuration file (TOML).
+    #[arg(long, global = true, value_name = "FILE", env = "HUBCAST_AGENT_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// How logs are written to stderr.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+    /// The keys of the configuration.
+    #[command(flatten)]
+    pub keys: Keys,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The agent: takes what the hub pushes and answers gateways.
+    Run,
+    /// Prints one context, read through the running agent.
+    Get {
+        /// The kind, such as `cluster`.
+        kind: String,
+        /// The key.
+        key: String,
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// One flag per key; a flag overrides the environment, which overrides the file.
+#[derive(Debug, Args)]
+#[command(
+    next_help_heading = "Configuration keys (override HUBCAST_AGENT_<KEY>, which overrides the file)"
+)]
+pub struct Keys {
+    /// The region that this agent serves.
+    #[arg(long, global = true)]
+    region: Option<String>,
+    /// The store file.
+    #[arg(long, global = true, value_name = "FILE")]
+    data: Option<String>,
+    /// Where the hub writes.
+    #[arg(long, global = true, value_name = "IP:PORT")]
+    push_listen: Option<String>,
+    /// The hub's token.
+    #[arg(long, global = true, value_name = "TOKEN")]
+    push_token: Option<String>,
+    /// Where gateways read.
+    #[arg(long, global = true, value_name = "IP:PORT")]
+    read_listen: Option<String>,
+    /// The gateways' token; required if `read_listen` is not loopback.
+    #[arg(long, global = true, value_name = "TOKEN")]
+    read_token: Option<String>,
+    /// The same as `read_listen`, over a Unix socket.
+    #[arg(long, global = true, value_name = "PATH")]
+    read_socket: Option<String>,
+    /// Memory for pages of the store file, in MiB (default 64).
+    #[arg(long, global = true, value_name = "MIB")]
+    cache_mib: Option<String>,
+}
+
+impl Keys {
+    /// The flags that were given.
+    pub fn into_flags(self) -> Flags {
+        let Self {
+            region,
+            data,
+            push_listen,
+            push_token,
+            read_listen,
+            read_token,
+            read_socket,
+            cache_mib,
+        } = self;
+        let all = [
+            ("region", region),
+            ("data", data),
+            ("push_listen", push_listen),
+            ("push_token", push_token),
+            ("read_listen", read_listen),
+            ("read_token", read_token),
+            ("read_socket", read_socket),
+            ("cache_mib", cache_mib),
+        ];
+        let given = all.into_iter().filter_map(|(key, text)| Some((key, text?)));
+        given.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed_and_flags_stand_on_either_side() {
+        Cli::command().debug_assert();
+        for args in [
+            ["spoke-agent", "--config", "a.toml", "--region", "r", "run"],
+            ["spoke-agent", "run", "--config", "a.toml", "--region", "r"],
+        ] {
+            let cli = Cli::try_parse_from(args).expect("parses");
+            assert_eq!(cli.config, Some("a.toml".into()));
+            assert_eq!(cli.keys.into_flags(), [("region", "r".to_owned())]);
+        }
+    }
+}

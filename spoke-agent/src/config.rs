@@ -1,0 +1,178 @@
+//! The configuration: a TOML file (`--config`), over it the environment (`HUBCAST_AGENT_<KEY>`), over that the flags.
+//!
+//! | key | meaning |
+//! | --- | --- |
+//! | `region` | the region that this agent serves |
+//! | `data` | the store file |
+//! | `push_listen` | IP:PORT at which the hub writes |
+//! | `push_token` | the hub's token; required for `run` |
+//! | `read_listen` | IP:PORT at which gateways read |
+//! | `read_token` | the gateways' token; required if `read_listen` is not loopback |
+//! | `read_socket` | the same as `read_listen`, over a Unix socket |
+//! | `cache_mib` | memory for pages of the store file, default 64 |
+//!
+//! `${NAME}` in a value is taken from the environment, `${file:PATH}` from a file. A value is expanded only when a
+//! command needs it, so `get` works where the push token is not set. No port is opened and no file created here, and
+//! no message contains the value of a token.
+
+mod expand;
+mod layers;
+
+pub use layers::{Flags, Layers};
+
+use contexts::name::Region;
+use secrecy::SecretString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Memory for pages of the store file unless `cache_mib` says otherwise. Enough for the branches of a large tree; what
+/// is read often beyond it comes from the page cache of the system.
+pub const DEFAULT_CACHE_MIB: usize = 64;
+/// More than any machine has; a larger number is a mistake.
+const MAX_CACHE_MIB: usize = 1 << 20;
+
+/// The keys, in the order in which messages list them.
+pub const KEYS: [&str; 8] = [
+    "region",
+    "data",
+    "push_listen",
+    "push_token",
+    "read_listen",
+    "read_token",
+    "read_socket",
+    "cache_mib",
+];
+
+/// What is wrong with a configuration, in one line that says where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{file}: the configuration cannot be read: {why}")]
+    Unreadable {
+        /// The file.
+        file: String,
+        /// Why.
+        why: String,
+    },
+    /// The file is not TOML.
+    #[error("{file}:{line}: this is not TOML: {why}")]
+    Syntax {
+        /// The file.
+        file: String,
+        /// The line.
+        line: usize,
+        /// What the parser says.
+        why: String,
+    },
+    /// A key that does not exist.
+    #[error("{file}:{line}: there is no key {key:?}; {hint}")]
+    UnknownKey {
+        /// The file.
+        file: String,
+        /// The line.
+        line: usize,
+        /// The key.
+        key: String,
+        /// The nearest one, or all.
+        hint: String,
+    },
+    /// A required key that nobody sets.
+    #[error("{key} is not set; write it into the configuration file, or set {env} or {flag}")]
+    Missing {
+        /// The key.
+        key: &'static str,
+        /// Its environment variable.
+        env: String,
+        /// Its flag.
+        flag: String,
+    },
+    /// A value of the wrong type or form.
+    #[error("{place}: {key} {why}")]
+    Bad {
+        /// Where the value was set.
+        place: String,
+        /// The key.
+        key: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// What `run` needs.
+#[derive(Debug, Clone)]
+pub struct RunConfig {
+    /// The region that this agent serves.
+    pub region: Region,
+    /// The store file.
+    pub data: PathBuf,
+    /// Where the hub writes.
+    pub push_listen: SocketAddr,
+    /// The hub's token.
+    pub push_token: SecretString,
+    /// Where gateways read.
+    pub read: ReadConfig,
+    /// Memory for pages of the store file, in bytes.
+    pub cache_bytes: usize,
+}
+
+/// Where gateways, and the command `get`, read.
+#[derive(Debug, Clone)]
+pub struct ReadConfig {
+    /// Over TCP.
+    pub listen: Option<SocketAddr>,
+    /// Over a Unix socket.
+    pub socket: Option<PathBuf>,
+    /// The gateways' token.
+    pub token: Option<SecretString>,
+}
+
+/// What the layers say, for `run`.
+///
+/// # Errors
+/// [`ConfigError`] names the first key that is missing or wrong, and where it was set.
+pub fn for_run(layers: &Layers) -> Result<RunConfig, ConfigError> {
+    let region = layers.required("region")?;
+    let checked = Region::new(&region.value).map_err(|bad| region.bad(bad.to_string()))?;
+    let data = layers.required("data")?;
+    let push_listen = layers.required("push_listen")?.address()?;
+    let push_token = layers.required("push_token")?.token()?;
+    let read = for_read(layers)?;
+    if let (Some(address), None) = (read.listen, &read.token)
+        && !address.ip().is_loopback()
+    {
+        let listen = layers.required("read_listen")?;
+        return Err(listen.bad(format!(
+            "is {address}, which is not loopback: set read_token, or every host that reaches it can read"
+        )));
+    }
+    let cache_mib = match layers.optional("cache_mib")? {
+        Some(set) => set.number(1, MAX_CACHE_MIB)?,
+        None => DEFAULT_CACHE_MIB,
+    };
+    Ok(RunConfig {
+        region: checked,
+        data: data.value.into(),
+        push_listen,
+        push_token,
+        read,
+        cache_bytes: cache_mib << 20,
+    })
+}
+
+/// What the layers say, for a command that reads through a running agent.
+///
+/// # Errors
+/// [`ConfigError`] names the first key that is missing or wrong, and where it was set.
+pub fn for_read(layers: &Layers) -> Result<ReadConfig, ConfigError> {
+    let listen = layers.optional("read_listen")?;
+    let socket = layers.optional("read_socket")?;
+    if listen.is_none() && socket.is_none() {
+        return Err(layers.missing("read_listen"));
+    }
+    let token = layers.optional("read_token")?;
+    Ok(ReadConfig {
+        listen: listen.map(|set| set.address()).transpose()?,
+        socket: socket.map(|set| set.value.into()),
+        token: token.map(|set| set.token()).transpose()?,
+    })
+}

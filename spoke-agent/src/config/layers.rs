@@ -1,0 +1,228 @@
+//! Where a value was set: file, environment or flag; the last one wins. A value remembers its place, so that every
+//! message can name it.
+
+use super::expand::expand;
+use super::{ConfigError, KEYS};
+use secrecy::SecretString;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use toml::de::{DeTable, DeValue};
+
+/// A value as it was written, and where.
+#[derive(Debug, Clone)]
+struct Written {
+    text: String,
+    place: String,
+}
+
+/// Values of the keys from flags: key and text.
+pub type Flags = Vec<(&'static str, String)>;
+
+/// All that was set.
+pub struct Layers {
+    values: BTreeMap<&'static str, Written>,
+    env: BTreeMap<String, String>,
+}
+
+/// An expanded value with its place.
+pub struct Set {
+    key: &'static str,
+    /// The text.
+    pub value: String,
+    place: String,
+}
+
+impl Layers {
+    /// Reads the file, if one is named, and puts environment and flags over it.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the file cannot be read or has something that does not belong there.
+    pub fn read(
+        file: Option<&Path>,
+        flags: Flags,
+        env: BTreeMap<String, String>,
+    ) -> Result<Self, ConfigError> {
+        let mut values = match file {
+            Some(file) => from_file(file)?,
+            None => BTreeMap::new(),
+        };
+        for key in KEYS {
+            let name = env_name(key);
+            // An empty variable is how many a tool writes "not set".
+            if let Some(text) = env.get(&name).filter(|text| !text.is_empty()) {
+                let text = text.clone();
+                values.insert(key, Written { text, place: name });
+            }
+        }
+        for (key, text) in flags {
+            let place = flag_name(key);
+            values.insert(key, Written { text, place });
+        }
+        Ok(Self { values, env })
+    }
+
+    /// The value of a key, if it was set.
+    ///
+    /// # Errors
+    /// [`ConfigError::Bad`] if it refers to something that is not there.
+    pub fn optional(&self, key: &'static str) -> Result<Option<Set>, ConfigError> {
+        let Some(written) = self.values.get(key) else {
+            return Ok(None);
+        };
+        let place = written.place.clone();
+        let value = expand(&written.text, &self.env).map_err(|why| ConfigError::Bad {
+            place: place.clone(),
+            key,
+            why,
+        })?;
+        let set = Set { key, value, place };
+        match set.value.is_empty() {
+            true => Err(set.bad("is empty")),
+            false => Ok(Some(set)),
+        }
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// [`ConfigError::Missing`] if it was not set; else as [`Layers::optional`].
+    pub fn required(&self, key: &'static str) -> Result<Set, ConfigError> {
+        self.optional(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// The error that says how to set a key.
+    pub fn missing(&self, key: &'static str) -> ConfigError {
+        ConfigError::Missing {
+            key,
+            env: env_name(key),
+            flag: flag_name(key),
+        }
+    }
+}
+
+impl Set {
+    /// An error about this value.
+    pub fn bad(&self, why: impl Into<String>) -> ConfigError {
+        ConfigError::Bad {
+            place: self.place.clone(),
+            key: self.key,
+            why: why.into(),
+        }
+    }
+
+    /// The value as an address. Names are not looked up: an agent asks nobody, not even a name server.
+    pub(super) fn address(&self) -> Result<SocketAddr, ConfigError> {
+        let local = self.value.strip_prefix("localhost:");
+        let parsed = match local.map(str::parse) {
+            Some(Ok(port)) => Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)),
+            Some(Err(_)) => None,
+            None => self.value.parse().ok(),
+        };
+        parsed.ok_or_else(|| {
+            self.bad(format!(
+                "must be IP:PORT, such as 127.0.0.1:7521, not {:?}",
+                self.value
+            ))
+        })
+    }
+
+    pub(super) fn token(&self) -> Result<SecretString, ConfigError> {
+        match self.value.bytes().all(|byte| byte.is_ascii_graphic()) {
+            true => Ok(SecretString::from(self.value.clone())),
+            false => {
+                Err(self
+                    .bad("must be printable ASCII without spaces, since it travels in a header"))
+            }
+        }
+    }
+
+    pub(super) fn number(&self, least: usize, most: usize) -> Result<usize, ConfigError> {
+        let number = self.value.parse().ok();
+        number
+            .filter(|n| (least..=most).contains(n))
+            .ok_or_else(|| {
+                let value = &self.value;
+                self.bad(format!(
+                    "must be a whole number from {least} to {most}, not {value:?}"
+                ))
+            })
+    }
+}
+
+fn env_name(key: &str) -> String {
+    format!("HUBCAST_AGENT_{}", key.to_uppercase())
+}
+
+fn flag_name(key: &str) -> String {
+    format!("--{}", key.replace('_', "-"))
+}
+
+fn from_file(path: &Path) -> Result<BTreeMap<&'static str, Written>, ConfigError> {
+    let file = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
+        file: file.clone(),
+        why: error.to_string(),
+    })?;
+    let line_of = |at: usize| 1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count();
+    let table = DeTable::parse(&text).map_err(|error| ConfigError::Syntax {
+        file: file.clone(),
+        line: line_of(error.span().map_or(0, |span| span.start)),
+        why: error.message().lines().collect::<Vec<_>>().join(", "),
+    })?;
+    let mut values = BTreeMap::new();
+    for (name, value) in table.get_ref() {
+        let line = line_of(name.span().start);
+        let known = KEYS.into_iter().find(|key| *key == name.get_ref());
+        let Some(key) = known else {
+            let key = name.get_ref().to_string();
+            let hint = nearest(&key);
+            return Err(ConfigError::UnknownKey {
+                file,
+                line,
+                key,
+                hint,
+            });
+        };
+        let place = format!("{file}:{line}");
+        let text = scalar(key, value.get_ref()).map_err(|why| ConfigError::Bad {
+            place: place.clone(),
+            key,
+            why,
+        })?;
+        values.insert(key, Written { text, place });
+    }
+    Ok(values)
+}
+
+fn scalar(key: &str, value: &DeValue<'_>) -> Result<String, String> {
+    match (key == "cache_mib", value) {
+        (true, DeValue::Integer(number)) => Ok(number.to_string()),
+        (true, other) => Err(format!("must be a whole number, not {}", type_of(other))),
+        (false, DeValue::String(text)) => Ok(text.to_string()),
+        (false, other) => Err(format!("must be a text in quotes, not {}", type_of(other))),
+    }
+}
+
+fn type_of(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) | DeValue::Float(_) => "a number",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+fn nearest(key: &str) -> String {
+    let scored = KEYS
+        .iter()
+        .map(|known| (strsim::damerau_levenshtein(key, known), known));
+    match scored.min() {
+        Some((distance, known)) if distance <= 3.max(known.len() / 3) => {
+            format!("did you mean {known:?}?")
+        }
+        _ => format!("the keys are {}", KEYS.join(", ")),
+    }
+}

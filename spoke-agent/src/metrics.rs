@@ -1,0 +1,69 @@
+//! The names of all metrics, and the text that `/metrics` answers.
+
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use std::sync::{Mutex, PoisonError};
+
+/// Requests of readers, by `route` and `status`.
+pub const REQUESTS: &str = "hubcast_agent_requests_total";
+/// Contexts in the store.
+pub const CONTEXTS: &str = "hubcast_agent_contexts";
+/// Bundles in the store, one per tenant.
+pub const BUNDLES: &str = "hubcast_agent_bundles";
+/// Seconds since the moment up to which every change at the hub is here; absent while that is not known.
+pub const AGE: &str = "hubcast_agent_age_seconds";
+/// Bytes of the store file.
+pub const FILE_BYTES: &str = "hubcast_agent_file_bytes";
+/// Whether the store is ready, 1 or 0.
+pub const READY: &str = "hubcast_agent_ready";
+/// Pushes, by `outcome`: committed, refused, failed.
+pub const PUSHES: &str = "hubcast_agent_pushes_total";
+/// Bundles of pushes, by `verdict`: applied, already_there, key_taken, invalid.
+pub const BUNDLES_PUSHED: &str = "hubcast_agent_bundles_pushed_total";
+/// Seconds that a commit took until it was durable.
+pub const COMMIT_SECONDS: &str = "hubcast_agent_commit_seconds";
+/// Findings of the audit at start-up, by `finding`.
+pub const REPAIRED: &str = "hubcast_agent_repaired_total";
+
+const COMMIT_BOUNDS: [f64; 10] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0];
+
+static HANDLE: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
+
+/// Starts counting in this process, once; every call returns the same counts.
+///
+/// # Errors
+/// If another recorder was installed by the program that embeds the agent.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let mut handle = HANDLE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(handle) = &*handle {
+        return Ok(handle.clone());
+    }
+    let fresh = PrometheusBuilder::new()
+        .set_buckets(&COMMIT_BOUNDS)?
+        .install_recorder()?;
+    *handle = Some(fresh.clone());
+    drop(handle);
+    describe();
+    Ok(fresh)
+}
+
+fn describe() {
+    metrics::describe_counter!(REQUESTS, "Requests of readers, by route and status");
+    metrics::describe_gauge!(CONTEXTS, "Contexts in the store");
+    metrics::describe_gauge!(BUNDLES, "Bundles in the store, one per tenant");
+    metrics::describe_gauge!(
+        AGE,
+        "Seconds since the moment up to which every change is here"
+    );
+    metrics::describe_gauge!(FILE_BYTES, "Bytes of the store file");
+    metrics::describe_gauge!(READY, "Whether the store is ready");
+    metrics::describe_counter!(PUSHES, "Pushes, by outcome");
+    metrics::describe_counter!(BUNDLES_PUSHED, "Bundles of pushes, by verdict");
+    metrics::describe_histogram!(
+        COMMIT_SECONDS,
+        "Seconds that a commit took until it was durable"
+    );
+    metrics::describe_counter!(
+        REPAIRED,
+        "What the audit of the store file found and mended"
+    );
+}

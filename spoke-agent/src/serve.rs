@@ -1,0 +1,99 @@
+//! The read listener: what gateways call, over TCP and over a Unix socket with the same routes.
+//!
+//! | module | is about |
+//! | --- | --- |
+//! | [`answer`] | error bodies and the headers that every answer has |
+//! | [`one`] | `GET /v1/contexts/{kind}/{key}` |
+//! | [`batch`] | `POST /v1/contexts/batch-get` |
+//! | [`status`] | `/v1/status`, `/healthz`, `/readyz`, `/metrics` |
+//!
+//! An answer must never say "no such key" but from the store's own knowledge: everything that goes wrong here is a 4xx
+//! that is not 404, or a 5xx. A request changes nothing and calls nobody.
+
+mod answer;
+mod batch;
+mod one;
+mod status;
+
+use crate::clock::Clock;
+use crate::store::live::Live;
+use crate::store::redb::db::Db;
+use crate::store::redb::writer::WriterHandle;
+use crate::{metrics as names, token};
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use metrics_exporter_prometheus::PrometheusHandle;
+use secrecy::SecretString;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Largest batch-get, in bytes: the most keys at their longest.
+const BODY_BYTES: usize = 32 << 20;
+
+/// What the read listener needs.
+#[derive(Clone)]
+pub struct Serve {
+    /// The gateways' token, if one is asked for.
+    pub token: Option<SecretString>,
+    /// The store, for snapshots.
+    pub db: Arc<Db>,
+    /// What the writer published last.
+    pub live: watch::Receiver<Arc<Live>>,
+    /// Whether the writer runs.
+    pub writer: WriterHandle,
+    /// The clock.
+    pub clock: Clock,
+    /// The counts for `/metrics`.
+    pub metrics: PrometheusHandle,
+}
+
+/// The routes of the read listener.
+pub fn routes(serve: Serve) -> Router {
+    let guarded = Router::new()
+        .route("/v1/contexts/batch-get", post(batch::batch_get))
+        .route("/v1/contexts/{kind}/{key}", get(one::get_one))
+        .route("/v1/contexts/{*rest}", get(one::not_encoded))
+        .route("/v1/status", get(status::status))
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .route_layer(middleware::from_fn_with_state(serve.clone(), check_token));
+    guarded
+        .route("/healthz", get(status::healthz))
+        .route("/readyz", get(status::readyz))
+        .route("/metrics", get(status::metrics))
+        .fallback(answer::no_such_route)
+        .layer(middleware::from_fn(count))
+        .with_state(serve)
+}
+
+async fn check_token(State(my): State<Serve>, request: Request, next: Next) -> Response {
+    match &my.token {
+        Some(token) if !token::is_carried(request.headers(), token) => {
+            answer::Failure::Token.into_response()
+        }
+        _ => next.run(request).await,
+    }
+}
+
+async fn count(request: Request, next: Next) -> Response {
+    let route = route(request.uri().path());
+    let response = next.run(request).await;
+    let status = response.status().as_str().to_owned();
+    metrics::counter!(names::REQUESTS, "route" => route, "status" => status).increment(1);
+    response
+}
+
+/// The label of a path: few, whatever paths are asked for.
+fn route(path: &str) -> &'static str {
+    match path {
+        "/v1/contexts/batch-get" => "batch_get",
+        path if path.starts_with("/v1/contexts/") => "get",
+        "/v1/status" => "status",
+        "/healthz" => "healthz",
+        "/readyz" => "readyz",
+        "/metrics" => "metrics",
+        _ => "none",
+    }
+}

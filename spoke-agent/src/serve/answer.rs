@@ -1,0 +1,118 @@
+//! Error bodies and the headers that every answer has. One place, so that no two routes answer the same thing
+//! differently.
+
+use crate::store::live::Live;
+use crate::store::redb::StoreError;
+use axum::Json;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use contexts::push::Reading;
+use contexts::version::Version;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::json;
+
+/// The owner of a context, percent-encoded.
+pub const TENANT: HeaderName = HeaderName::from_static("x-context-tenant");
+/// The version of what was answered.
+pub const VERSION: HeaderName = HeaderName::from_static("x-context-version");
+/// Seconds since the moment up to which the store has every change.
+pub const AGE: HeaderName = HeaderName::from_static("x-context-age");
+/// The least version that the reader accepts.
+pub const MIN_VERSION: HeaderName = HeaderName::from_static("x-context-min-version");
+
+/// What stays as it is in a header value: the unreserved characters of URLs.
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// Every answer that is not what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The key does not exist.
+    #[error("not_found")]
+    NotFound,
+    /// It existed until its `expires`.
+    #[error("expired")]
+    Expired,
+    /// The store cannot say whether the key exists.
+    #[error("not_ready")]
+    NotReady,
+    /// The key exists, and no good value ever came.
+    #[error("held")]
+    Held,
+    /// What is here is older than the reader accepts.
+    #[error("behind")]
+    Behind,
+    /// The token is missing or wrong.
+    #[error("unauthorized")]
+    Token,
+    /// The request cannot be understood.
+    #[error("bad_request")]
+    BadRequest(String),
+    /// The file cannot be read.
+    #[error("storage")]
+    Storage(#[from] StoreError),
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let status = match &self {
+            Self::NotFound | Self::Expired => StatusCode::NOT_FOUND,
+            Self::NotReady | Self::Held | Self::Storage(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Behind => StatusCode::PRECONDITION_FAILED,
+            Self::Token => StatusCode::UNAUTHORIZED,
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+        };
+        let name = self.to_string();
+        let body = match self {
+            Self::BadRequest(message) => json!({ "error": name, "message": message }),
+            Self::Storage(error) => {
+                tracing::error!(%error, "a read failed");
+                json!({ "error": name })
+            }
+            _ => json!({ "error": name }),
+        };
+        (status, Json(body)).into_response()
+    }
+}
+
+/// The answer to a path that does not exist; worded so that nobody takes it for an absent key.
+pub async fn no_such_route() -> Response {
+    let body = json!({ "error": "no_such_route" });
+    (StatusCode::NOT_FOUND, Json(body)).into_response()
+}
+
+/// A version and, if it is known, the age of the store.
+pub fn stamp(headers: &mut HeaderMap, version: Version, live: &Live, now: Reading) {
+    put(headers, VERSION, &version.to_string());
+    if let Some(age) = live.age(now) {
+        put(headers, AGE, &format!("{age:.3}"));
+    }
+}
+
+/// Sets a header; a text that no header can carry is left out.
+pub fn put(headers: &mut HeaderMap, name: HeaderName, text: &str) {
+    if let Ok(value) = HeaderValue::from_str(text) {
+        headers.insert(name, value);
+    }
+}
+
+/// A text as a header can carry it.
+pub fn percent_encoded(text: &str) -> String {
+    utf8_percent_encode(text, UNRESERVED).to_string()
+}
+
+/// The least version that the reader accepts, if it names one.
+///
+/// # Errors
+/// [`Failure::BadRequest`] if it is none.
+pub fn min_version(headers: &HeaderMap) -> Result<Option<Version>, Failure> {
+    let Some(value) = headers.get(MIN_VERSION) else {
+        return Ok(None);
+    };
+    let text = String::from_utf8_lossy(value.as_bytes());
+    let parsed = text.trim().parse().map(Some);
+    parsed.map_err(|why| Failure::BadRequest(format!("X-Context-Min-Version: {why}")))
+}

@@ -1,0 +1,122 @@
+//! `POST /v1/contexts/batch-get`: many contexts from one snapshot, in the order in which they were asked for.
+
+use super::Serve;
+use super::answer::{Failure, min_version, stamp};
+use crate::clock::wall_micros;
+use crate::store::redb::reader::{Lookup, Snapshot};
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use contexts::limits;
+use contexts::version::Version;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+#[derive(Deserialize)]
+struct Asked {
+    keys: Vec<Name>,
+}
+
+#[derive(Deserialize)]
+struct Name {
+    kind: String,
+    key: String,
+}
+
+#[derive(Serialize)]
+struct Answered {
+    contexts: Vec<Option<Element>>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Element {
+    Value {
+        kind: String,
+        key: String,
+        tenant: String,
+        version: String,
+        value: Box<RawValue>,
+    },
+    Held {
+        kind: String,
+        key: String,
+        error: &'static str,
+    },
+}
+
+/// Answers many contexts.
+pub async fn batch_get(
+    State(my): State<Serve>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Failure> {
+    let least = min_version(&headers)?;
+    let body = body.map_err(|error| Failure::BadRequest(error.body_text()))?;
+    let asked: Asked = serde_json::from_slice(&body).map_err(|error| {
+        let example = r#"{"keys":[{"kind":"cluster","key":"c1"}]}"#;
+        Failure::BadRequest(format!("the body must look like {example}: {error}"))
+    })?;
+    if asked.keys.len() > limits::BATCH_GET_KEYS {
+        let (count, most) = (asked.keys.len(), limits::BATCH_GET_KEYS);
+        let why = format!("{count} keys in one batch-get, {most} are allowed");
+        return Err(Failure::BadRequest(why));
+    }
+    // What was published is taken before the snapshot, so that the snapshot has at least that.
+    let live = my.live.borrow().clone();
+    let (db, position) = (my.db.clone(), live.position);
+    let reading = tokio::task::spawn_blocking(move || {
+        let snapshot = Snapshot::take(&db)?;
+        elements(&snapshot, asked.keys, least, position)
+    });
+    let contexts = reading.await.map_err(|_| Failure::NotReady)??;
+    let mut response = Json(Answered { contexts }).into_response();
+    stamp(
+        response.headers_mut(),
+        live.position,
+        &live,
+        my.clock.reading(),
+    );
+    Ok(response)
+}
+
+fn elements(
+    snapshot: &Snapshot,
+    keys: Vec<Name>,
+    least: Option<Version>,
+    position: Version,
+) -> Result<Vec<Option<Element>>, Failure> {
+    let is_behind = |here| least.is_some_and(|least| least > here);
+    let now = wall_micros();
+    let mut elements = Vec::with_capacity(keys.len());
+    for Name { kind, key } in keys {
+        let element = match snapshot.look_up(&kind, &key)? {
+            Lookup::NotReady => return Err(Failure::NotReady),
+            Lookup::Absent if is_behind(position) => return Err(Failure::Behind),
+            Lookup::Absent => None,
+            Lookup::Held => Some(Element::Held {
+                kind,
+                key,
+                error: "held",
+            }),
+            Lookup::Found(found) if is_behind(found.bundle.max(position)) => {
+                return Err(Failure::Behind);
+            }
+            Lookup::Found(found) if found.is_expired(now) => None,
+            Lookup::Found(found) => Some(Element::Value {
+                kind,
+                key,
+                tenant: found.tenant.to_string(),
+                version: found.version.to_string(),
+                // Bytes that agree with their hash are what Postgres wrote; anything else is no answer.
+                value: RawValue::from_string(found.value.to_string())
+                    .map_err(|_| Failure::NotReady)?,
+            }),
+        };
+        elements.push(element);
+    }
+    Ok(elements)
+}

@@ -1,0 +1,96 @@
+//! What the agent says of itself: to people, to orchestrators, to Prometheus.
+
+use super::Serve;
+use super::answer::Failure;
+use crate::metrics as names;
+use crate::store::live::RELEASE;
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::json;
+
+/// `GET /v1/status`.
+pub async fn status(State(my): State<Serve>) -> Response {
+    let live = my.live.borrow().clone();
+    let now = my.clock.reading();
+    let since =
+        |then: contexts::push::Reading| (now.micros.saturating_sub(then.micros)) as f64 / 1e6;
+    let body = json!({
+        "region": live.region,
+        "store": live.store.to_string(),
+        "incarnation": live.incarnation.to_string(),
+        "release": RELEASE,
+        "ready": live.is_ready(),
+        "granted_epoch": live.granted.map(|granted| granted.epoch),
+        "released": live.released,
+        "synced": live.last_synced.is_some(),
+        "synced_kinds": live.synced_kinds,
+        "position": live.position.to_string(),
+        "age_seconds": live.age(now),
+        "last_push_seconds": live.last_push.map(since),
+        "bundles": live.bundles,
+        "contexts": live.contexts,
+        "root": live.root.map(|root| root.to_string()),
+        "file_bytes": my.db.file_bytes(),
+    });
+    Json(body).into_response()
+}
+
+/// `GET /healthz`: the process works. Not whether it has anything to answer, which a restart would not mend.
+pub async fn healthz(State(my): State<Serve>) -> Response {
+    match my.writer.is_closed() {
+        false => "ok\n".into_response(),
+        true => (StatusCode::SERVICE_UNAVAILABLE, "the writer has stopped\n").into_response(),
+    }
+}
+
+/// The query of `/readyz`.
+#[derive(Deserialize)]
+pub struct Ready {
+    max_age: Option<f64>,
+}
+
+/// `GET /readyz?max_age=SECONDS`: it was in step once, and, if asked, what it has is younger than that.
+pub async fn readyz(
+    State(my): State<Serve>,
+    query: Result<Query<Ready>, QueryRejection>,
+) -> Result<Response, Failure> {
+    let bad = || Failure::BadRequest("max_age must be a number of seconds".into());
+    let Query(Ready { max_age }) = query.map_err(|_| bad())?;
+    if max_age.is_some_and(|most| !most.is_finite() || most < 0.0) {
+        return Err(bad());
+    }
+    let live = my.live.borrow().clone();
+    let age = live.age(my.clock.reading());
+    let is_young = match (max_age, age) {
+        (None, _) => true,
+        (Some(most), Some(age)) => age < most,
+        (Some(_), None) => false,
+    };
+    let is_ready = live.is_ready() && is_young;
+    let status = match is_ready {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let body = Json(json!({ "ready": is_ready, "age_seconds": age }));
+    Ok((status, body).into_response())
+}
+
+/// `GET /metrics`.
+pub async fn metrics(State(my): State<Serve>) -> Response {
+    let live = my.live.borrow().clone();
+    metrics::gauge!(names::CONTEXTS).set(live.contexts as f64);
+    metrics::gauge!(names::BUNDLES).set(live.bundles as f64);
+    metrics::gauge!(names::FILE_BYTES).set(my.db.file_bytes() as f64);
+    metrics::gauge!(names::READY).set(f64::from(u8::from(live.is_ready())));
+    if let Some(age) = live.age(my.clock.reading()) {
+        metrics::gauge!(names::AGE).set(age);
+    }
+    my.metrics.run_upkeep();
+    let text = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
+    (text, my.metrics.render()).into_response()
+}

@@ -1,0 +1,61 @@
+//! The store file, in redb: one file, one writer, snapshots for readers.
+//!
+//! | module | is about |
+//! | --- | --- |
+//! | [`tables`] | every table with the layout of its keys and values |
+//! | [`rows`] | bytes to values and back |
+//! | [`meta`] | what the store knows of itself |
+//! | [`db`] | the open file: read, write, open again after a failure |
+//! | [`open`] | from a path to a checked store |
+//! | [`audit`] | what is on disk against what is said of it, and mending |
+//! | [`txn`] | a write transaction as the shared decisions see it |
+//! | [`writer`] | the one thread that changes the store |
+//! | [`reader`] | snapshots for answers |
+//!
+//! The order is always: durable, then readable, then acknowledged. The first two are one step here, since readers see
+//! exactly what is committed.
+
+pub mod audit;
+pub mod db;
+pub mod meta;
+pub mod open;
+pub mod reader;
+pub mod rows;
+pub mod tables;
+pub mod txn;
+pub mod writer;
+
+/// Why the store cannot do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// redb or the operating system failed.
+    #[error("{0}")]
+    Medium(#[from] ::redb::Error),
+    /// A row cannot be read.
+    #[error("{what} is damaged; a restart of the agent audits and mends the file")]
+    Damaged {
+        /// Which row.
+        what: String,
+    },
+    /// The file could not be opened again after a failure.
+    #[error("the file is closed after a failure and cannot be opened again yet")]
+    Closed,
+}
+
+macro_rules! medium {
+    ($($error:ty),*) => {
+        $(impl From<$error> for StoreError {
+            fn from(error: $error) -> Self {
+                Self::Medium(error.into())
+            }
+        })*
+    };
+}
+medium!(
+    ::redb::StorageError,
+    ::redb::TableError,
+    ::redb::TransactionError,
+    ::redb::CommitError,
+    ::redb::DatabaseError,
+    ::redb::SetDurabilityError
+);

@@ -1,0 +1,209 @@
+//! What the store knows of itself: one row per fact, so that a later release can add facts without touching the rest.
+//!
+//! | name | value (postcard) |
+//! | --- | --- |
+//! | `format` | `u32`, [`FORMAT`] |
+//! | `store` | `StoreId`, drawn when the file was created or wiped |
+//! | `region` | `Region` |
+//! | `digest_key` | `DigestKey`, from the first claim on |
+//! | `granted` | `Term`, the last one granted |
+//! | `released` | `bool`, whether its writer released the store |
+//! | `last_synced` | `SyncId` |
+//! | `position` | `Version` |
+//! | `fresh` | [`StoredFresh`] |
+//!
+//! The digest key is a secret: it must not appear in logs.
+
+use super::StoreError;
+use super::rows;
+use super::tables::{Bytes, META, SYNCED, Tables};
+use crate::store::fresh::{Fresh, StoredFresh};
+use contexts::digest::DigestKey;
+use contexts::name::{Kind, Region};
+use contexts::push::Reading;
+use contexts::version::{StoreId, SyncId, Term, Version};
+use redb::{ReadTransaction, ReadableTable, Table};
+use serde::{Serialize, de::DeserializeOwned};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// The format of the file that this release writes.
+pub const FORMAT: u32 = 1;
+
+type MetaTable<'txn> = Table<'txn, &'static str, Bytes>;
+
+/// The facts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Meta {
+    /// The store file.
+    pub store: StoreId,
+    /// The region that it serves.
+    pub region: Region,
+    /// The deployment's digest key.
+    pub digest_key: Option<DigestKey>,
+    /// The writer that it granted last.
+    pub granted: Option<Term>,
+    /// Whether that writer released it.
+    pub released: bool,
+    /// The last *synced* that it accepted.
+    pub last_synced: Option<SyncId>,
+    /// The kinds for which it was in step.
+    pub synced_kinds: Arc<BTreeSet<Kind>>,
+    /// The highest version of which nothing is under way to it.
+    pub position: Version,
+    /// The moment up to which every change is here.
+    pub fresh: Option<Fresh>,
+}
+
+impl Meta {
+    /// A store that nobody has written to.
+    pub fn new(store: StoreId, region: Region) -> Self {
+        Self {
+            store,
+            region,
+            digest_key: None,
+            granted: None,
+            released: false,
+            last_synced: None,
+            synced_kinds: Arc::default(),
+            position: Version::default(),
+            fresh: None,
+        }
+    }
+
+    /// Reads all facts.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] names the first fact that cannot be read.
+    pub fn load(txn: &ReadTransaction, now: Reading, wall: i64) -> Result<Self, StoreError> {
+        let table = txn.open_table(META)?;
+        let missing = |name: &str| StoreError::Damaged {
+            what: format!("the fact {name:?} of the store"),
+        };
+        let mut kinds = BTreeSet::new();
+        for row in txn.open_table(SYNCED)?.iter()? {
+            kinds.insert(rows::kind(row?.0.value())?);
+        }
+        let stored: Option<StoredFresh> = get(&table, "fresh")?;
+        Ok(Self {
+            store: get(&table, "store")?.ok_or_else(|| missing("store"))?,
+            region: get(&table, "region")?.ok_or_else(|| missing("region"))?,
+            digest_key: get(&table, "digest_key")?,
+            granted: get(&table, "granted")?,
+            released: get(&table, "released")?.unwrap_or(false),
+            last_synced: get(&table, "last_synced")?,
+            synced_kinds: Arc::new(kinds),
+            position: get(&table, "position")?.unwrap_or_default(),
+            fresh: stored.map(|fresh| fresh.on_this_boot(now, wall)),
+        })
+    }
+
+    /// Writes all facts but the synced kinds.
+    ///
+    /// # Errors
+    /// If redb fails.
+    pub fn save(
+        &self,
+        table: &mut MetaTable<'_>,
+        now: Reading,
+        wall: i64,
+    ) -> Result<(), StoreError> {
+        put(table, "format", &FORMAT)?;
+        put(table, "store", &self.store)?;
+        put(table, "region", &self.region)?;
+        put_option(table, "digest_key", self.digest_key.as_ref())?;
+        put_option(table, "granted", self.granted.as_ref())?;
+        put(table, "released", &self.released)?;
+        put_option(table, "last_synced", self.last_synced.as_ref())?;
+        self.save_progress(table, now, wall)
+    }
+
+    /// Writes the facts that move with every commit.
+    ///
+    /// # Errors
+    /// If redb fails.
+    pub fn save_progress(
+        &self,
+        table: &mut MetaTable<'_>,
+        now: Reading,
+        wall: i64,
+    ) -> Result<(), StoreError> {
+        put(table, "position", &self.position)?;
+        let fresh = self.fresh.map(|fresh| fresh.to_stored(now, wall));
+        put_option(table, "fresh", fresh.as_ref())
+    }
+
+    /// Writes all facts, the synced kinds too.
+    ///
+    /// # Errors
+    /// If redb fails.
+    pub fn save_whole(
+        &self,
+        tables: &mut Tables<'_>,
+        now: Reading,
+        wall: i64,
+    ) -> Result<(), StoreError> {
+        tables.synced.retain(|kind, ()| {
+            rows::kind(kind).is_ok_and(|kind| self.synced_kinds.contains(&kind))
+        })?;
+        for kind in self.synced_kinds.iter() {
+            tables.synced.insert(kind.as_str().as_bytes(), ())?;
+        }
+        self.save(&mut tables.meta, now, wall)
+    }
+}
+
+/// The format of a file; none if the fact is missing.
+///
+/// # Errors
+/// If redb fails or the fact cannot be read.
+pub fn format_of(txn: &ReadTransaction) -> Result<Option<u32>, StoreError> {
+    get(&txn.open_table(META)?, "format")
+}
+
+/// The region of a file; none if the fact is missing.
+///
+/// # Errors
+/// If redb fails or the fact cannot be read.
+pub fn region_of(txn: &ReadTransaction) -> Result<Option<Region>, StoreError> {
+    get(&txn.open_table(META)?, "region")
+}
+
+/// The digest key of a file; none before the first claim.
+///
+/// # Errors
+/// If redb fails or the fact cannot be read.
+pub fn digest_key_of(txn: &ReadTransaction) -> Result<Option<DigestKey>, StoreError> {
+    get(&txn.open_table(META)?, "digest_key")
+}
+
+fn get<T: DeserializeOwned>(
+    table: &impl ReadableTable<&'static str, Bytes>,
+    name: &str,
+) -> Result<Option<T>, StoreError> {
+    match table.get(name)? {
+        None => Ok(None),
+        Some(bytes) => {
+            rows::decode(bytes.value(), &format!("the fact {name:?} of the store")).map(Some)
+        }
+    }
+}
+
+fn put<T: Serialize>(table: &mut MetaTable<'_>, name: &str, value: &T) -> Result<(), StoreError> {
+    table.insert(name, rows::encode(value)?.as_slice())?;
+    Ok(())
+}
+
+fn put_option<T: Serialize>(
+    table: &mut MetaTable<'_>,
+    name: &str,
+    value: Option<&T>,
+) -> Result<(), StoreError> {
+    match value {
+        Some(value) => put(table, name, value),
+        None => {
+            table.remove(name)?;
+            Ok(())
+        }
+    }
+}

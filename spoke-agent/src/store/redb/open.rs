@@ -1,0 +1,280 @@
+//! From a path to a checked store: create, open, or say in one line why not.
+//!
+//! A file of another program, of another region or of a newer release is refused and left as it is. A file whose facts
+//! are damaged is wiped and filled again by the hub: what it holds cannot be trusted, and holding on to it would keep
+//! the region down until a person comes.
+
+use super::StoreError;
+use super::audit::{self, Audited};
+use super::db::Db;
+use super::meta::{self, FORMAT, Meta};
+use super::tables::{self, META, Tables};
+use crate::clock::{self, Clock};
+use crate::random;
+use contexts::digest::Buckets;
+use contexts::limits;
+use contexts::name::Region;
+use contexts::version::StoreId;
+use redb::{DatabaseError, ReadTransaction, StorageError, TableHandle};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Why a file is not opened. Every message names it.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("data: {} is in use by another process; each agent needs a file of its own", path.display())]
+    Locked {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is something else.
+    #[error("data: {} is not the store of a spoke-agent ({why}); name another file, or move this one away", path.display())]
+    NotAStore {
+        /// The file.
+        path: PathBuf,
+        /// What it seems to be.
+        why: String,
+    },
+    /// It serves another region.
+    #[error("data: {} is the store of region {theirs:?}, this agent serves {mine:?}; correct `region` or `data`", path.display())]
+    Region {
+        /// The file.
+        path: PathBuf,
+        /// The file's region.
+        theirs: Region,
+        /// The configured region.
+        mine: Region,
+    },
+    /// A newer release wrote it.
+    #[error("data: {} has format {format}, this release knows {FORMAT}; use the release that wrote it, or move the file away and let the hub fill a new one", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        format: u32,
+    },
+    /// The operating system refuses.
+    #[error("data: {} cannot be opened: {why}", path.display())]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// redb cannot read it.
+    #[error("data: {} is damaged beyond mending ({why}); move it away and the hub fills a new one", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What redb says.
+        why: String,
+    },
+}
+
+/// What is known of a store once it is checked.
+pub struct Loaded {
+    /// Its facts.
+    pub meta: Meta,
+    /// Its digests.
+    pub buckets: Buckets,
+    /// Its records.
+    pub contexts: u64,
+    /// Its heads.
+    pub bundles: u64,
+}
+
+/// Opens or creates the file at `path` for `region`, and checks it.
+///
+/// # Errors
+/// [`OpenError`] says in one line why not.
+pub fn open(
+    path: &Path,
+    region: &Region,
+    cache_bytes: usize,
+    clock: &Clock,
+) -> Result<(Db, Loaded), OpenError> {
+    create_if_missing(path).map_err(|error| OpenError::Refused {
+        path: path.to_owned(),
+        why: error.to_string(),
+    })?;
+    let db = Db::open(path, cache_bytes).map_err(|error| why_not(path, error))?;
+    check_kind_of_file(&db, region)?;
+    let loaded = load(&db, region, clock).map_err(|error| OpenError::Damaged {
+        path: path.to_owned(),
+        why: error.to_string(),
+    })?;
+    Ok((db, loaded))
+}
+
+/// Creates an empty file that only its owner can read (it will hold the digest key), and makes its name durable.
+fn create_if_missing(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Err(io::Error::other("it is a directory"));
+    }
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    if !parent.is_dir() {
+        let why = format!("the directory {} does not exist", parent.display());
+        return Err(io::Error::other(why));
+    }
+    let mut new = OpenOptions::new();
+    match new.write(true).create_new(true).mode(0o600).open(path) {
+        Ok(_) => File::open(parent)?.sync_all(),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn why_not(path: &Path, error: DatabaseError) -> OpenError {
+    let path = path.to_owned();
+    match error {
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+            OpenError::Locked { path }
+        }
+        DatabaseError::Storage(StorageError::Io(error)) => match error.kind() {
+            io::ErrorKind::InvalidData => OpenError::NotAStore {
+                path,
+                why: "it is no redb file".into(),
+            },
+            _ => OpenError::Refused {
+                path,
+                why: error.to_string(),
+            },
+        },
+        DatabaseError::UpgradeRequired(format) => OpenError::NotAStore {
+            path,
+            why: format!("redb file format {format}"),
+        },
+        other => OpenError::Damaged {
+            path,
+            why: other.to_string(),
+        },
+    }
+}
+
+/// Refuses what is no store, or not ours. A file without any table is a new one.
+fn check_kind_of_file(db: &Db, region: &Region) -> Result<(), OpenError> {
+    let path = db.path().to_owned();
+    let damaged = |error: StoreError| OpenError::Damaged {
+        path: db.path().to_owned(),
+        why: error.to_string(),
+    };
+    let txn = db.read().map_err(damaged)?;
+    let Some(is_store) = has_tables(&txn).map_err(damaged)? else {
+        return Ok(());
+    };
+    if !is_store {
+        let why = "a redb file with other tables".into();
+        return Err(OpenError::NotAStore { path, why });
+    }
+    // Facts that cannot be read are damage, which `load` deals with.
+    match meta::format_of(&txn) {
+        Ok(Some(format)) if format > FORMAT => return Err(OpenError::Newer { path, format }),
+        _ => {}
+    }
+    match meta::region_of(&txn) {
+        Ok(Some(theirs)) if theirs != *region => Err(OpenError::Region {
+            path,
+            theirs,
+            mine: region.clone(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// None if there are no tables; else whether the facts of a store are among them.
+fn has_tables(txn: &ReadTransaction) -> Result<Option<bool>, StoreError> {
+    let names: Vec<String> = txn
+        .list_tables()?
+        .map(|table| table.name().to_owned())
+        .collect();
+    let facts = META.name();
+    Ok((!names.is_empty()).then(|| names.iter().any(|name| name == facts)))
+}
+
+/// Reads the facts and audits the rows; a new file gets its first facts, a damaged one new ones.
+///
+/// # Errors
+/// If redb fails.
+pub fn load(db: &Db, region: &Region, clock: &Clock) -> Result<Loaded, StoreError> {
+    if has_tables(&db.read()?)?.is_none() {
+        return begin(db, region, clock);
+    }
+    match load_existing(db, clock) {
+        Ok(loaded) => Ok(loaded),
+        Err(StoreError::Damaged { what }) => {
+            tracing::error!(
+                file = %db.path().display(), what,
+                "the store is damaged and is emptied; it is not ready until the hub has filled it"
+            );
+            begin(db, region, clock)
+        }
+        Err(other) => Err(other),
+    }
+}
+
+fn load_existing(db: &Db, clock: &Clock) -> Result<Loaded, StoreError> {
+    let meta = read_facts(db, clock)?;
+    let Some(key) = &meta.digest_key else {
+        return Ok(Loaded {
+            meta,
+            buckets: Buckets::default(),
+            contexts: 0,
+            bundles: 0,
+        });
+    };
+    let audited = audit::run(db, key)?;
+    report(db, &audited);
+    Ok(Loaded {
+        // Mending may have taken back what the store knew.
+        meta: read_facts(db, clock)?,
+        buckets: audited.buckets,
+        contexts: audited.contexts,
+        bundles: audited.bundles,
+    })
+}
+
+fn read_facts(db: &Db, clock: &Clock) -> Result<Meta, StoreError> {
+    let meta = Meta::load(&db.read()?, clock.reading(), clock::wall_micros())?;
+    match meta.granted {
+        Some(granted) if granted.epoch > limits::EPOCH_MAX => Err(StoreError::Damaged {
+            what: format!("the granted epoch ({})", granted.epoch),
+        }),
+        _ => Ok(meta),
+    }
+}
+
+/// Says what an audit found, once per kind of finding.
+pub fn report(db: &Db, audited: &Audited) {
+    for (finding, count) in &audited.findings {
+        metrics::counter!(crate::metrics::REPAIRED, "finding" => *finding).increment(*count);
+        tracing::warn!(
+            file = %db.path().display(), finding, count,
+            "the audit of the store found damage; what differs from the hub is sent again by its next scan"
+        );
+    }
+}
+
+/// Empties the file and writes the facts of a new store.
+fn begin(db: &Db, region: &Region, clock: &Clock) -> Result<Loaded, StoreError> {
+    let id = random::id()
+        .map_err(|error| StoreError::Medium(StorageError::Io(io::Error::other(error)).into()))?;
+    let meta = Meta::new(StoreId(id), region.clone());
+    let txn = db.write()?;
+    tables::wipe(&txn)?;
+    let mut tables = Tables::open(&txn)?;
+    meta.save_whole(&mut tables, clock.reading(), clock::wall_micros())?;
+    drop(tables);
+    txn.commit()?;
+    Ok(Loaded {
+        meta,
+        buckets: Buckets::default(),
+        contexts: 0,
+        bundles: 0,
+    })
+}

@@ -1,0 +1,134 @@
+//! A write transaction as the shared decisions see it: [`contexts::apply`] over redb's tables.
+
+use super::StoreError;
+use super::rows;
+use super::tables::{Tables, each_of_tenant};
+use contexts::apply::{Head, Owner, Record, StoreTxn};
+use contexts::digest::DigestKey;
+use contexts::name::{Key, Kind, TenantId};
+use redb::ReadableTable;
+
+/// The tables of one write transaction, with the key that says in which bucket a tenant is.
+pub struct Txn<'a, 'txn> {
+    tables: &'a mut Tables<'txn>,
+    key: &'a DigestKey,
+}
+
+impl<'a, 'txn> Txn<'a, 'txn> {
+    /// Over these tables.
+    pub fn new(tables: &'a mut Tables<'txn>, key: &'a DigestKey) -> Self {
+        Self { tables, key }
+    }
+
+    fn bucket(&self, tenant: &TenantId) -> u16 {
+        self.key.bucket(tenant) as u16
+    }
+}
+
+fn context_key<'a>(
+    tenant: &'a TenantId,
+    kind: &'a Kind,
+    key: &'a Key,
+) -> (&'a [u8], &'a [u8], &'a [u8]) {
+    let (tenant, kind, key) = (tenant.as_str(), kind.as_str(), key.as_str());
+    (tenant.as_bytes(), kind.as_bytes(), key.as_bytes())
+}
+
+impl StoreTxn for Txn<'_, '_> {
+    type Error = StoreError;
+
+    fn head(&self, tenant: &TenantId) -> Result<Option<Head>, StoreError> {
+        let place = (self.bucket(tenant), tenant.as_str().as_bytes());
+        let bytes = self.tables.bundles.get(place)?;
+        bytes.map(|bytes| rows::head(bytes.value())).transpose()
+    }
+
+    fn set_head(&mut self, tenant: &TenantId, head: Option<&Head>) -> Result<(), StoreError> {
+        let place = (self.bucket(tenant), tenant.as_str().as_bytes());
+        match head {
+            Some(head) => {
+                let bytes = rows::encode(head)?;
+                self.tables.bundles.insert(place, bytes.as_slice())?;
+            }
+            None => {
+                self.tables.bundles.remove(place)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn records(&self, tenant: &TenantId) -> Result<Vec<Record>, StoreError> {
+        let mut records = Vec::new();
+        each_of_tenant(
+            &self.tables.contexts,
+            tenant.as_str(),
+            |kind, key, bytes| {
+                records.push(rows::record(rows::kind(kind)?, rows::key(key)?, bytes));
+                Ok::<(), StoreError>(())
+            },
+        )?;
+        Ok(records)
+    }
+
+    fn put_record(&mut self, tenant: &TenantId, record: &Record) -> Result<(), StoreError> {
+        let (kind, key) = record.context.name();
+        let bytes = rows::record_bytes(record);
+        let place = context_key(tenant, kind, key);
+        self.tables.contexts.insert(place, bytes.as_slice())?;
+        Ok(())
+    }
+
+    fn remove_record(
+        &mut self,
+        tenant: &TenantId,
+        kind: &Kind,
+        key: &Key,
+    ) -> Result<(), StoreError> {
+        self.tables
+            .contexts
+            .remove(context_key(tenant, kind, key))?;
+        Ok(())
+    }
+
+    fn owner(&self, kind: &Kind, key: &Key) -> Result<Option<Owner>, StoreError> {
+        let place = (kind.as_str().as_bytes(), key.as_str().as_bytes());
+        let bytes = self.tables.owners.get(place)?;
+        bytes.map(|bytes| rows::owner(bytes.value())).transpose()
+    }
+
+    fn set_owner(
+        &mut self,
+        kind: &Kind,
+        key: &Key,
+        owner: Option<&Owner>,
+    ) -> Result<(), StoreError> {
+        let place = (kind.as_str().as_bytes(), key.as_str().as_bytes());
+        match owner {
+            Some(owner) => {
+                let bytes = rows::owner_bytes(owner);
+                self.tables.owners.insert(place, bytes.as_slice())?;
+            }
+            None => {
+                self.tables.owners.remove(place)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_synced(&self, kind: &Kind) -> Result<bool, StoreError> {
+        Ok(self.tables.synced.get(kind.as_str().as_bytes())?.is_some())
+    }
+
+    fn set_blind(&mut self, kind: &Kind, tenant: &TenantId, blind: bool) -> Result<(), StoreError> {
+        let place = (kind.as_str().as_bytes(), tenant.as_str().as_bytes());
+        match blind {
+            true => {
+                self.tables.blind.insert(place, ())?;
+            }
+            false => {
+                self.tables.blind.remove(place)?;
+            }
+        }
+        Ok(())
+    }
+}
