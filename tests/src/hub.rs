@@ -227,6 +227,11 @@ impl Hub {
         }
     }
 
+    /// The program, for a person to call.
+    pub fn program(&self) -> String {
+        program("publisher").map_or_else(|_| "publisher".to_owned(), |p| p.display().to_string())
+    }
+
     /// An address of its API.
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)

@@ -8,6 +8,7 @@ pub mod hub;
 pub mod postgres;
 pub mod process;
 pub mod region;
+pub mod relay;
 pub mod sample;
 
 use std::future::Future;

@@ -1,0 +1,106 @@
+//! A TCP relay: counts bytes, adds the delay of a long link, and can be cut.
+
+use crate::Result;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+/// A relay to one address.
+#[derive(Debug)]
+pub struct Relay {
+    /// Where it listens.
+    pub port: u16,
+    state: Arc<State>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    bytes: AtomicU64,
+    cut: AtomicBool,
+    cutting: Notify,
+}
+
+impl Relay {
+    /// A relay to a port of this machine; every read of bytes is passed on `delay` later.
+    ///
+    /// # Errors
+    /// If it cannot listen.
+    pub async fn start(to: u16, delay: Duration) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let port = listener.local_addr()?.port();
+        let state = Arc::new(State::default());
+        let shared = state.clone();
+        let task = tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                if !shared.cut.load(Ordering::SeqCst) {
+                    tokio::spawn(relay(near, to, delay, shared.clone()));
+                }
+            }
+        });
+        Ok(Self { port, state, task })
+    }
+
+    /// Bytes in both directions so far.
+    pub fn bytes(&self) -> u64 {
+        self.state.bytes.load(Ordering::SeqCst)
+    }
+
+    /// Breaks every connection and accepts no more.
+    pub fn cut(&self) {
+        self.state.cut.store(true, Ordering::SeqCst);
+        self.state.cutting.notify_waiters();
+    }
+
+    /// Accepts connections again.
+    pub fn mend(&self) {
+        self.state.cut.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.cut();
+    }
+}
+
+async fn relay(near: TcpStream, to: u16, delay: Duration, state: Arc<State>) {
+    let Ok(far) = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], to))).await else {
+        return;
+    };
+    let _ = (near.set_nodelay(true), far.set_nodelay(true));
+    let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+    let cut = state.cutting.notified();
+    tokio::select! {
+        () = pass(near_in, far_out, delay, &state) => {}
+        () = pass(far_in, near_out, delay, &state) => {}
+        () = cut => {}
+    }
+}
+
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    delay: Duration,
+    state: &State,
+) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(n) = from.read(&mut buffer).await {
+        if n == 0 {
+            break;
+        }
+        state.bytes.fetch_add(n as u64, Ordering::SeqCst);
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        if to.write_all(&buffer[..n]).await.is_err() {
+            break;
+        }
+    }
+}
