@@ -55,7 +55,6 @@ pub fn routes(serve: Serve) -> Router {
     let guarded = Router::new()
         .route("/v1/contexts/batch-get", post(batch::batch_get))
         .route("/v1/contexts/{kind}/{key}", get(one::get_one))
-        .route("/v1/contexts/{*rest}", get(one::not_encoded))
         .route("/v1/status", get(status::status))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .route_layer(middleware::from_fn_with_state(serve.clone(), check_token));

@@ -4,7 +4,7 @@
 use crate::store::live::Live;
 use crate::store::redb::StoreError;
 use axum::Json;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use contexts::push::Reading;
 use contexts::version::Version;
@@ -78,8 +78,14 @@ impl IntoResponse for Failure {
     }
 }
 
-/// The answer to a path that does not exist; worded so that nobody takes it for an absent key.
-pub async fn no_such_route() -> Response {
+/// The answer to a path that does not exist. A path below `/v1/contexts/` with another number of parts is almost always
+/// a slash in a key that was not encoded; it must not be answered like a key that does not exist.
+pub async fn no_such_route(uri: Uri) -> Response {
+    if uri.path().starts_with("/v1/contexts/") {
+        let path =
+            "the path is /v1/contexts/{kind}/{key}; a slash within kind or key is written %2F";
+        return Failure::BadRequest(path.into()).into_response();
+    }
     let body = json!({ "error": "no_such_route" });
     (StatusCode::NOT_FOUND, Json(body)).into_response()
 }

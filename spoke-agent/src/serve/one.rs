@@ -1,7 +1,7 @@
 //! `GET /v1/contexts/{kind}/{key}`: the value as it is, or why not.
 
 use super::Serve;
-use super::answer::{self, Failure, TENANT, min_version, percent_encoded, put, stamp};
+use super::answer::{Failure, TENANT, min_version, percent_encoded, put, stamp};
 use crate::clock::wall_micros;
 use crate::store::redb::reader::{Found, Lookup, Snapshot};
 use axum::extract::rejection::PathRejection;
@@ -69,12 +69,4 @@ fn is_known(request: &HeaderMap, etag: &str) -> bool {
         .flat_map(|list| list.split(','))
         .map(str::trim)
         .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
-}
-
-/// A path with another number of parts: almost always a slash in a key that was not encoded. It must not be answered
-/// like a key that does not exist.
-pub async fn not_encoded() -> Failure {
-    answer::Failure::BadRequest(
-        "the path is /v1/contexts/{kind}/{key}; a slash within kind or key is written %2F".into(),
-    )
 }
