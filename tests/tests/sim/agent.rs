@@ -155,7 +155,13 @@ impl Agent {
     }
 
     /// Handles a message; `crash` says where the process dies, `id` is a fresh random id.
-    pub fn handle(&mut self, now: u64, message: &Message, crash: Option<Crash>, id: u128) -> Handled {
+    pub fn handle(
+        &mut self,
+        now: u64,
+        message: &Message,
+        crash: Option<Crash>,
+        id: u128,
+    ) -> Handled {
         let (mut applied, mut committed) = (Vec::new(), false);
         let before = crash == Some(Crash::BeforeCommit);
         let result = match message {
@@ -201,7 +207,11 @@ impl Agent {
             region: &self.region.clone(),
             seen,
             released: self.durable.released,
-            other_deployment: self.durable.key.as_ref().is_some_and(|k| *k != claim.digest_key),
+            other_deployment: self
+                .durable
+                .key
+                .as_ref()
+                .is_some_and(|k| *k != claim.digest_key),
         };
         let term = self.gate().claim(claim, &state)?;
         self.durable.granted = Some(term);
@@ -249,8 +259,14 @@ impl Agent {
         memory.contexts = memory.contexts.wrapping_add_signed(outcome.contexts);
         for moved in &outcome.moved {
             let (tenant, buckets) = (&moved.tenant, &mut memory.buckets);
-            moved.before.iter().for_each(|d| buckets.remove(&key, tenant, d));
-            moved.after.iter().for_each(|d| buckets.add(&key, tenant, d));
+            moved
+                .before
+                .iter()
+                .for_each(|d| buckets.remove(&key, tenant, d));
+            moved
+                .after
+                .iter()
+                .for_each(|d| buckets.add(&key, tenant, d));
         }
         Ok(Reply::Pushed(Pushed {
             verdicts: outcome.verdicts,

@@ -16,7 +16,6 @@ use crate::database::{Name, State};
 use crate::publisher::Wish;
 use crate::store::{Durable, Origin};
 use crate::world::{Checked, World, violated};
-use contexts::apply::{Head, Owner};
 use contexts::bundle::{Bundle, HoldReason};
 use contexts::name::TenantId;
 use contexts::push::{Pushed, Verdict};
@@ -107,29 +106,31 @@ impl World {
     /// I3.
     fn check_books(&self, s: usize) -> Checked {
         let d = &self.agents[s].durable;
-        let fail = |what: String| violated("I3 one owner, true books", format!("store {s}: {what}"));
+        let fail =
+            |what: String| violated("I3 one owner, true books", format!("store {s}: {what}"));
         let mut values: BTreeMap<&Name, &TenantId> = BTreeMap::new();
         for (tenant, records) in &d.records {
             for name in records.keys() {
                 if let Some(other) = values.insert(name, tenant) {
                     return fail(format!("{other} and {tenant} both have {name:?}"));
                 }
-                let owner = Owner {
-                    tenant: tenant.clone(),
-                    has_value: true,
-                };
-                if d.owners.get(name) != Some(&owner) {
-                    let found = d.owners.get(name);
+                let found = d.owners.get(name);
+                if !found.is_some_and(|o| o.has_value && o.tenant == *tenant) {
                     return fail(format!("{name:?} of {tenant} is owned by {found:?}"));
                 }
             }
         }
         for (name, owner) in &d.owners {
-            let holds = |h: &Head| h.held.iter().any(|h| (&h.kind, &h.key) == (&name.0, &name.1));
-            let right = match owner.has_value {
-                true => values.contains_key(name),
-                false => d.heads.get(&owner.tenant).is_some_and(holds),
+            let holds = |tenant: &TenantId| {
+                let held = d.heads.get(tenant).into_iter().flat_map(|h| &h.held);
+                held.filter(|h| h.kept.is_none())
+                    .any(|h| (&h.kind, &h.key) == (&name.0, &name.1))
             };
+            let first = match owner.has_value {
+                true => values.contains_key(name),
+                false => holds(&owner.tenant),
+            };
+            let right = first && owner.waiting.iter().all(holds);
             if !right {
                 return fail(format!("{name:?} has the owner {owner:?} and nothing else"));
             }
@@ -167,7 +168,7 @@ impl World {
                 continue;
             }
             let truth = self.truth(s, tenant, *origin);
-            if let Err(what) = self.shows(s, tenant, &truth, origin.db) {
+            if let Err(what) = self.shows(s, tenant, &truth) {
                 let what = format!("store {s}, {tenant} of commit {}: {what}", origin.commit);
                 return violated("I2 all or nothing", what);
             }
@@ -176,13 +177,7 @@ impl World {
     }
 
     /// Whether a store shows a bundle: its contexts, but for those held for a clash, and of held names an older value.
-    pub fn shows(
-        &self,
-        s: usize,
-        tenant: &TenantId,
-        truth: &Bundle,
-        db: usize,
-    ) -> Result<(), String> {
+    pub fn shows(&self, s: usize, tenant: &TenantId, truth: &Bundle) -> Result<(), String> {
         let d = &self.agents[s].durable;
         let empty = BTreeMap::new();
         let records = d.records.get(tenant).unwrap_or(&empty);
@@ -219,7 +214,12 @@ impl World {
             if !truth.mentions(&name.0, &name.1) {
                 return Err(format!("{name:?} is not in the snapshot"));
             }
-            if !self.dbs[db].commits.iter().any(|c| was(&c.state)) {
+            if !self
+                .dbs
+                .iter()
+                .flat_map(|d| &d.commits)
+                .any(|c| was(&c.state))
+            {
                 return Err(format!("{name:?} was never {}", record.context.value));
             }
         }
@@ -279,7 +279,15 @@ impl World {
                 };
                 let known = d.kinds.contains(&name.0) && !d.blind.iter().any(|b| b.0 == name.0);
                 let absent = known && !d.owners.contains_key(name);
-                if absent && commits.iter().all(|c| has(&c.state)) {
+                // Of a kind that could not be built, the store knows what it last knew.
+                let broken = |state: &State| {
+                    let broken = (tenant.clone(), name.0.clone());
+                    state.broken.contains(&broken)
+                };
+                if absent
+                    && !commits.iter().any(|c| broken(&c.state))
+                    && commits.iter().all(|c| has(&c.state))
+                {
                     let what = format!("store {s} says that {name:?} of {tenant} does not exist");
                     return violated("I5 absent is known", what);
                 }
@@ -382,8 +390,7 @@ impl World {
                 continue;
             };
             let (tenant, asked) = (&receipt.tenant, wish.origin);
-            if commit < asked.commit
-                && self.truth(s, tenant, shown) != self.truth(s, tenant, asked)
+            if commit < asked.commit && self.truth(s, tenant, shown) != self.truth(s, tenant, asked)
             {
                 let what = format!("store {s} shows {tenant} of {commit}, asked for {asked:?}");
                 return violated("I6 a receipt is true", what);

@@ -131,7 +131,7 @@ impl World {
         let tenants: BTreeSet<&TenantId> = state.rows.keys().chain(d.heads.keys()).collect();
         for tenant in tenants {
             let truth = state.bundle(tenant, &agent.region);
-            self.shows(s, tenant, &truth, db)
+            self.shows(s, tenant, &truth)
                 .map_err(|what| format!("store {s} is not as db{db}: {tenant}: {what}"))?;
         }
         if !d.edited.is_empty() {
@@ -145,7 +145,10 @@ impl World {
                 !row.too_large && !state.broken.contains(&((**t).clone(), name.0.clone()))
             };
             let shown = d.owners.get(name).is_some_and(|o| o.has_value);
-            if !claimants.is_empty() && claimants.iter().filter(good).count() == claimants.len() && !shown {
+            if !claimants.is_empty()
+                && claimants.iter().filter(good).count() == claimants.len()
+                && !shown
+            {
                 return Err(format!("store {s}: nobody has {name:?} of {claimants:?}"));
             }
         }

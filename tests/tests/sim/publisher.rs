@@ -322,9 +322,7 @@ impl World {
             if let Request::Synced(synced) = &request {
                 if database.down_until > now || database.lease.term != office.term {
                     let why = "it cannot be recorded".into();
-                    office
-                        .writer
-                        .answered(StoreIx(s), now, Answer::Lost(why));
+                    office.writer.answered(StoreIx(s), now, Answer::Lost(why));
                     continue;
                 }
                 database.synced.insert(synced.id);
@@ -369,7 +367,10 @@ impl World {
                 Report::Pushed { .. } => {}
                 other => self.log(|| {
                     let text = format!("{other:?}");
-                    format!("p{p} reports {}", text.chars().take(300).collect::<String>())
+                    format!(
+                        "p{p} reports {}",
+                        text.chars().take(300).collect::<String>()
+                    )
                 }),
             }
         }
@@ -410,7 +411,8 @@ impl World {
             }
             let regions = self.regions();
             let batch = self.dbs[db].build(commit, &request.what, &regions, &self.key);
-            self.origins.remember((p, run), &batch, Origin { db, commit });
+            self.origins
+                .remember((p, run), &batch, Origin { db, commit });
             Ok(batch)
         };
         let delay = self.build_delay();

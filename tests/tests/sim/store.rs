@@ -190,12 +190,7 @@ impl StoreTxn for Durable {
         Ok(self.kinds.contains(kind))
     }
 
-    fn set_blind(
-        &mut self,
-        kind: &Kind,
-        tenant: &TenantId,
-        blind: bool,
-    ) -> Result<(), Infallible> {
+    fn set_blind(&mut self, kind: &Kind, tenant: &TenantId, blind: bool) -> Result<(), Infallible> {
         let place = (kind.clone(), tenant.clone());
         match blind {
             true => self.blind.insert(place),

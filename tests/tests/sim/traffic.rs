@@ -133,11 +133,7 @@ fn change(
     format!("change {name:?} of {tenant}")
 }
 
-fn delete(
-    rng: &mut SmallRng,
-    state: &mut State,
-    tenants: &mut BTreeSet<TenantId>,
-) -> String {
+fn delete(rng: &mut SmallRng, state: &mut State, tenants: &mut BTreeSet<TenantId>) -> String {
     let Some((tenant, name)) = any(rng, state) else {
         return "nothing".into();
     };
@@ -227,11 +223,7 @@ fn poison(
     what
 }
 
-fn break_kind(
-    rng: &mut SmallRng,
-    state: &mut State,
-    tenants: &mut BTreeSet<TenantId>,
-) -> String {
+fn break_kind(rng: &mut SmallRng, state: &mut State, tenants: &mut BTreeSet<TenantId>) -> String {
     let Some((tenant, (kind, _))) = any(rng, state) else {
         return "nothing".into();
     };
