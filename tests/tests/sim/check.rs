@@ -39,6 +39,14 @@ impl World {
         self.state(origin).bundle(tenant, &self.agents[s].region)
     }
 
+    /// Whether the content of one snapshot is also that of another one, or of a later one.
+    fn still_true(&self, s: usize, tenant: &TenantId, shown: Origin, since: Origin) -> bool {
+        let content = self.truth(s, tenant, shown);
+        let (db, commits) = (since.db, since.commit..self.dbs[since.db].commits.len());
+        let mut later = commits.map(|commit| Origin { db, commit });
+        later.any(|origin| self.truth(s, tenant, origin) == content)
+    }
+
     /// After a commit: the step itself, then the store as it is.
     pub fn check_commit(
         &mut self,
@@ -244,7 +252,7 @@ impl World {
             if commit >= then.commit || d.edited.contains(&tenant) {
                 continue;
             }
-            if self.truth(s, &tenant, shown) != self.truth(s, &tenant, then) {
+            if !self.still_true(s, &tenant, shown, then) {
                 let what = format!(
                     "store {s} shows {tenant} of commit {commit} and claims to be as new as {}",
                     then.commit
@@ -308,11 +316,22 @@ impl World {
     }
 
     /// The newest snapshot of which a store is known to show a tenant: that of the bundle, or of the age.
-    fn known_since(&self, d: &Durable, tenant: &TenantId, db: usize) -> Option<Origin> {
-        let origin = d.origins.get(tenant).copied();
+    fn known_since(
+        &self,
+        d: &Durable,
+        tenant: &TenantId,
+        db: usize,
+    ) -> Option<Origin> {
+        let (origin_db, origin) = (db, d.origins.get(tenant).copied());
         let commit = self.commit_in(origin.unwrap_or(Origin { db, commit: 0 }), db)?;
-        let fresh = d.fresh.filter(|_| d.fresh_db == db);
-        let aged = fresh.map_or(0, |fresh| self.dbs[db].index_at(fresh));
+        let aged = match d.fresh {
+            None => 0,
+            Some(fresh) => {
+                let commit = self.dbs[d.fresh_db].index_at(fresh);
+                let db = d.fresh_db;
+                self.commit_in(Origin { db, commit }, origin_db)?
+            }
+        };
         let commit = commit.max(aged);
         Some(Origin { db, commit })
     }
@@ -330,7 +349,7 @@ impl World {
             let Some(target) = self.known_since(b, tenant, db) else {
                 continue;
             };
-            let differs = || self.truth(to, tenant, target) != self.truth(from, tenant, *origin);
+            let differs = || !self.still_true(to, tenant, target, *origin);
             if target.commit < origin.commit && differs() {
                 let what = format!(
                     "a reader of {tenant} that goes from store {from} ({seen}, commit {}) to {to} ({reach}, commit {}) goes back",
@@ -390,7 +409,7 @@ impl World {
                 continue;
             };
             let (tenant, asked) = (&receipt.tenant, wish.origin);
-            if commit < asked.commit && self.truth(s, tenant, shown) != self.truth(s, tenant, asked)
+            if commit < asked.commit && !self.still_true(s, tenant, shown, asked)
             {
                 let what = format!("store {s} shows {tenant} of {commit}, asked for {asked:?}");
                 return violated("I6 a receipt is true", what);
