@@ -6,10 +6,11 @@
 //! * `(kind, key)` has one owner. A bundle takes a key only if nobody has it, or if the bundle of its owner in the same
 //!   push gives it up and is applied too. A bundle removes a key only while its tenant owns it.
 //! * A held name keeps its last good value, with the version that it came with; without one, the store remembers that
-//!   the key exists but is held. A kind that could not be built keeps all that is there.
+//!   the key exists but is held, for every tenant that holds it. A kind that could not be built keeps all that is there,
+//!   its held names too.
 //! * The digest in a head is that of the records as they are.
 
-use crate::bundle::{Bundle, Context, HoldClass, HoldReason};
+use crate::bundle::{Bundle, Context, HoldReason};
 use crate::digest::{Digest, DigestKey};
 use crate::name::{Key, Kind, TenantId};
 use crate::push::{Sent, Verdict};
@@ -26,7 +27,7 @@ pub struct Head {
     pub digest: Digest,
     /// Records in the store, kept ones included.
     pub contexts: u64,
-    /// The names that are held.
+    /// The names that are held, sorted by kind and key; also those of held kinds, as they were when the kind was whole.
     pub held: Vec<HeldName>,
     /// The kinds that are held.
     pub held_kinds: Vec<HeldWhole>,
@@ -76,8 +77,7 @@ impl Head {
 
     /// Whether a record of this name is a kept one, outside of the bundle's digest.
     pub fn keeps(&self, kind: &Kind, key: &Key) -> bool {
-        self.held_kinds.iter().any(|h| h.kind == *kind)
-            || self.held.iter().any(|h| h.kind == *kind && h.key == *key)
+        self.keeps_kind(kind) || self.held.iter().any(|h| h.kind == *kind && h.key == *key)
     }
 
     /// The digest that this head should have over the given records, as hashed from their bytes, sorted by name.
@@ -90,9 +90,22 @@ impl Head {
             records
                 .filter(|(kind, key, _)| !self.keeps(kind, key))
                 .map(|(_, _, digest)| digest),
-            self.held.iter().map(|h| (&h.kind, &h.key, h.why.class())),
+            self.held
+                .iter()
+                .filter(|h| !self.keeps_kind(&h.kind))
+                .map(|h| (&h.kind, &h.key, h.why.class())),
             self.held_kinds.iter().map(|h| &h.kind),
         )
+    }
+
+    fn keeps_kind(&self, kind: &Kind) -> bool {
+        self.held_kinds.iter().any(|h| h.kind == *kind)
+    }
+
+    /// The held names of which there is no value.
+    fn valueless(&self) -> impl Iterator<Item = Name> {
+        let names = self.held.iter().filter(|h| h.kept.is_none());
+        names.map(|h| (h.kind.clone(), h.key.clone()))
     }
 }
 
@@ -103,6 +116,8 @@ pub struct Owner {
     pub tenant: TenantId,
     /// Whether there is a value; without one the key exists at the hub but is held.
     pub has_value: bool,
+    /// Other tenants that have the key at the hub and no value here. The key stays known when the first one gives it up.
+    pub waiting: BTreeSet<TenantId>,
 }
 
 /// A context with the hash that its record carries. They disagree if the record is damaged.
@@ -351,25 +366,66 @@ fn remove_old<T: StoreTxn>(
             continue;
         }
         txn.remove_record(draft.tenant(), &name.0, &name.1)?;
-        disown(txn, draft.tenant(), name)?;
+        leave(txn, draft.tenant(), name)?;
         gone += 1;
     }
-    for held in draft
-        .head
-        .iter()
-        .flat_map(|h| &h.held)
-        .filter(|h| h.kept.is_none())
-    {
-        disown(txn, draft.tenant(), &(held.kind.clone(), held.key.clone()))?;
+    for name in draft.head.iter().flat_map(Head::valueless) {
+        leave(txn, draft.tenant(), &name)?;
     }
     Ok(gone)
 }
 
-fn disown<T: StoreTxn>(txn: &mut T, tenant: &TenantId, name: &Name) -> Result<(), T::Error> {
-    match txn.owner(&name.0, &name.1)? {
-        Some(owner) if owner.tenant == *tenant => txn.set_owner(&name.0, &name.1, None),
-        _ => Ok(()),
+/// The tenant gets the value of a key that nobody has a value of.
+fn take<T: StoreTxn>(txn: &mut T, tenant: &TenantId, name: &Name) -> Result<(), T::Error> {
+    let mut waiting = BTreeSet::new();
+    if let Some(before) = txn.owner(&name.0, &name.1)? {
+        waiting = before.waiting;
+        waiting.insert(before.tenant);
+        waiting.remove(tenant);
     }
+    let owner = Owner {
+        tenant: tenant.clone(),
+        has_value: true,
+        waiting,
+    };
+    txn.set_owner(&name.0, &name.1, Some(&owner))
+}
+
+/// The tenant has the key at the hub, and no value here.
+fn wait<T: StoreTxn>(txn: &mut T, tenant: &TenantId, name: &Name) -> Result<(), T::Error> {
+    let owner = match txn.owner(&name.0, &name.1)? {
+        Some(owner) if owner.tenant == *tenant => return Ok(()),
+        Some(mut owner) => {
+            owner.waiting.insert(tenant.clone());
+            owner
+        }
+        None => Owner {
+            tenant: tenant.clone(),
+            has_value: false,
+            waiting: BTreeSet::new(),
+        },
+    };
+    txn.set_owner(&name.0, &name.1, Some(&owner))
+}
+
+/// The tenant gives up a key, or the value of it.
+fn leave<T: StoreTxn>(txn: &mut T, tenant: &TenantId, name: &Name) -> Result<(), T::Error> {
+    let Some(mut owner) = txn.owner(&name.0, &name.1)? else {
+        return Ok(());
+    };
+    if owner.tenant != *tenant {
+        return match owner.waiting.remove(tenant) {
+            true => txn.set_owner(&name.0, &name.1, Some(&owner)),
+            false => Ok(()),
+        };
+    }
+    let mut waiting = owner.waiting;
+    let next = waiting.pop_first().map(|tenant| Owner {
+        tenant,
+        has_value: false,
+        waiting,
+    });
+    txn.set_owner(&name.0, &name.1, next.as_ref())
 }
 
 fn put_new<T: StoreTxn>(
@@ -393,14 +449,7 @@ fn put_new<T: StoreTxn>(
         written += 1;
         if old.is_none() {
             added += 1;
-            txn.set_owner(
-                &context.kind,
-                &context.key,
-                Some(&Owner {
-                    tenant: tenant.clone(),
-                    has_value: true,
-                }),
-            )?;
+            take(txn, tenant, &(context.kind.clone(), context.key.clone()))?;
         }
     }
     let head = new_head(txn, key, draft, &digests)?;
@@ -414,21 +463,8 @@ fn put_new<T: StoreTxn>(
     {
         txn.set_blind(&whole.kind, tenant, true)?;
     }
-    for held in head
-        .iter()
-        .flat_map(|h| &h.held)
-        .filter(|h| h.kept.is_none() && h.why.class() == HoldClass::Keeps)
-    {
-        if txn.owner(&held.kind, &held.key)?.is_none() {
-            txn.set_owner(
-                &held.kind,
-                &held.key,
-                Some(&Owner {
-                    tenant: tenant.clone(),
-                    has_value: false,
-                }),
-            )?;
-        }
+    for name in head.iter().flat_map(Head::valueless) {
+        wait(txn, tenant, &name)?;
     }
     let same_but_version = |a: &Head, b: &Head| {
         a.digest == b.digest
@@ -485,12 +521,20 @@ fn new_head<T: StoreTxn>(
                 .unwrap_or_default()
         })
     };
-    let held = bundle.held.iter().map(|h| HeldName {
+    let named = bundle.held.iter().map(|h| HeldName {
         kind: h.kind.clone(),
         key: h.key.clone(),
         why: h.why.clone(),
         kept: kept_record(&h.kind, &h.key),
     });
+    let before = draft.head.iter().flat_map(|h| &h.held);
+    let whole = before.filter(|h| bundle.keeps_kind(&h.kind));
+    let still = whole.map(|h| HeldName {
+        kept: kept_record(&h.kind, &h.key),
+        ..h.clone()
+    });
+    let mut held: Vec<HeldName> = named.chain(still).collect();
+    held.sort_unstable_by(|a, b| (&a.kind, &a.key).cmp(&(&b.kind, &b.key)));
     let mut held_kinds = Vec::with_capacity(bundle.held_kinds.len());
     for whole in &bundle.held_kinds {
         let kept = match &draft.head {
@@ -519,7 +563,7 @@ fn new_head<T: StoreTxn>(
             bundle.held_kinds.iter().map(|h| &h.kind),
         ),
         contexts: (bundle.contexts.len() + kept_count) as u64,
-        held: held.collect(),
+        held,
         held_kinds,
     }))
 }

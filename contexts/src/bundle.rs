@@ -137,9 +137,9 @@ pub enum BadBundle {
         /// The key.
         key: Key,
     },
-    /// A kind is held as a whole and has contexts all the same.
-    #[error("kind {kind} is held in the bundle of tenant {tenant:?} and has contexts there")]
-    HeldKindHasContexts {
+    /// A kind is held as a whole and has names all the same.
+    #[error("kind {kind} is held in the bundle of tenant {tenant:?} and has names there")]
+    HeldKindHasNames {
         /// Whose bundle.
         tenant: TenantId,
         /// The kind.
@@ -215,11 +215,13 @@ impl Bundle {
             return Err(twice(&held.kind, &held.key));
         }
         let kinds: BTreeSet<&Kind> = self.held_kinds.iter().map(|h| &h.kind).collect();
-        match self.contexts.iter().find(|c| kinds.contains(&c.kind)) {
+        let good = self.contexts.iter().map(|c| &c.kind);
+        let mut names = good.chain(self.held.iter().map(|h| &h.kind));
+        match names.find(|kind| kinds.contains(kind)) {
             None => Ok(()),
-            Some(c) => Err(BadBundle::HeldKindHasContexts {
+            Some(kind) => Err(BadBundle::HeldKindHasNames {
                 tenant: self.tenant.clone(),
-                kind: c.kind.clone(),
+                kind: kind.clone(),
             }),
         }
     }
@@ -336,12 +338,12 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_cannot_be_held_and_have_contexts() {
+    fn a_kind_cannot_be_held_and_have_names() {
         let held = vec![HeldKind {
             kind: Kind::new("k").expect("kind"),
             why: HoldReason::Duplicate,
         }];
         let wrong = Bundle::new(tenant(), vec![context("k", "a")], vec![], held);
-        assert!(matches!(wrong, Err(BadBundle::HeldKindHasContexts { .. })));
+        assert!(matches!(wrong, Err(BadBundle::HeldKindHasNames { .. })));
     }
 }

@@ -1,0 +1,332 @@
+//! A store's process: the shell around the gate and `apply`, with a crash possible before and after every commit.
+//! What is durable comes first, what is answered second.
+
+use crate::store::{Durable, Origin};
+use crate::world::Variant;
+use contexts::apply::apply;
+use contexts::digest::Buckets;
+use contexts::gate::{Gate, GateState};
+use contexts::name::Region;
+use contexts::push::{
+    Ack, Claim, Granted, Heartbeat, ListBuckets, Listed, Push, Pushed, Reading, Refused, Release,
+    StoreState, SyncVerdict, Synced, Verdict,
+};
+use contexts::version::{Incarnation, SessionId};
+use publisher::writer::Request;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// A message to a store.
+#[derive(Debug, Clone)]
+pub enum Message {
+    /// What a writer wants.
+    Request(Request, Vec<Origin>),
+    /// A heartbeat.
+    Heartbeat(Heartbeat),
+}
+
+/// What a store answers.
+#[derive(Debug)]
+pub enum Reply {
+    Hello(Box<StoreState>),
+    Granted(Box<Granted>),
+    Pushed(Pushed),
+    Synced(SyncVerdict),
+    Listed(Vec<Listed>),
+    Released,
+    Ack(Ack),
+    Refused(Refused),
+}
+
+/// Where a process dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
+    /// Before the commit: nothing happened.
+    BeforeCommit,
+    /// After the commit and before the answer.
+    AfterCommit,
+}
+
+/// What a running process remembers.
+#[derive(Debug)]
+pub struct Memory {
+    gate: Gate,
+    incarnation: Incarnation,
+    boot: u128,
+    /// Kept up to date by `apply`'s notes.
+    pub buckets: Buckets,
+    /// Records, kept up to date likewise.
+    pub contexts: u64,
+    last_step: u64,
+}
+
+/// A store with its process.
+#[derive(Debug)]
+pub struct Agent {
+    /// Its region.
+    pub region: Region,
+    /// Its disk.
+    pub durable: Durable,
+    /// Its process; none while it is down.
+    pub memory: Option<Memory>,
+    /// A copy of the disk of some time ago.
+    pub backup: Option<Durable>,
+    /// Until when it neither reads nor answers.
+    pub paused_until: u64,
+    /// Raised when the disk is replaced by another one.
+    pub line: u64,
+    variant: Variant,
+}
+
+/// The effect of a message that was handled.
+pub struct Handled {
+    /// The answer; none if the process died.
+    pub reply: Option<Reply>,
+    /// The bundles that were applied: index in the push.
+    pub applied: Vec<usize>,
+    /// Whether something was committed.
+    pub committed: bool,
+}
+
+impl Agent {
+    /// A store that was never started.
+    pub fn new(region: Region, durable: Durable, variant: Variant) -> Self {
+        Self {
+            region,
+            durable,
+            memory: None,
+            backup: None,
+            paused_until: 0,
+            line: 0,
+            variant,
+        }
+    }
+
+    /// Opens the file and starts.
+    pub fn start(&mut self, now: u64, id: u128) {
+        self.durable.reopen();
+        self.memory = Some(Memory {
+            gate: Gate::default(),
+            incarnation: Incarnation(id),
+            boot: id,
+            buckets: self.durable.buckets(&BTreeSet::new()),
+            contexts: self.durable.contexts(),
+            last_step: now,
+        });
+    }
+
+    /// Time passed in which the process ran; after a pause it is one long step.
+    pub fn ran(&mut self, now: u64) {
+        if let Some(memory) = &mut self.memory {
+            memory
+                .gate
+                .ran(Duration::from_millis(now - memory.last_step));
+            memory.last_step = now;
+        }
+    }
+
+    fn reading(&self, now: u64) -> Reading {
+        Reading {
+            boot: self.memory.as_ref().map_or(0, |m| m.boot),
+            micros: now * 1_000,
+        }
+    }
+
+    fn state(&self, now: u64) -> StoreState {
+        let d = &self.durable;
+        let memory = self.memory.as_ref().expect("it runs");
+        StoreState {
+            store: d.id,
+            incarnation: memory.incarnation,
+            region: self.region.clone(),
+            granted: d.granted,
+            released: d.released,
+            last_synced: d.last_synced,
+            synced_kinds: d.kinds.clone(),
+            position: d.position,
+            bundles: d.heads.len() as u64,
+            contexts: memory.contexts,
+            file_bytes: 0,
+            root: d.key.as_ref().map(|k| k.root(&memory.buckets)),
+            reading: self.reading(now),
+            age: None,
+            release: String::new(),
+        }
+    }
+
+    /// Handles a message; `crash` says where the process dies, `id` is a fresh random id.
+    pub fn handle(
+        &mut self,
+        now: u64,
+        message: &Message,
+        crash: Option<Crash>,
+        id: u128,
+    ) -> Handled {
+        let (mut applied, mut committed) = (Vec::new(), false);
+        let before = crash == Some(Crash::BeforeCommit);
+        let result = match message {
+            Message::Request(Request::Hello, _) => Ok(Reply::Hello(Box::new(self.state(now)))),
+            Message::Request(Request::ListBuckets(list), _) => Ok(Reply::Listed(self.list(list))),
+            Message::Heartbeat(heartbeat) => self.heartbeat(now, heartbeat),
+            Message::Request(request, origins) => {
+                let was = before.then(|| self.durable.clone());
+                let result = match request {
+                    Request::Claim(claim) => self.claim(now, claim, id),
+                    Request::Push(push) => self.push(now, push, origins, &mut applied),
+                    Request::Synced(synced) => self.synced(now, synced),
+                    Request::Release(release) => self.release(release),
+                    Request::Hello | Request::ListBuckets(_) => unreachable!("handled above"),
+                };
+                committed = result.is_ok();
+                if let Some(was) = was {
+                    self.durable = was;
+                    committed = false;
+                }
+                result
+            }
+        };
+        if crash.is_some() {
+            self.memory = None;
+        }
+        let lies = self.variant == Variant::AcksBeforeCommit && before;
+        let answers = crash.is_none() || lies;
+        Handled {
+            reply: answers.then(|| result.unwrap_or_else(Reply::Refused)),
+            applied: if before { Vec::new() } else { applied },
+            committed,
+        }
+    }
+
+    fn gate(&mut self) -> &mut Gate {
+        &mut self.memory.as_mut().expect("it runs").gate
+    }
+
+    fn claim(&mut self, now: u64, claim: &Claim, id: u128) -> Result<Reply, Refused> {
+        let seen = self.state(now).seen();
+        let state = GateState {
+            region: &self.region.clone(),
+            seen,
+            released: self.durable.released,
+            other_deployment: self
+                .durable
+                .key
+                .as_ref()
+                .is_some_and(|k| *k != claim.digest_key),
+        };
+        let term = self.gate().claim(claim, &state)?;
+        self.durable.granted = Some(term);
+        self.durable.released = false;
+        self.durable.key = Some(claim.digest_key.clone());
+        self.gate().open(SessionId(id));
+        Ok(Reply::Granted(Box::new(Granted {
+            session: SessionId(id),
+            state: self.state(now),
+        })))
+    }
+
+    fn admit(&mut self, session: SessionId, number: u64) -> Result<(), Refused> {
+        match self.variant {
+            Variant::IgnoresSessions => Ok(()),
+            _ => self.gate().admit(session, number),
+        }
+    }
+
+    fn push(
+        &mut self,
+        now: u64,
+        push: &Push,
+        origins: &[Origin],
+        applied: &mut Vec<usize>,
+    ) -> Result<Reply, Refused> {
+        self.admit(push.session, push.number)?;
+        let Some(key) = self.durable.key.clone() else {
+            return Err(Refused::Session);
+        };
+        let outcome = match apply(&mut self.durable, &key, &push.bundles) {
+            Ok(outcome) => outcome,
+            Err(never) => match never {},
+        };
+        for (i, verdict) in outcome.verdicts.iter().enumerate() {
+            if matches!(verdict, Verdict::Applied | Verdict::AlreadyThere) {
+                let tenant = &push.bundles[i].bundle.tenant;
+                self.durable.origins.insert(tenant.clone(), origins[i]);
+                self.durable.edited.remove(tenant);
+                self.durable.highest = self.durable.highest.max(push.bundles[i].version);
+                applied.push(i);
+            }
+        }
+        let memory = self.memory.as_mut().expect("it runs");
+        memory.contexts = memory.contexts.wrapping_add_signed(outcome.contexts);
+        for moved in &outcome.moved {
+            let (tenant, buckets) = (&moved.tenant, &mut memory.buckets);
+            moved
+                .before
+                .iter()
+                .for_each(|d| buckets.remove(&key, tenant, d));
+            moved
+                .after
+                .iter()
+                .for_each(|d| buckets.add(&key, tenant, d));
+        }
+        Ok(Reply::Pushed(Pushed {
+            verdicts: outcome.verdicts,
+            reading: self.reading(now),
+        }))
+    }
+
+    fn synced(&mut self, now: u64, synced: &Synced) -> Result<Reply, Refused> {
+        self.admit(synced.session, synced.number)?;
+        let Some(key) = self.durable.key.clone() else {
+            return Err(Refused::Session);
+        };
+        let without: BTreeSet<_> = synced.in_flux.iter().cloned().collect();
+        if synced.reread {
+            self.durable.reopen();
+            let buckets = self.durable.buckets(&BTreeSet::new());
+            self.memory.as_mut().expect("it runs").buckets = buckets;
+        }
+        let buckets = self.durable.buckets(&without);
+        if key.root(&buckets) != synced.root {
+            return Ok(Reply::Synced(SyncVerdict::Differs { buckets }));
+        }
+        let d = &mut self.durable;
+        d.last_synced = Some(synced.id);
+        d.kinds = synced.kinds.clone();
+        d.fresh = Some(synced.fresh.micros / 1_000);
+        d.position = d.position.max(synced.position);
+        let reading = self.reading(now);
+        Ok(Reply::Synced(SyncVerdict::InStep { reading }))
+    }
+
+    fn release(&mut self, release: &Release) -> Result<Reply, Refused> {
+        self.gate().heard(release.session)?;
+        self.gate().end();
+        self.durable.released = true;
+        Ok(Reply::Released)
+    }
+
+    fn heartbeat(&mut self, now: u64, heartbeat: &Heartbeat) -> Result<Reply, Refused> {
+        self.gate().heard(heartbeat.session)?;
+        if let Some(position) = heartbeat.position {
+            self.durable.position = self.durable.position.max(position);
+        }
+        let reading = self.reading(now);
+        Ok(Reply::Ack(Ack { reading }))
+    }
+
+    fn list(&self, list: &ListBuckets) -> Vec<Listed> {
+        let Some(key) = &self.durable.key else {
+            return Vec::new();
+        };
+        let wanted: BTreeSet<usize> = list.buckets.iter().map(|b| usize::from(*b)).collect();
+        let heads = self.durable.heads.iter();
+        heads
+            .filter(|(tenant, _)| wanted.contains(&key.bucket(tenant)))
+            .map(|(tenant, head)| Listed {
+                tenant: tenant.clone(),
+                digest: head.digest,
+                version: head.version,
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,436 @@
+//! The invariants of the design, each checked after every commit of a store.
+//!
+//! | id | what is checked |
+//! | --- | --- |
+//! | I1 | the snapshot that a store shows of a tenant never goes back; nor does a reader that changes store by position |
+//! | I2 | what is shown of a tenant is one snapshot's content; held names keep an older value of theirs, or none |
+//! | I3 | one owner per key, and the owners, heads, digests and buckets agree with the records |
+//! | I5 | what is shown is as new as the age says; a key that was there all the time is never called absent |
+//! | I6 | what was acknowledged is on disk, and a receipt shows what it was asked for |
+//! | fence | after a clone, a store takes from one side only |
+//!
+//! A tenant with a value that was edited by hand is left out until the value is written again.
+
+use crate::agent::{Handled, Message};
+use crate::database::{Name, State};
+use crate::publisher::Wish;
+use crate::store::{Durable, Origin};
+use crate::world::{Checked, World, violated};
+use contexts::bundle::{Bundle, HoldReason};
+use contexts::name::TenantId;
+use contexts::push::{Pushed, Verdict};
+use contexts::version::Version;
+use publisher::writer::{Delivery, Republished, Request};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl World {
+    /// The commit of an origin in the history of a database, if they have that past in common.
+    pub fn commit_in(&self, origin: Origin, db: usize) -> Option<usize> {
+        let shared = self.dbs.last().map_or(0, |d| d.shared);
+        (origin.db == db || origin.commit < shared).then_some(origin.commit)
+    }
+
+    fn state(&self, origin: Origin) -> &State {
+        &self.dbs[origin.db].commits[origin.commit].state
+    }
+
+    /// What a store's region has of a tenant in a snapshot.
+    fn truth(&self, s: usize, tenant: &TenantId, origin: Origin) -> Bundle {
+        self.state(origin).bundle(tenant, &self.agents[s].region)
+    }
+
+    /// Whether the content of one snapshot is also that of another one, or of a later one.
+    fn still_true(&self, s: usize, tenant: &TenantId, shown: Origin, since: Origin) -> bool {
+        let content = self.truth(s, tenant, shown);
+        let (db, commits) = (since.db, since.commit..self.dbs[since.db].commits.len());
+        let mut later = commits.map(|commit| Origin { db, commit });
+        later.any(|origin| self.truth(s, tenant, origin) == content)
+    }
+
+    /// After a commit: the step itself, then the store as it is.
+    pub fn check_commit(
+        &mut self,
+        s: usize,
+        p: usize,
+        before: &Durable,
+        message: &Message,
+        handled: &Handled,
+    ) -> Checked {
+        let db = self.publishers[p].db;
+        if let Message::Request(Request::Push(push), origins) = message {
+            for i in &handled.applied {
+                let tenant = &push.bundles[*i].bundle.tenant;
+                if let Some(old) = before.origins.get(tenant) {
+                    let (old, new) = (self.commit_in(*old, db), self.commit_in(origins[*i], db));
+                    if old.is_some() && old > new {
+                        let what = format!("store {s}, {tenant}: from {old:?} to {new:?}");
+                        return violated("I1 no backward step", what);
+                    }
+                }
+            }
+            if !handled.applied.is_empty() && before.side.is_some_and(|side| side != db) {
+                return violated("fence", format!("store {s} takes content of db{db}"));
+            }
+        }
+        if let Message::Request(Request::Synced(synced), _) = message {
+            let in_step = self.agents[s].durable.last_synced == Some(synced.id);
+            if in_step {
+                self.agents[s].durable.fresh_db = db;
+                self.take_side(s, db)?;
+            }
+        }
+        if let Message::Request(Request::Claim(claim), _) = message {
+            let term = (claim.term.epoch, claim.term.holder);
+            if self.dbs.iter().any(|d| !d.terms.contains(&term)) {
+                self.take_side(s, db)?;
+            }
+        }
+        self.check_store(s)
+    }
+
+    fn take_side(&mut self, s: usize, db: usize) -> Checked {
+        if self.dbs.len() == 1 {
+            return Ok(());
+        }
+        match self.agents[s].durable.side.replace(db) {
+            Some(side) if side != db => {
+                violated("fence", format!("store {s} goes from db{side} to db{db}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A store as it is.
+    ///
+    /// # Errors
+    /// The first invariant that it breaks.
+    pub fn check_store(&self, s: usize) -> Checked {
+        self.check_books(s)?;
+        self.check_bundles(s)?;
+        self.check_age(s)?;
+        self.check_readers(s)
+    }
+
+    /// I3.
+    fn check_books(&self, s: usize) -> Checked {
+        let d = &self.agents[s].durable;
+        let fail =
+            |what: String| violated("I3 one owner, true books", format!("store {s}: {what}"));
+        let mut values: BTreeMap<&Name, &TenantId> = BTreeMap::new();
+        for (tenant, records) in &d.records {
+            for name in records.keys() {
+                if let Some(other) = values.insert(name, tenant) {
+                    return fail(format!("{other} and {tenant} both have {name:?}"));
+                }
+                let found = d.owners.get(name);
+                if !found.is_some_and(|o| o.has_value && o.tenant == *tenant) {
+                    return fail(format!("{name:?} of {tenant} is owned by {found:?}"));
+                }
+            }
+        }
+        for (name, owner) in &d.owners {
+            let holds = |tenant: &TenantId| {
+                let held = d.heads.get(tenant).into_iter().flat_map(|h| &h.held);
+                held.filter(|h| h.kept.is_none())
+                    .any(|h| (&h.kind, &h.key) == (&name.0, &name.1))
+            };
+            let first = match owner.has_value {
+                true => values.contains_key(name),
+                false => holds(&owner.tenant),
+            };
+            let right = first && owner.waiting.iter().all(holds);
+            if !right {
+                return fail(format!("{name:?} has the owner {owner:?} and nothing else"));
+            }
+        }
+        let Some(key) = &d.key else { return Ok(()) };
+        let mut blind = BTreeSet::new();
+        for (tenant, head) in &d.heads {
+            if head.digest != d.true_digest(key, tenant, head) {
+                return fail(format!("the digest of {tenant} is not that of its records"));
+            }
+            let records = d.records.get(tenant).map_or(0, |r| r.len() as u64);
+            if head.contexts != records {
+                return fail(format!("{tenant} counts {}, has {records}", head.contexts));
+            }
+            let whole = head.held_kinds.iter().filter(|h| h.kept.is_none());
+            blind.extend(whole.map(|h| (h.kind.clone(), tenant.clone())));
+        }
+        if blind != d.blind {
+            return fail(format!("blind for {:?}, should be {blind:?}", d.blind));
+        }
+        match &self.agents[s].memory {
+            Some(memory) if memory.buckets != d.buckets(&BTreeSet::new()) => {
+                fail("the buckets are not those of the heads".into())
+            }
+            Some(memory) if memory.contexts != d.contexts() => fail("contexts miscounted".into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// I2.
+    fn check_bundles(&self, s: usize) -> Checked {
+        let d = &self.agents[s].durable;
+        for (tenant, origin) in &d.origins {
+            if d.edited.contains(tenant) {
+                continue;
+            }
+            let truth = self.truth(s, tenant, *origin);
+            if let Err(what) = self.shows(s, tenant, &truth) {
+                let what = format!("store {s}, {tenant} of commit {}: {what}", origin.commit);
+                return violated("I2 all or nothing", what);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a store shows a bundle: its contexts, but for those held for a clash, and of held names an older value.
+    pub fn shows(&self, s: usize, tenant: &TenantId, truth: &Bundle) -> Result<(), String> {
+        let d = &self.agents[s].durable;
+        let empty = BTreeMap::new();
+        let records = d.records.get(tenant).unwrap_or(&empty);
+        let Some(head) = d.heads.get(tenant) else {
+            return match truth.is_empty() && records.is_empty() {
+                true => Ok(()),
+                false => Err(format!("no head, {} records", records.len())),
+            };
+        };
+        if truth.is_empty() {
+            return Err("a head of nothing".into());
+        }
+        for context in &truth.contexts {
+            let name = (context.kind.clone(), context.key.clone());
+            let clash = head.held.iter().any(|h| {
+                (&h.kind, &h.key) == (&name.0, &name.1)
+                    && matches!(h.why, HoldReason::KeyTaken { .. })
+            });
+            let record = records.get(&name).map(|r| &r.context);
+            match (clash, record) {
+                (true, None) => {}
+                (false, Some(shown)) if shown == context => {}
+                _ => return Err(format!("{name:?} should be {context:?}, is {record:?}")),
+            }
+        }
+        for (name, record) in records {
+            if truth.has(&name.0, &name.1) {
+                continue;
+            }
+            let was = |state: &State| {
+                let row = state.rows.get(tenant).and_then(|rows| rows.get(name));
+                row.is_some_and(|row| row.value() == record.context.value)
+            };
+            if !truth.mentions(&name.0, &name.1) {
+                return Err(format!("{name:?} is not in the snapshot"));
+            }
+            if !self
+                .dbs
+                .iter()
+                .flat_map(|d| &d.commits)
+                .any(|c| was(&c.state))
+            {
+                return Err(format!("{name:?} was never {}", record.context.value));
+            }
+        }
+        Ok(())
+    }
+
+    /// I5.
+    fn check_age(&self, s: usize) -> Checked {
+        let d = &self.agents[s].durable;
+        let Some(fresh) = d.fresh else { return Ok(()) };
+        let db = d.fresh_db;
+        let then = Origin {
+            db,
+            commit: self.dbs[db].index_at(fresh),
+        };
+        for tenant in self.tenants(&[d]) {
+            let origin = d.origins.get(&tenant).copied();
+            let shown = origin.unwrap_or(Origin { db, commit: 0 });
+            let Some(commit) = self.commit_in(shown, db) else {
+                continue;
+            };
+            if commit >= then.commit || d.edited.contains(&tenant) {
+                continue;
+            }
+            if !self.still_true(s, &tenant, shown, then) {
+                let what = format!(
+                    "store {s} shows {tenant} of commit {commit} and claims to be as new as {}",
+                    then.commit
+                );
+                return violated("I5 the age is honest", what);
+            }
+        }
+        self.check_absent(s, then)
+    }
+
+    /// Tenants that some stores or databases know.
+    fn tenants(&self, stores: &[&Durable]) -> BTreeSet<TenantId> {
+        let shown = stores.iter().flat_map(|d| d.origins.keys().cloned());
+        let commits = self.dbs.iter().flat_map(|d| &d.commits);
+        let rows = commits.flat_map(|c| c.state.rows.keys().cloned());
+        shown.chain(rows).collect()
+    }
+
+    /// A key that one tenant had in the region from the moment of the age until now has an answer other than absent.
+    fn check_absent(&self, s: usize, then: Origin) -> Checked {
+        let (d, region) = (&self.agents[s].durable, &self.agents[s].region);
+        let commits = &self.dbs[then.db].commits[then.commit..];
+        for (tenant, rows) in &self.state(then).rows {
+            let shown = d.origins.get(tenant);
+            if shown.is_some_and(|o| self.commit_in(*o, then.db).is_none()) {
+                continue;
+            }
+            for name in rows.keys() {
+                let has = |state: &State| {
+                    let row = state.rows.get(tenant).and_then(|rows| rows.get(name));
+                    row.is_some_and(|row| row.is_in(region))
+                };
+                let known = d.kinds.contains(&name.0) && !d.blind.iter().any(|b| b.0 == name.0);
+                let absent = known && !d.owners.contains_key(name);
+                // Of a kind that could not be built, the store knows what it last knew.
+                let broken = |state: &State| {
+                    let broken = (tenant.clone(), name.0.clone());
+                    state.broken.contains(&broken)
+                };
+                if absent
+                    && !commits.iter().any(|c| broken(&c.state))
+                    && commits.iter().all(|c| has(&c.state))
+                {
+                    let what = format!("store {s} says that {name:?} of {tenant} does not exist");
+                    return violated("I5 absent is known", what);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// I1 for a reader that changes store: where versions and positions let it, it does not go back.
+    pub fn check_readers(&self, s: usize) -> Checked {
+        for other in 0..self.agents.len() {
+            if other != s && self.agents[other].region == self.agents[s].region {
+                self.check_reader(s, other)?;
+                self.check_reader(other, s)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The newest snapshot of which a store is known to show a tenant: that of the bundle, or of the age.
+    fn known_since(
+        &self,
+        d: &Durable,
+        tenant: &TenantId,
+        db: usize,
+    ) -> Option<Origin> {
+        let (origin_db, origin) = (db, d.origins.get(tenant).copied());
+        let commit = self.commit_in(origin.unwrap_or(Origin { db, commit: 0 }), db)?;
+        let aged = match d.fresh {
+            None => 0,
+            Some(fresh) => {
+                let commit = self.dbs[d.fresh_db].index_at(fresh);
+                let db = d.fresh_db;
+                self.commit_in(Origin { db, commit }, origin_db)?
+            }
+        };
+        let commit = commit.max(aged);
+        Some(Origin { db, commit })
+    }
+
+    fn check_reader(&self, from: usize, to: usize) -> Checked {
+        let (a, b) = (&self.agents[from].durable, &self.agents[to].durable);
+        for (tenant, origin) in &a.origins {
+            let (Some(seen), Some(reach)) = (mark(a, tenant), reach(b, tenant)) else {
+                continue;
+            };
+            if reach < seen || a.edited.contains(tenant) || b.edited.contains(tenant) {
+                continue;
+            }
+            let db = origin.db;
+            let Some(target) = self.known_since(b, tenant, db) else {
+                continue;
+            };
+            let differs = || !self.still_true(to, tenant, target, *origin);
+            if target.commit < origin.commit && differs() {
+                let what = format!(
+                    "a reader of {tenant} that goes from store {from} ({seen}, commit {}) to {to} ({reach}, commit {}) goes back",
+                    origin.commit, target.commit
+                );
+                return violated("I1 no reader goes back", what);
+            }
+        }
+        Ok(())
+    }
+
+    /// I6: what the writer hears to be applied is on disk.
+    pub fn check_durable(
+        &self,
+        s: usize,
+        line: u64,
+        push: &[(TenantId, Origin)],
+        pushed: &Pushed,
+    ) -> Checked {
+        let agent = &self.agents[s];
+        if agent.line != line {
+            return Ok(());
+        }
+        for ((tenant, origin), verdict) in push.iter().zip(&pushed.verdicts) {
+            if !matches!(verdict, Verdict::Applied | Verdict::AlreadyThere) {
+                continue;
+            }
+            let on_disk = agent.durable.origins.get(tenant);
+            let there = match on_disk.map(|o| self.commit_in(*o, origin.db)) {
+                None => false,
+                Some(None) => true,
+                Some(Some(commit)) => commit >= origin.commit,
+            };
+            if !there {
+                let what = format!("store {s} has {on_disk:?} of {tenant}, acked {origin:?}");
+                return violated("I6 acked is durable", what);
+            }
+        }
+        Ok(())
+    }
+
+    /// I6: a receipt that says delivered means that the store shows what was there when it was asked for, or later.
+    pub fn check_receipts(&self, wish: &Wish, republished: &Republished) -> Checked {
+        for receipt in &republished.receipts {
+            if !matches!(receipt.delivery, Delivery::Delivered { .. }) {
+                continue;
+            }
+            let s: usize = receipt.store[1..].parse().unwrap_or(0);
+            let d = &self.agents[s].durable;
+            if self.agents[s].line != wish.lines[s] || d.edited.contains(&receipt.tenant) {
+                continue;
+            }
+            let db = wish.origin.db;
+            let shown = d.origins.get(&receipt.tenant).copied();
+            let shown = shown.unwrap_or(Origin { db, commit: 0 });
+            let Some(commit) = self.commit_in(shown, db) else {
+                continue;
+            };
+            let (tenant, asked) = (&receipt.tenant, wish.origin);
+            if commit < asked.commit && !self.still_true(s, tenant, shown, asked)
+            {
+                let what = format!("store {s} shows {tenant} of {commit}, asked for {asked:?}");
+                return violated("I6 a receipt is true", what);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a reader of a tenant remembers to have seen of a store; none if the store says "not ready".
+fn mark(d: &Durable, tenant: &TenantId) -> Option<Version> {
+    match d.heads.get(tenant) {
+        Some(head) => Some(head.version.max(d.position)),
+        None => (!d.kinds.is_empty()).then(|| d.highest.max(d.position)),
+    }
+}
+
+/// How far a store is for a reader of a tenant; none if it says "not ready".
+fn reach(d: &Durable, tenant: &TenantId) -> Option<Version> {
+    match d.heads.get(tenant) {
+        Some(head) => Some(head.version.max(d.position)),
+        None => (!d.kinds.is_empty()).then_some(d.position),
+    }
+}

@@ -1,0 +1,157 @@
+//! I7 and I8: once the trouble ends, every store comes in step within a bounded time, whatever was lost; a store that
+//! stays dead holds up nobody else; and when nothing changes any more, nothing more is built.
+
+use crate::agent::Agent;
+use crate::database::Name;
+use crate::world::{Checked, Event, World, violated};
+use contexts::name::TenantId;
+use publisher::writer::StoreIx;
+use rand::Rng;
+use std::collections::BTreeSet;
+
+/// Virtual milliseconds within which everything has to be well: the last backoff of a failing scan, and two scans.
+const HEALED_WITHIN: u64 = 600_000;
+/// Virtual milliseconds of rest that follow: long enough for a scan on schedule.
+const REST: u64 = 60_000;
+
+impl World {
+    /// The time after the trouble.
+    ///
+    /// # Errors
+    /// What is still wrong when the time is over.
+    pub fn heal(&mut self) -> Checked {
+        self.end_trouble();
+        if self.agents.len() > 1 && self.rng.random_bool(0.25) {
+            let s = self.rng.random_range(0..self.agents.len());
+            self.agents[s].memory = None;
+            self.dead = Some(s);
+            self.log(|| format!("store {s} stays dead"));
+        }
+        self.until_well("I7 trouble stays where it is")?;
+        if let Some(s) = self.dead.take() {
+            self.at(0, Event::StoreStart(s));
+            self.until_well("I8 it heals")?;
+        }
+        let (end, builds) = (self.now + REST, self.builds);
+        while self.now < end {
+            self.step()?;
+        }
+        // Two scans on schedule for each database that has a writer, and no more.
+        let scans = 2 + REST / 25_000;
+        if self.builds - builds > scans * 4 * self.dbs.len() as u64 {
+            let what = format!("{} builds while nothing changed", self.builds - builds);
+            return violated("I8 it comes to rest", what);
+        }
+        match self.trouble(end - REST) {
+            None => Ok(()),
+            Some(what) => violated("I8 it heals", what),
+        }
+    }
+
+    fn end_trouble(&mut self) {
+        self.calm = true;
+        self.weather.calm();
+        self.log(|| "the trouble ends".into());
+        self.dbs.iter_mut().for_each(|d| d.down_until = 0);
+        for p in 0..self.publishers.len() {
+            self.publishers[p].paused_until = 0;
+            self.at(1_000, Event::PublisherStart(p));
+        }
+        for s in 0..self.agents.len() {
+            self.agents[s].paused_until = 0;
+            self.at(0, Event::StoreStart(s));
+        }
+    }
+
+    fn until_well(&mut self, id: &'static str) -> Checked {
+        let (since, end) = (self.now, self.now + HEALED_WITHIN);
+        let mut look = since;
+        loop {
+            self.step()?;
+            if self.now < look {
+                continue;
+            }
+            look = self.now + 500;
+            match self.trouble(since) {
+                None => return Ok(()),
+                Some(what) if self.now > end => return violated(id, what),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// What is not well yet, if anything.
+    fn trouble(&self, since: u64) -> Option<String> {
+        let living = (0..self.agents.len()).filter(|s| self.dead != Some(*s));
+        living
+            .filter_map(|s| self.trouble_of(s, since).err())
+            .next()
+    }
+
+    fn trouble_of(&self, s: usize, since: u64) -> Result<(), String> {
+        let agent = &self.agents[s];
+        let fail = |what: String| Err(format!("store {s}: {what}"));
+        let offices = self
+            .publishers
+            .iter()
+            .filter_map(|p| p.office.as_ref().map(|o| (p, &o.writer)));
+        let mut writers = offices.filter(|(p, w)| {
+            w.store(StoreIx(s)).session().is_some() && self.dbs[p.db].lease.term == w.term()
+        });
+        let Some((publisher, writer)) = writers.next() else {
+            return fail(format!("no writer has it, {:?}", self.standings(s)));
+        };
+        let store = writer.store(StoreIx(s));
+        if !store.synced || store.behind.is_some() {
+            return fail(format!("behind: {:?}, {:?}", store.behind, store.failure));
+        }
+        if agent.durable.fresh.is_none_or(|fresh| fresh < since) {
+            return fail("its age counts from before".into());
+        }
+        if self.dead.is_none() && self.dbs.len() == 1 && !writer.is_idle() {
+            return fail(format!("the writer is busy, {} dirty", writer.dirty()));
+        }
+        if writer.dirty() > 0 {
+            return fail(format!("{} tenants are dirty", writer.dirty()));
+        }
+        self.shows_truth(s, agent, publisher.db)
+    }
+
+    fn standings(&self, s: usize) -> Vec<(&'static str, Option<String>)> {
+        let offices = self.publishers.iter().filter_map(|p| p.office.as_ref());
+        let stores = offices.map(|o| o.writer.store(StoreIx(s)));
+        stores
+            .map(|s| (s.standing(), s.failure.as_ref().map(|f| f.why.clone())))
+            .collect()
+    }
+
+    /// The store shows the database as it is now, and each key that several tenants have is shown for one of them.
+    fn shows_truth(&self, s: usize, agent: &Agent, db: usize) -> Result<(), String> {
+        let (state, d) = (self.dbs[db].now(), &agent.durable);
+        let tenants: BTreeSet<&TenantId> = state.rows.keys().chain(d.heads.keys()).collect();
+        for tenant in tenants {
+            let truth = state.bundle(tenant, &agent.region);
+            self.shows(s, tenant, &truth)
+                .map_err(|what| format!("store {s} is not as db{db}: {tenant}: {what}"))?;
+        }
+        if !d.edited.is_empty() {
+            return Err(format!("store {s}: {:?} still edited", d.edited));
+        }
+        let names: BTreeSet<&Name> = state.rows.values().flat_map(|r| r.keys()).collect();
+        for name in names {
+            let claimants = state.claimants(name, &agent.region);
+            let good = |t: &&&TenantId| {
+                let row = &state.rows[**t][name];
+                !row.too_large && !state.broken.contains(&((**t).clone(), name.0.clone()))
+            };
+            let shown = d.owners.get(name).is_some_and(|o| o.has_value);
+            if !claimants.is_empty()
+                && claimants.iter().filter(good).count() == claimants.len()
+                && !shown
+            {
+                return Err(format!("store {s}: nobody has {name:?} of {claimants:?}"));
+            }
+        }
+        Ok(())
+    }
+}

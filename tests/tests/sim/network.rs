@@ -1,0 +1,159 @@
+//! The network: every message is delayed, and may be lost, doubled, or kept for minutes and delivered when nobody
+//! expects it any more. A request has exactly one outcome for its sender: the first answer, or a timeout.
+
+use crate::agent::{Crash, Message, Reply};
+use crate::world::{Checked, Event, Step, World};
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+/// How bad things are, drawn per run.
+#[derive(Debug)]
+pub struct Weather {
+    loss: f64,
+    double: f64,
+    slow: f64,
+    very_late: f64,
+    crash: f64,
+    /// Whether the database is cloned once.
+    pub clone: bool,
+    /// Milliseconds between faults.
+    pub fault_every: u64,
+}
+
+impl Weather {
+    /// A random one.
+    pub fn random(rng: &mut SmallRng) -> Self {
+        let mut pick = |all: &[f64]| all[rng.random_range(0..all.len())];
+        Self {
+            loss: pick(&[0.0, 0.01, 0.1]),
+            double: pick(&[0.0, 0.03, 0.15]),
+            slow: pick(&[0.0, 0.05, 0.3]),
+            very_late: pick(&[0.0, 0.01, 0.04]),
+            crash: pick(&[0.0, 0.005, 0.03]),
+            clone: pick(&[0.0, 0.0, 0.0, 0.0, 1.0]) > 0.5,
+            fault_every: pick(&[1_000.0, 3_000.0, 8_000.0]) as u64,
+        }
+    }
+
+    /// No more trouble.
+    pub fn calm(&mut self) {
+        (self.loss, self.double, self.slow) = (0.0, 0.0, 0.0);
+        (self.very_late, self.crash) = (0.0, 0.0);
+    }
+
+    fn delay(&self, rng: &mut SmallRng) -> u64 {
+        match rng.random::<f64>() {
+            x if x < self.very_late => rng.random_range(5_000..180_000),
+            x if x < self.very_late + self.slow => rng.random_range(100..4_000),
+            _ => rng.random_range(1..30),
+        }
+    }
+}
+
+impl World {
+    /// A publisher sends a message to a store, and will hear something about it.
+    pub fn send(&mut self, p: usize, to: usize, message: Message, timeout: u64) -> u64 {
+        self.messages += 1;
+        let (number, run) = (self.messages, self.publishers[p].run);
+        self.at(timeout, Event::Publisher(p, run, Step::Timeout(number)));
+        let copies = match self.rng.random::<f64>() {
+            x if x < self.weather.loss => 0,
+            x if x < self.weather.loss + self.weather.double => 2,
+            _ => 1,
+        };
+        for _ in 0..copies {
+            let delay = self.weather.delay(&mut self.rng);
+            let from = (p, run, number);
+            let message = message.clone();
+            self.at(delay, Event::ToStore { to, from, message });
+        }
+        number
+    }
+
+    /// A message arrives at a store.
+    ///
+    /// # Errors
+    /// The invariant that the store breaks.
+    pub fn to_store(&mut self, to: usize, from: (usize, u64, u64), message: Message) -> Checked {
+        if self.agents[to].paused_until > self.now {
+            let rest = self.agents[to].paused_until - self.now;
+            self.at(rest, Event::ToStore { to, from, message });
+            return Ok(());
+        }
+        if self.agents[to].memory.is_none() {
+            return Ok(());
+        }
+        let crash = match self.rng.random::<f64>() {
+            x if x < self.weather.crash => Some(Crash::BeforeCommit),
+            x if x < self.weather.crash * 2.0 => Some(Crash::AfterCommit),
+            _ => None,
+        };
+        let (now, id) = (self.now, self.id());
+        let before = self.agents[to].durable.clone();
+        self.agents[to].ran(now);
+        let handled = self.agents[to].handle(now, &message, crash, id);
+        if crash.is_some() {
+            self.log(|| format!("store {to} dies: {crash:?}"));
+            let down = self.rng.random_range(100..6_000);
+            self.at(down, Event::StoreStart(to));
+        }
+        self.note(to, from, &message, &handled);
+        if handled.committed {
+            self.check_commit(to, from.0, &before, &message, &handled)?;
+        }
+        if let Some(reply) = handled.reply {
+            self.reply(from, reply);
+        }
+        Ok(())
+    }
+
+    fn note(
+        &mut self,
+        to: usize,
+        from: (usize, u64, u64),
+        message: &Message,
+        handled: &crate::agent::Handled,
+    ) {
+        if !matches!(message, Message::Heartbeat(_)) {
+            let said = handled.reply.as_ref().map(brief);
+            self.log(|| format!("p{} -> store {to}: {} => {said:?}", from.0, ask(message)));
+        }
+    }
+
+    fn reply(&mut self, (p, run, number): (usize, u64, u64), reply: Reply) {
+        if self.rng.random_bool(self.weather.loss) {
+            return;
+        }
+        let delay = self.weather.delay(&mut self.rng);
+        self.at(delay, Event::Publisher(p, run, Step::Reply(number, reply)));
+    }
+}
+
+fn ask(message: &Message) -> String {
+    use publisher::writer::Request;
+    match message {
+        Message::Request(Request::Claim(c), _) => format!("claim {}", c.term.epoch),
+        Message::Request(Request::Push(push), origins) => {
+            let each = push.bundles.iter().zip(origins);
+            let all: Vec<String> = each
+                .map(|(s, o)| format!("{}@{}#{}", s.bundle.tenant, s.version, o.commit))
+                .collect();
+            format!("push {} {all:?}", push.number)
+        }
+        Message::Request(Request::Synced(s), _) => {
+            format!("synced {} but for {:?}", s.number, s.in_flux)
+        }
+        Message::Request(Request::ListBuckets(l), _) => format!("list {}", l.buckets.len()),
+        Message::Request(request, _) => format!("{request:?}").chars().take(10).collect(),
+        Message::Heartbeat(_) => "heartbeat".into(),
+    }
+}
+
+fn brief(reply: &Reply) -> String {
+    match reply {
+        Reply::Pushed(pushed) => format!("{:?}", pushed.verdicts),
+        Reply::Hello(_) => "hello".into(),
+        Reply::Granted(_) => "granted".into(),
+        other => format!("{other:?}").chars().take(60).collect(),
+    }
+}

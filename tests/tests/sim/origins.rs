@@ -1,0 +1,58 @@
+//! Which snapshot a bundle that travels was built from. The shipped code does not carry this, so the simulation
+//! remembers each bundle that a build made, by address, and finds one that was changed by a hold by its content.
+
+use crate::store::Origin;
+use contexts::bundle::{Bundle, HoldReason};
+use contexts::name::TenantId;
+use publisher::writer::BuiltBatch;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A run of a publisher's process.
+type Run = (usize, u64);
+
+/// The bundles that were built.
+#[derive(Default)]
+pub struct Origins {
+    by_address: HashMap<usize, Origin>,
+    by_tenant: HashMap<(Run, TenantId), Vec<(Arc<Bundle>, Origin)>>,
+}
+
+impl Origins {
+    /// Remembers the bundles of a build.
+    pub fn remember(&mut self, run: Run, batch: &BuiltBatch, origin: Origin) {
+        for built in &batch.tenants {
+            let all = self
+                .by_tenant
+                .entry((run, built.tenant.clone()))
+                .or_default();
+            for bundle in &built.bundles {
+                let address = Arc::as_ptr(&bundle.bundle) as usize;
+                self.by_address.insert(address, origin);
+                all.push((bundle.bundle.clone(), origin));
+            }
+        }
+    }
+
+    /// The origin of a bundle that is sent by a run.
+    pub fn of(&self, run: Run, bundle: &Arc<Bundle>) -> Option<Origin> {
+        let address = Arc::as_ptr(bundle) as usize;
+        self.by_address.get(&address).copied().or_else(|| {
+            let all = self.by_tenant.get(&(run, bundle.tenant.clone()))?;
+            let found = all.iter().rev().find(|(b, _)| came_from(bundle, b));
+            found.map(|(_, origin)| *origin)
+        })
+    }
+}
+
+/// Whether a bundle is another one with some keys held for a clash.
+fn came_from(sent: &Bundle, built: &Bundle) -> bool {
+    let clashes = sent
+        .held
+        .iter()
+        .filter(|h| matches!(h.why, HoldReason::KeyTaken { .. }));
+    let held = clashes.fold(built.clone(), |bundle, h| {
+        bundle.hold(&h.kind, &h.key, h.why.clone())
+    });
+    held == *sent
+}

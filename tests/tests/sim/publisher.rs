@@ -1,0 +1,547 @@
+//! A publisher's process around the shipped [`Writer`], [`Observer`] and [`Tenure`]: it looks at the lease, and in its
+//! term does what the writer asks for and reports back. A crash loses all of it; whatever is under way stays on its way.
+
+use crate::agent::{Message, Reply};
+use crate::store::Origin;
+use crate::world::{Checked, Event, Step, Variant, World};
+use contexts::name::TenantId;
+use contexts::version::{Holder, SessionId, Term};
+use publisher::writer::lease::{LeaseRow, Observer, Standing, Tenure};
+use publisher::writer::{
+    Answer, BuildRequest, RegionFilter, Report, Request, StoreIx, Ticket, Writer, WriterLimits,
+};
+use rand::Rng;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// A publisher.
+pub struct Publisher {
+    /// Its database.
+    pub db: usize,
+    /// Its present process; messages to earlier ones are dropped.
+    pub run: u64,
+    /// Whether it runs.
+    pub up: bool,
+    /// Until when it does nothing; what arrives meanwhile waits.
+    pub paused_until: u64,
+    observer: Observer,
+    /// Its term as writer.
+    pub office: Option<Office>,
+}
+
+/// A term.
+pub struct Office {
+    /// The shipped writer.
+    pub writer: Writer,
+    tenure: Tenure,
+    term: Term,
+    next_renewal: u64,
+    next_heartbeat: u64,
+    next_scan: u64,
+    pending: BTreeMap<u64, Pending>,
+    wishes: Vec<Wish>,
+    /// Somebody else has the lease, or the process stops.
+    leaving: Option<u64>,
+    stops: bool,
+}
+
+/// A message without an answer.
+struct Pending {
+    ix: StoreIx,
+    heartbeat: Option<SessionId>,
+    /// What a push carries, with the disk that it was sent to.
+    push: Vec<(TenantId, Origin)>,
+    line: u64,
+}
+
+/// A republish request, with the commit that it must show.
+pub struct Wish {
+    pub ticket: Ticket,
+    pub origin: Origin,
+    pub lines: Vec<u64>,
+}
+
+/// What is asked of the lease row.
+pub enum LeaseOp {
+    Look,
+    Take(LeaseRow, Holder),
+    Renew(Term, bool),
+}
+
+/// What comes back.
+pub enum LeaseAnswer {
+    Row(LeaseRow),
+    Taken(Option<Term>),
+    Renewed(bool),
+}
+
+impl Publisher {
+    /// A publisher that was never started.
+    pub fn new(db: usize) -> Self {
+        Self {
+            db,
+            run: 0,
+            up: false,
+            paused_until: 0,
+            observer: Observer::default(),
+            office: None,
+        }
+    }
+
+    /// Everything in memory is lost.
+    pub fn crash(&mut self) {
+        (self.up, self.office) = (false, None);
+        self.run += 1;
+    }
+
+    /// Ends its term and then the process.
+    pub fn stop(&mut self, now: u64) {
+        if let Some(office) = &mut self.office {
+            office.leave(now, true);
+        }
+    }
+}
+
+impl Office {
+    fn leave(&mut self, now: u64, stops: bool) {
+        self.writer.close();
+        self.leaving.get_or_insert(now + 5_000);
+        self.stops |= stops;
+    }
+}
+
+fn clock(now: u64) -> Duration {
+    Duration::from_millis(now)
+}
+
+impl World {
+    /// A publisher's process starts.
+    pub fn publisher_start(&mut self, p: usize) {
+        if self.publishers[p].up {
+            return;
+        }
+        let publisher = &mut self.publishers[p];
+        publisher.run += 1;
+        (publisher.up, publisher.observer) = (true, Observer::default());
+        let run = publisher.run;
+        self.log(|| format!("p{p} starts"));
+        self.at(0, Event::Publisher(p, run, Step::Tick));
+    }
+
+    /// Somebody tells the writer of a database what changed.
+    pub fn announce(&mut self, db: usize, tenants: &BTreeSet<TenantId>) {
+        let republish = self.rng.random_bool(0.3);
+        let (now, commit) = (self.now, self.dbs[db].newest());
+        let lines: Vec<u64> = self.agents.iter().map(|a| a.line).collect();
+        for p in 0..self.publishers.len() {
+            if self.publishers[p].db != db {
+                continue;
+            }
+            let Some(office) = &mut self.publishers[p].office else {
+                continue;
+            };
+            if republish {
+                let all = tenants.iter().cloned().collect();
+                let ticket = office
+                    .writer
+                    .republish(now, all, &RegionFilter::All, 20_000);
+                office.wishes.push(Wish {
+                    ticket,
+                    origin: Origin { db, commit },
+                    lines: lines.clone(),
+                });
+            } else {
+                office.writer.changed(tenants.iter().cloned());
+            }
+        }
+    }
+
+    /// Something happens to a publisher's process.
+    ///
+    /// # Errors
+    /// The invariant that does not hold after it.
+    pub fn publisher_step(&mut self, p: usize, run: u64, step: Step) -> Checked {
+        let publisher = &self.publishers[p];
+        if let Step::Lease(op, sent) = step {
+            self.lease_op(p, run, &op, sent);
+            return Ok(());
+        }
+        if let Step::Snapshot(request) = step {
+            self.snapshot(p, run, &request);
+            return Ok(());
+        }
+        if !publisher.up || publisher.run != run {
+            return Ok(());
+        }
+        if publisher.paused_until > self.now {
+            let rest = publisher.paused_until - self.now;
+            self.at(rest, Event::Publisher(p, run, step));
+            return Ok(());
+        }
+        match step {
+            Step::Tick => self.publisher_tick(p, run),
+            Step::Built(id, result) => {
+                if let Some(office) = &mut self.publishers[p].office {
+                    office.writer.built(self.now, id, result);
+                }
+            }
+            Step::LeaseDone(answer, sent) => self.lease_done(p, answer, sent),
+            Step::Reply(number, reply) => self.replied(p, number, Some(reply))?,
+            Step::Timeout(number) => self.replied(p, number, None)?,
+            Step::Lease(..) | Step::Snapshot(_) => {}
+        }
+        self.pump(p)
+    }
+
+    fn ask_lease(&mut self, p: usize, op: LeaseOp) {
+        let (run, sent) = (self.publishers[p].run, self.now);
+        let delay = self.rng.random_range(1..50);
+        self.at(delay, Event::Publisher(p, run, Step::Lease(op, sent)));
+    }
+
+    fn publisher_tick(&mut self, p: usize, run: u64) {
+        let now = self.now;
+        match &mut self.publishers[p].office {
+            None => self.ask_lease(p, LeaseOp::Look),
+            Some(office) => {
+                let (renew, beat) = (office.next_renewal <= now, office.next_heartbeat <= now);
+                let term = office.term;
+                if office.next_scan <= now {
+                    let reread = now % 3 == 0;
+                    office
+                        .writer
+                        .request_scan("schedule", RegionFilter::All, reread);
+                    office.next_scan = now + 25_000;
+                }
+                if renew {
+                    office.next_renewal = now + 1_000;
+                    self.ask_lease(p, LeaseOp::Renew(term, false));
+                }
+                if beat {
+                    self.heartbeats(p);
+                }
+            }
+        }
+        let gap = if self.publishers[p].office.is_some() {
+            150
+        } else {
+            700
+        };
+        self.at(gap, Event::Publisher(p, run, Step::Tick));
+    }
+
+    fn heartbeats(&mut self, p: usize) {
+        for s in 0..self.agents.len() {
+            let Some(office) = &mut self.publishers[p].office else {
+                return;
+            };
+            office.next_heartbeat = self.now + 1_000;
+            if !office.tenure.holds(clock(self.now)) {
+                return;
+            }
+            if let Some(heartbeat) = office.writer.heartbeat(StoreIx(s)) {
+                let session = heartbeat.session;
+                let number = self.send(p, s, Message::Heartbeat(heartbeat), 2_000);
+                let line = self.agents[s].line;
+                self.remember(p, number, StoreIx(s), Some(session), Vec::new(), line);
+            }
+        }
+    }
+
+    fn remember(
+        &mut self,
+        p: usize,
+        number: u64,
+        ix: StoreIx,
+        heartbeat: Option<SessionId>,
+        push: Vec<(TenantId, Origin)>,
+        line: u64,
+    ) {
+        if let Some(office) = &mut self.publishers[p].office {
+            let pending = Pending {
+                ix,
+                heartbeat,
+                push,
+                line,
+            };
+            office.pending.insert(number, pending);
+        }
+    }
+
+    /// Does what the writer wants done. The tenure is looked at here, right before anything is handed to the network.
+    fn pump(&mut self, p: usize) -> Checked {
+        let now = self.now;
+        let Some(office) = &mut self.publishers[p].office else {
+            return Ok(());
+        };
+        if !office.tenure.holds(clock(now)) && !office.writer.is_suspended() {
+            office.writer.suspend();
+            self.log(|| format!("p{p} is suspended"));
+        }
+        let Some(office) = &mut self.publishers[p].office else {
+            return Ok(());
+        };
+        office.writer.tick(now);
+        let mut builds = Vec::new();
+        while let Some(request) = office.writer.next_build(now) {
+            builds.push(request);
+        }
+        for request in builds {
+            self.builds += 1;
+            let (run, delay) = (self.publishers[p].run, self.build_delay());
+            self.log(|| format!("p{p} builds {:?}", request.what));
+            self.at(delay, Event::Publisher(p, run, Step::Snapshot(request)));
+        }
+        for s in 0..self.agents.len() {
+            self.requests(p, s)?;
+        }
+        self.reports(p)?;
+        self.leave(p);
+        Ok(())
+    }
+
+    fn build_delay(&mut self) -> u64 {
+        match self.rng.random_bool(0.05) && !self.calm {
+            true => self.rng.random_range(500..9_000),
+            false => self.rng.random_range(2..150),
+        }
+    }
+
+    fn requests(&mut self, p: usize, s: usize) -> Checked {
+        loop {
+            let (now, db) = (self.now, self.publishers[p].db);
+            let rng = &mut self.rng;
+            let Some(office) = &mut self.publishers[p].office else {
+                return Ok(());
+            };
+            let mut draw = || rng.random();
+            let Some(request) = office.writer.next_request(StoreIx(s), now, &mut draw) else {
+                return Ok(());
+            };
+            let database = &mut self.dbs[db];
+            if let Request::Synced(synced) = &request {
+                if database.down_until > now || database.lease.term != office.term {
+                    let why = "it cannot be recorded".into();
+                    office.writer.answered(StoreIx(s), now, Answer::Lost(why));
+                    continue;
+                }
+                database.synced.insert(synced.id);
+            }
+            let mut origins = Vec::new();
+            if let Request::Push(push) = &request {
+                for sent in &push.bundles {
+                    let run = (p, self.publishers[p].run);
+                    let Some(origin) = self.origins.of(run, &sent.bundle) else {
+                        let what = format!("nobody built what p{p} sends: {:?}", sent.bundle);
+                        return crate::world::violated("I2 all or nothing", what);
+                    };
+                    origins.push((sent.bundle.tenant.clone(), origin));
+                }
+            }
+            let notes = origins.iter().map(|(_, o)| *o).collect();
+            let timeout = self.rng.random_range(1_500..6_000);
+            let number = self.send(p, s, Message::Request(request, notes), timeout);
+            let line = self.agents[s].line;
+            self.remember(p, number, StoreIx(s), None, origins, line);
+        }
+    }
+
+    fn reports(&mut self, p: usize) -> Checked {
+        loop {
+            let Some(office) = &mut self.publishers[p].office else {
+                return Ok(());
+            };
+            let Some(report) = office.writer.next_report() else {
+                return Ok(());
+            };
+            match report {
+                Report::Republished(republished) => {
+                    let at = office
+                        .wishes
+                        .iter()
+                        .position(|w| w.ticket == republished.ticket);
+                    if let Some(wish) = at.map(|at| office.wishes.swap_remove(at)) {
+                        self.check_receipts(&wish, &republished)?;
+                    }
+                }
+                Report::Pushed { .. } => {}
+                other => self.log(|| {
+                    let text = format!("{other:?}");
+                    format!(
+                        "p{p} reports {}",
+                        text.chars().take(300).collect::<String>()
+                    )
+                }),
+            }
+        }
+    }
+
+    fn leave(&mut self, p: usize) {
+        let now = self.now;
+        let publisher = &mut self.publishers[p];
+        let Some(office) = &publisher.office else {
+            return;
+        };
+        let done = office.leaving.is_some_and(|by| by <= now) || office.writer.is_closed();
+        if office.leaving.is_none() || !done {
+            return;
+        }
+        let (term, stops) = (office.term, office.stops);
+        publisher.office = None;
+        publisher.observer = Observer::default();
+        if stops {
+            self.ask_lease(p, LeaseOp::Renew(term, true));
+            self.publishers[p].up = false;
+            let later = self.rng.random_range(1_000..15_000);
+            self.at(later, Event::PublisherStart(p));
+        }
+        self.log(|| format!("p{p} left office"));
+    }
+
+    fn snapshot(&mut self, p: usize, run: u64, request: &BuildRequest) {
+        let (db, now) = (self.publishers[p].db, self.now);
+        let database = &self.dbs[db];
+        let trouble = self.rng.random_bool(0.03) && !self.calm;
+        let result = if database.down_until > now || trouble {
+            Err("the database does not answer".to_owned())
+        } else {
+            let mut commit = database.newest();
+            if self.variant == Variant::StaleSnapshots {
+                commit = commit.saturating_sub(self.rng.random_range(0..4));
+            }
+            let regions = self.regions();
+            let batch = self.dbs[db].build(commit, &request.what, &regions, &self.key);
+            self.origins
+                .remember((p, run), &batch, Origin { db, commit });
+            Ok(batch)
+        };
+        let delay = self.build_delay();
+        let step = Step::Built(request.id, result);
+        self.at(delay, Event::Publisher(p, run, step));
+    }
+
+    fn lease_op(&mut self, p: usize, run: u64, op: &LeaseOp, sent: u64) {
+        let db = self.publishers[p].db;
+        if self.dbs[db].down_until > self.now {
+            return;
+        }
+        let answer = match op {
+            LeaseOp::Look => LeaseAnswer::Row(self.dbs[db].lease),
+            LeaseOp::Take(seen, holder) => {
+                LeaseAnswer::Taken(self.dbs[db].take_lease(*seen, *holder))
+            }
+            LeaseOp::Renew(term, release) => {
+                LeaseAnswer::Renewed(self.dbs[db].renew(*term, *release))
+            }
+        };
+        if self.rng.random_bool(0.02) && !self.calm {
+            return;
+        }
+        let delay = self.rng.random_range(1..50);
+        let step = Step::LeaseDone(answer, sent);
+        self.at(delay, Event::Publisher(p, run, step));
+    }
+
+    fn lease_done(&mut self, p: usize, answer: LeaseAnswer, sent: u64) {
+        let now = self.now;
+        match answer {
+            LeaseAnswer::Row(row) => {
+                if self.publishers[p].office.is_none()
+                    && self.publishers[p].observer.observe(row, clock(now)) == Standing::Free
+                {
+                    let holder = Holder(self.id());
+                    self.ask_lease(p, LeaseOp::Take(row, holder));
+                }
+            }
+            LeaseAnswer::Taken(Some(term)) if self.publishers[p].office.is_none() => {
+                self.take_office(p, term, sent);
+            }
+            LeaseAnswer::Taken(_) => {}
+            LeaseAnswer::Renewed(true) => {
+                if let Some(office) = &mut self.publishers[p].office {
+                    office.tenure.renewed(clock(sent));
+                    if office.writer.is_suspended() && office.tenure.holds(clock(now)) {
+                        office.writer.resume();
+                    }
+                }
+            }
+            LeaseAnswer::Renewed(false) => {
+                if let Some(office) = &mut self.publishers[p].office {
+                    office.leave(now, false);
+                }
+            }
+        }
+    }
+
+    fn take_office(&mut self, p: usize, term: Term, sent: u64) {
+        let now = self.now;
+        let limits = WriterLimits {
+            batch_tenants: self.rng.random_range(1..6),
+            builds: self.rng.random_range(1..3),
+            ranges: self.rng.random_range(1..4),
+            push_bytes: [200, 600, 8 << 20][self.rng.random_range(0..3)],
+            queue_bytes: [1_500, 64 << 20][self.rng.random_range(0..2)],
+            fill_bytes: [300, 16 << 20][self.rng.random_range(0..2)],
+        };
+        self.log(|| format!("p{p} takes epoch {}, {limits:?}", term.epoch));
+        let writer = Writer::new(term, self.key.clone(), self.specs(), limits, now);
+        self.publishers[p].office = Some(Office {
+            writer,
+            tenure: Tenure::new(clock(sent)),
+            term,
+            next_renewal: now + 1_000,
+            next_heartbeat: now,
+            next_scan: now + 15_000,
+            pending: BTreeMap::new(),
+            wishes: Vec::new(),
+            leaving: None,
+            stops: false,
+        });
+    }
+
+    fn replied(&mut self, p: usize, number: u64, reply: Option<Reply>) -> Checked {
+        let (now, db) = (self.now, self.publishers[p].db);
+        let Some(office) = &mut self.publishers[p].office else {
+            return Ok(());
+        };
+        let Some(pending) = office.pending.remove(&number) else {
+            return Ok(());
+        };
+        let ix = pending.ix;
+        if let Some(session) = pending.heartbeat {
+            let answer = match reply {
+                Some(Reply::Ack(ack)) => Some(Ok(ack)),
+                Some(Reply::Refused(refused)) => Some(Err(refused)),
+                _ => None,
+            };
+            office.writer.heartbeat_answered(ix, now, session, answer);
+            return Ok(());
+        }
+        let database = &self.dbs[db];
+        let answer = match reply {
+            None => Answer::Lost("no answer in time".into()),
+            Some(Reply::Hello(_)) if database.down_until > now => {
+                Answer::Lost("the database cannot be asked".into())
+            }
+            Some(Reply::Hello(state)) => {
+                let lax = self.variant == Variant::KnowsEveryone;
+                let known = lax || database.knows(state.granted, state.last_synced);
+                Answer::Hello { state, known }
+            }
+            Some(Reply::Granted(granted)) => Answer::Granted(granted),
+            Some(Reply::Pushed(pushed)) => Answer::Pushed(pushed),
+            Some(Reply::Synced(verdict)) => Answer::Synced(verdict),
+            Some(Reply::Listed(listed)) => Answer::Listed(listed),
+            Some(Reply::Released) => Answer::Released,
+            Some(Reply::Refused(refused)) => Answer::Refused(refused),
+            Some(Reply::Ack(_)) => Answer::Rejected("an acknowledgement of nothing".into()),
+        };
+        if let Answer::Pushed(pushed) = &answer {
+            self.check_durable(ix.0, pending.line, &pending.push, pushed)?;
+        }
+        if let Some(office) = &mut self.publishers[p].office {
+            office.writer.answered(ix, now, answer);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,201 @@
+//! What a store has on disk, as plain maps, and the transaction that `contexts::apply` works on. A commit replaces the
+//! whole state at once, so a crash is simply not to do so.
+
+use crate::database::Name;
+use contexts::apply::{Head, Owner, Record, StoreTxn};
+use contexts::digest::{Buckets, Digest, DigestKey};
+use contexts::name::{Key, Kind, TenantId};
+use contexts::version::{StoreId, SyncId, Term, Version};
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+
+/// Where a bundle came from; the simulation's own note, which no shipped code sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The database.
+    pub db: usize,
+    /// The commit whose snapshot it was built from.
+    pub commit: usize,
+}
+
+/// The state on disk.
+#[derive(Debug, Clone)]
+pub struct Durable {
+    /// The store file.
+    pub id: StoreId,
+    /// Brought by the first claim.
+    pub key: Option<DigestKey>,
+    /// The writer that was granted last.
+    pub granted: Option<Term>,
+    /// Whether it released the store.
+    pub released: bool,
+    /// The last *synced*.
+    pub last_synced: Option<SyncId>,
+    /// The kinds of which absence is known.
+    pub kinds: BTreeSet<Kind>,
+    /// As the writer said last.
+    pub position: Version,
+    /// The highest version that was applied; what an answer of absence has for its version.
+    pub highest: Version,
+    /// The moment from which the age counts.
+    pub fresh: Option<u64>,
+    /// A head per tenant.
+    pub heads: BTreeMap<TenantId, Head>,
+    /// The records.
+    pub records: BTreeMap<TenantId, BTreeMap<Name, Record>>,
+    /// Who owns a key.
+    pub owners: BTreeMap<Name, Owner>,
+    /// Kinds of tenants that the store is blind for.
+    pub blind: BTreeSet<(Kind, TenantId)>,
+    /// Note: the database of the writer that sent the last *synced*.
+    pub fresh_db: usize,
+    /// Note: the origin of what is shown of each tenant, also where that is nothing.
+    pub origins: BTreeMap<TenantId, Origin>,
+    /// Note: tenants with a record that was edited by hand and not rewritten since.
+    pub edited: BTreeSet<TenantId>,
+    /// Note: the database whose writer, unknown to its clone, was granted or synced here.
+    pub side: Option<usize>,
+}
+
+impl Durable {
+    /// An empty file.
+    pub fn new(id: StoreId) -> Self {
+        Self {
+            id,
+            key: None,
+            granted: None,
+            released: false,
+            last_synced: None,
+            kinds: BTreeSet::new(),
+            position: Version::default(),
+            highest: Version::default(),
+            fresh: None,
+            heads: BTreeMap::new(),
+            records: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            blind: BTreeSet::new(),
+            fresh_db: 0,
+            origins: BTreeMap::new(),
+            edited: BTreeSet::new(),
+            side: None,
+        }
+    }
+
+    /// The records of a tenant, with digests of their bytes.
+    fn hashed(&self, key: &DigestKey, tenant: &TenantId) -> Vec<(Kind, Key, Digest)> {
+        let records = self.records.get(tenant).into_iter().flatten();
+        records
+            .map(|((kind, k), r)| (kind.clone(), k.clone(), r.context.digest(key)))
+            .collect()
+    }
+
+    /// The digest that a tenant's head should have.
+    pub fn true_digest(&self, key: &DigestKey, tenant: &TenantId, head: &Head) -> Digest {
+        let hashed = self.hashed(key, tenant);
+        head.digest_of(key, hashed.iter().map(|(kind, k, d)| (kind, k, d)))
+    }
+
+    /// Computes every digest from the bytes, as opening the file does.
+    pub fn reopen(&mut self) {
+        let Some(key) = self.key.clone() else { return };
+        let tenants: Vec<TenantId> = self.heads.keys().cloned().collect();
+        for tenant in tenants {
+            let digest = self.true_digest(&key, &tenant, &self.heads[&tenant]);
+            if let Some(head) = self.heads.get_mut(&tenant) {
+                head.digest = digest;
+            }
+        }
+    }
+
+    /// The bucket sums over the heads, but for some tenants.
+    pub fn buckets(&self, without: &BTreeSet<TenantId>) -> Buckets {
+        let mut buckets = Buckets::default();
+        if let Some(key) = &self.key {
+            for (tenant, head) in self.heads.iter().filter(|(t, _)| !without.contains(*t)) {
+                buckets.add(key, tenant, &head.digest);
+            }
+        }
+        buckets
+    }
+
+    /// How many records there are.
+    pub fn contexts(&self) -> u64 {
+        self.records.values().map(|r| r.len() as u64).sum()
+    }
+}
+
+impl StoreTxn for Durable {
+    type Error = Infallible;
+
+    fn head(&self, tenant: &TenantId) -> Result<Option<Head>, Infallible> {
+        Ok(self.heads.get(tenant).cloned())
+    }
+
+    fn set_head(&mut self, tenant: &TenantId, head: Option<&Head>) -> Result<(), Infallible> {
+        match head {
+            Some(head) => self.heads.insert(tenant.clone(), head.clone()),
+            None => self.heads.remove(tenant),
+        };
+        Ok(())
+    }
+
+    fn records(&self, tenant: &TenantId) -> Result<Vec<Record>, Infallible> {
+        let records = self.records.get(tenant).into_iter().flatten();
+        Ok(records.map(|(_, record)| record.clone()).collect())
+    }
+
+    fn put_record(&mut self, tenant: &TenantId, record: &Record) -> Result<(), Infallible> {
+        let name = (record.context.kind.clone(), record.context.key.clone());
+        self.records
+            .entry(tenant.clone())
+            .or_default()
+            .insert(name, record.clone());
+        Ok(())
+    }
+
+    fn remove_record(
+        &mut self,
+        tenant: &TenantId,
+        kind: &Kind,
+        key: &Key,
+    ) -> Result<(), Infallible> {
+        if let Some(records) = self.records.get_mut(tenant) {
+            records.remove(&(kind.clone(), key.clone()));
+            if records.is_empty() {
+                self.records.remove(tenant);
+            }
+        }
+        Ok(())
+    }
+
+    fn owner(&self, kind: &Kind, key: &Key) -> Result<Option<Owner>, Infallible> {
+        Ok(self.owners.get(&(kind.clone(), key.clone())).cloned())
+    }
+
+    fn set_owner(
+        &mut self,
+        kind: &Kind,
+        key: &Key,
+        owner: Option<&Owner>,
+    ) -> Result<(), Infallible> {
+        let name = (kind.clone(), key.clone());
+        match owner {
+            Some(owner) => self.owners.insert(name, owner.clone()),
+            None => self.owners.remove(&name),
+        };
+        Ok(())
+    }
+
+    fn is_synced(&self, kind: &Kind) -> Result<bool, Infallible> {
+        Ok(self.kinds.contains(kind))
+    }
+
+    fn set_blind(&mut self, kind: &Kind, tenant: &TenantId, blind: bool) -> Result<(), Infallible> {
+        let place = (kind.clone(), tenant.clone());
+        match blind {
+            true => self.blind.insert(place),
+            false => self.blind.remove(&place),
+        };
+        Ok(())
+    }
+}

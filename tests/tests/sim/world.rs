@@ -1,0 +1,279 @@
+//! The world of one run: virtual time, one queue of events, one source of randomness. Everything that happens is an
+//! event; the same seed gives the same run.
+
+use crate::agent::{Agent, Message, Reply};
+use crate::database::Database;
+use crate::network::Weather;
+use crate::origins::Origins;
+use crate::publisher::{LeaseAnswer, LeaseOp, Publisher};
+use crate::store::Durable;
+use crate::traffic;
+use contexts::digest::DigestKey;
+use contexts::name::{Region, TenantId};
+use contexts::version::StoreId;
+use publisher::writer::{BatchId, BuildRequest, BuiltBatch, StoreSpec};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Virtual milliseconds during which everything may go wrong.
+const CHAOS: u64 = 70_000;
+/// Events that a trace shows.
+const TRACE: usize = 40;
+
+/// What is simulated: the shipped code, or a version of its surroundings with one mistake, to prove that the
+/// assertions can fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    /// As it ships.
+    Shipped,
+    /// Stores take a push of any session and number.
+    IgnoresSessions,
+    /// Stores answer before they commit.
+    AcksBeforeCommit,
+    /// Builds use a snapshot from before they were asked for.
+    StaleSnapshots,
+    /// Every database claims to know every writer.
+    KnowsEveryone,
+}
+
+/// An assertion that failed.
+#[derive(Debug, Clone)]
+pub struct Violation {
+    /// The id of the invariant.
+    pub id: &'static str,
+    /// What was found.
+    pub what: String,
+}
+
+/// Shorthand for checks.
+pub type Checked = Result<(), Violation>;
+
+/// Fails a check.
+pub fn violated<T>(id: &'static str, what: impl Into<String>) -> Result<T, Violation> {
+    let what = what.into();
+    Err(Violation { id, what })
+}
+
+/// Something that will happen.
+pub enum Event {
+    Transaction,
+    Announce(usize, BTreeSet<TenantId>),
+    Fault,
+    StoreTick(usize),
+    StoreStart(usize),
+    ToStore {
+        to: usize,
+        from: (usize, u64, u64),
+        message: Message,
+    },
+    PublisherStart(usize),
+    /// Events of one run of a publisher's process.
+    Publisher(usize, u64, Step),
+}
+
+/// What happens to a publisher's process.
+pub enum Step {
+    Tick,
+    Snapshot(BuildRequest),
+    Built(BatchId, Result<BuiltBatch, String>),
+    Lease(LeaseOp, u64),
+    LeaseDone(LeaseAnswer, u64),
+    Reply(u64, Reply),
+    Timeout(u64),
+}
+
+/// The world.
+pub struct World {
+    pub rng: SmallRng,
+    pub variant: Variant,
+    pub now: u64,
+    pub calm: bool,
+    pub weather: Weather,
+    pub key: DigestKey,
+    pub dbs: Vec<Database>,
+    pub agents: Vec<Agent>,
+    pub publishers: Vec<Publisher>,
+    pub origins: Origins,
+    pub messages: u64,
+    pub builds: u64,
+    pub events: u64,
+    /// A store that stays dead until the others have healed.
+    pub dead: Option<usize>,
+    queue: BTreeMap<(u64, u64), Event>,
+    seq: u64,
+    trace: VecDeque<String>,
+}
+
+impl World {
+    /// The world of a seed.
+    pub fn new(seed: u64, variant: Variant) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let agents = stores(&mut rng, variant);
+        let weather = Weather::random(&mut rng);
+        let publishers = rng.random_range(2..4);
+        let mut world = Self {
+            rng,
+            variant,
+            now: 1_000,
+            calm: false,
+            weather,
+            key: DigestKey([5; 32]),
+            dbs: vec![Database::new()],
+            agents,
+            publishers: (0..publishers).map(|_| Publisher::new(0)).collect(),
+            origins: Origins::default(),
+            messages: 0,
+            builds: 0,
+            events: 0,
+            dead: None,
+            queue: BTreeMap::new(),
+            seq: 0,
+            trace: VecDeque::new(),
+        };
+        let regions = world.regions();
+        for _ in 0..8 {
+            traffic::transaction(&mut world.rng, &mut world.dbs[0], 0, &regions);
+        }
+        for s in 0..world.agents.len() {
+            world.at(0, Event::StoreStart(s));
+            world.at(0, Event::StoreTick(s));
+        }
+        for p in 0..publishers {
+            let later = world.rng.random_range(0..8_000);
+            world.at(later, Event::PublisherStart(p));
+        }
+        world.at(500, Event::Transaction);
+        world.at(2_000, Event::Fault);
+        world
+    }
+
+    /// The regions.
+    pub fn regions(&self) -> Vec<Region> {
+        let mut regions: Vec<Region> = self.agents.iter().map(|a| a.region.clone()).collect();
+        regions.dedup();
+        regions
+    }
+
+    /// The stores as `hubcast.stores` has them.
+    pub fn specs(&self) -> Vec<StoreSpec> {
+        let spec = |(i, agent): (usize, &Agent)| StoreSpec {
+            name: format!("s{i}"),
+            region: agent.region.clone(),
+        };
+        self.agents.iter().enumerate().map(spec).collect()
+    }
+
+    /// A random id.
+    pub fn id(&mut self) -> u128 {
+        self.rng.random()
+    }
+
+    /// Something happens `delay` from now.
+    pub fn at(&mut self, delay: u64, event: Event) {
+        self.seq += 1;
+        self.queue.insert((self.now + delay, self.seq), event);
+    }
+
+    /// Notes what happened, for the trace.
+    pub fn log(&mut self, what: impl FnOnce() -> String) {
+        if self.trace.len() == TRACE {
+            self.trace.pop_front();
+        }
+        let line = format!("{:>9.3} {}", self.now as f64 / 1_000.0, what());
+        if std::env::var_os("HUBCAST_SIM_VERBOSE").is_some() {
+            println!("{line}");
+        }
+        self.trace.push_back(line);
+    }
+
+    /// The last events.
+    pub fn trace(&self) -> String {
+        let lines: Vec<&str> = self.trace.iter().map(String::as_str).collect();
+        lines.join("\n")
+    }
+
+    /// The time of trouble.
+    ///
+    /// # Errors
+    /// The first invariant that did not hold.
+    pub fn chaos(&mut self) -> Checked {
+        let end = self.now + CHAOS;
+        while self.now < end {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// The next event.
+    ///
+    /// # Errors
+    /// The invariant that does not hold after it.
+    pub fn step(&mut self) -> Checked {
+        let Some(((at, _), event)) = self.queue.pop_first() else {
+            return violated("simulation", "nothing happens any more");
+        };
+        self.now = at;
+        self.events += 1;
+        match event {
+            Event::Transaction => self.transaction(),
+            Event::Announce(db, tenants) => self.announce(db, &tenants),
+            Event::Fault => self.fault(),
+            Event::StoreTick(s) => self.store_tick(s),
+            Event::StoreStart(s) => return self.store_start(s),
+            Event::ToStore { to, from, message } => return self.to_store(to, from, message),
+            Event::PublisherStart(p) => self.publisher_start(p),
+            Event::Publisher(p, run, step) => return self.publisher_step(p, run, step),
+        }
+        Ok(())
+    }
+
+    fn transaction(&mut self) {
+        if self.calm {
+            return;
+        }
+        let regions = self.regions();
+        let db = self.rng.random_range(0..self.dbs.len());
+        if self.dbs[db].down_until <= self.now {
+            let (rng, at) = (&mut self.rng, self.now);
+            let done = traffic::transaction(rng, &mut self.dbs[db], at, &regions);
+            let commit = self.dbs[db].newest();
+            self.log(|| format!("db{db} commit {commit}: {}", done.what));
+            if self.rng.random_bool(0.7) {
+                let delay = self.rng.random_range(0..400);
+                self.at(delay, Event::Announce(db, done.tenants));
+            }
+        }
+        let gap = self.rng.random_range(50..1_500);
+        self.at(gap, Event::Transaction);
+    }
+
+    fn store_tick(&mut self, s: usize) {
+        if self.agents[s].paused_until <= self.now {
+            self.agents[s].ran(self.now);
+        }
+        self.at(250, Event::StoreTick(s));
+    }
+
+    fn store_start(&mut self, s: usize) -> Checked {
+        if self.agents[s].memory.is_some() || self.dead == Some(s) {
+            return Ok(());
+        }
+        let (now, id) = (self.now, self.id());
+        self.agents[s].start(now, id);
+        self.log(|| format!("store {s} starts"));
+        self.check_store(s)
+    }
+}
+
+fn stores(rng: &mut SmallRng, variant: Variant) -> Vec<Agent> {
+    let mut agents = Vec::new();
+    for region in ["ap", "eu", "us"].iter().take(rng.random_range(2..4)) {
+        for _ in 0..rng.random_range(1..3) {
+            let region = Region::new(region).expect("a region");
+            let durable = Durable::new(StoreId(rng.random()));
+            agents.push(Agent::new(region, durable, variant));
+        }
+    }
+    agents
+}
