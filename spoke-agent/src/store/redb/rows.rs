@@ -108,10 +108,15 @@ fn record_parts(bytes: &[u8]) -> Option<([u8; 16], Option<i64>, &[u8])> {
     Some((*hash, expires, value))
 }
 
-/// The bytes of an owner.
+/// The bytes of an owner: whether there is a value, then the tenant and those that wait, each after its length.
 pub fn owner_bytes(owner: &Owner) -> Vec<u8> {
     let mut bytes = vec![u8::from(owner.has_value)];
-    bytes.extend(owner.tenant.as_str().as_bytes());
+    for tenant in std::iter::once(&owner.tenant).chain(&owner.waiting) {
+        let name = tenant.as_str().as_bytes();
+        // Names are checked to be far shorter than this field can say.
+        bytes.extend((name.len() as u16).to_le_bytes());
+        bytes.extend(name);
+    }
     bytes
 }
 
@@ -120,13 +125,26 @@ pub fn owner_bytes(owner: &Owner) -> Vec<u8> {
 /// # Errors
 /// [`StoreError::Damaged`] if they are none.
 pub fn owner(bytes: &[u8]) -> Result<Owner, StoreError> {
-    match bytes.split_first() {
-        Some((flag, name)) if *flag <= 1 => Ok(Owner {
-            tenant: tenant(name)?,
-            has_value: *flag == 1,
-        }),
-        _ => Err(damaged("the owner of a key")),
+    let wrong = || damaged("the owner of a key");
+    let (flag, mut rest) = bytes
+        .split_first()
+        .filter(|(flag, _)| **flag <= 1)
+        .ok_or_else(wrong)?;
+    let mut tenants = Vec::new();
+    while !rest.is_empty() {
+        let (length, behind) = rest.split_first_chunk::<2>().ok_or_else(wrong)?;
+        let length = usize::from(u16::from_le_bytes(*length));
+        let (name, behind) = behind.split_at_checked(length).ok_or_else(wrong)?;
+        tenants.push(tenant(name)?);
+        rest = behind;
     }
+    let mut tenants = tenants.into_iter();
+    let first = tenants.next().ok_or_else(wrong)?;
+    Ok(Owner {
+        tenant: first,
+        has_value: *flag == 1,
+        waiting: tenants.collect(),
+    })
 }
 
 #[cfg(test)]

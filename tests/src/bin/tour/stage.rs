@@ -182,7 +182,9 @@ impl Stage {
             .iter()
             .map(|(k, v)| (k.as_str(), v.as_str()))
             .collect();
-        let shown = self.write_env(&env).unwrap_or_else(|e| format!("(not written: {e})"));
+        let shown = self
+            .write_env(&env)
+            .unwrap_or_else(|e| format!("(not written: {e})"));
         println!("\n  try");
         println!(
             "    curl -H 'Authorization: Bearer {}' {}",

@@ -8,6 +8,7 @@ use contexts::apply::{Head, Owner};
 use contexts::digest::{Digest, DigestKey};
 use contexts::name::{Key, Kind, TenantId};
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTableMetadata};
+use std::collections::BTreeSet;
 
 struct Look<'a> {
     key: &'a DigestKey,
@@ -215,10 +216,20 @@ impl Look<'_> {
                     lost: false,
                 };
                 self.fix("record_of_another_owner", fix);
-            } else if owner.is_none_or(|o| !o.has_value || o.tenant != tenant) {
+            } else if owner
+                .as_ref()
+                .is_none_or(|o| !o.has_value || o.tenant != tenant)
+            {
+                let mut waiting = BTreeSet::new();
+                if let Some(before) = owner {
+                    waiting = before.waiting;
+                    waiting.insert(before.tenant);
+                    waiting.remove(&tenant);
+                }
                 let owner = Owner {
                     tenant,
                     has_value: true,
+                    waiting,
                 };
                 self.fix("record_without_owner", Fix::SetOwner { name, owner });
             }
