@@ -77,6 +77,8 @@ pub struct BuiltBatch {
     pub ranges: Vec<TenantRange>,
     /// For the others: the tenants.
     pub tenants: Vec<Built>,
+    /// Contexts that were read, each counted once however many regions it goes to.
+    pub contexts: u64,
     /// The definitions in the snapshot, by fingerprint.
     pub definitions: u128,
     /// Their kinds.

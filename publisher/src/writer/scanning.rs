@@ -8,7 +8,6 @@ use super::{Millis, Report, ScanId, ScanWish, StoreIx, Tick, Writer};
 use contexts::name::{Kind, Region, TenantId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashSet, VecDeque};
-use std::sync::Arc;
 
 /// A scan begins without the stores that have not answered by then.
 const FIRST_ANSWERS_WITHIN: Millis = 7_000;
@@ -206,6 +205,7 @@ impl Writer {
             return self.definitions_changed();
         }
         scan.failures = 0;
+        scan.contexts += result.contexts;
         scan.problems.extend(result.problems);
         scan.warnings.extend(result.warnings);
         let mut tenants: Vec<_> = result
@@ -221,7 +221,6 @@ impl Writer {
             return;
         };
         for built in &tenants {
-            scan.contexts += most_contexts(&built.bundles);
             scan.record(
                 &self.key,
                 &built.tenant,
@@ -369,13 +368,4 @@ impl Writer {
             cause: scan.cause,
         }));
     }
-}
-
-/// Contexts of a tenant at the hub, counted where it has most.
-fn most_contexts(bundles: &[Arc<super::BuiltBundle>]) -> u64 {
-    bundles
-        .iter()
-        .map(|b| b.bundle.contexts.len() as u64)
-        .max()
-        .unwrap_or(0)
 }
