@@ -335,9 +335,11 @@ impl Writer {
         if unit.bundles.is_empty() {
             return;
         }
+        // What fills a store waits for its ranges to be read, not the other way round; see `next_scan_build`.
+        let is_change = !unit.fill;
         let store = &mut self.stores[ix.0];
         let unfilled = store.queue.push(unit);
-        if store.queue.bytes() > self.limits.queue_bytes {
+        if is_change && store.queue.bytes() > self.limits.queue_bytes {
             store.fall_behind(format!(
                 "more than {} MiB waited for it",
                 self.limits.queue_bytes >> 20
