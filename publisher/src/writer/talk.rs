@@ -12,7 +12,7 @@ use contexts::push::{
     StoreState, SyncVerdict, Synced, Verdict,
 };
 use contexts::version::{SessionId, SyncId, Term};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// A message for a store.
 #[derive(Debug, Clone)]
@@ -379,7 +379,9 @@ impl Writer {
         let store = &self.stores[ix.0];
         let under_way =
             |t: &TenantId| self.dirty.contains(t) || self.builds.has(t) || store.queue.contains(t);
-        let differing: Vec<TenantId> = missing.chain(wrong).filter(|t| !under_way(t)).collect();
+        // Sorted, so that what follows does not depend on the order of a hash map.
+        let differing: BTreeSet<TenantId> =
+            missing.chain(wrong).filter(|t| !under_way(t)).collect();
         for tenant in differing {
             self.stores[ix.0].forget(&tenant);
             self.mark(&tenant, Lane::Repair);
