@@ -1,7 +1,7 @@
 //! What the writer knows of one store: how far the talk with it got, what waits for it, what it is known to hold.
 
 use super::queue::{Queue, Queued};
-use super::{Millis, StoreIx, Tick};
+use super::{Millis, ScanId, StoreIx, Tick};
 use contexts::digest::{Buckets, Digest};
 use contexts::name::{Region, TenantId};
 use contexts::push::{Reading, StoreState};
@@ -58,10 +58,10 @@ pub enum Outstanding {
         /// When they were sent.
         sent_at: Millis,
     },
-    /// The end of a scan, with the sums that were expected, without the tenants in flux.
-    Synced(Box<Buckets>),
-    /// Which tenants are in these buckets?
-    Buckets(Vec<u16>),
+    /// The end of this scan, with the sums that were expected, without the tenants in flux.
+    Synced(ScanId, Box<Buckets>),
+    /// Which tenants are in these buckets? Asked by this scan.
+    Buckets(ScanId, Vec<u16>),
     /// Goodbye.
     Release,
 }

@@ -4,7 +4,7 @@ use super::dirty::Lane;
 use super::queue::Queued;
 use super::scan::{Outcome, Phase, ROUNDS_MAX, Scan, Target};
 use super::store::{Failure, FailureSort, Link, Outstanding, Store};
-use super::{Millis, Report, StoreIx, Suspicion, Writer};
+use super::{Millis, Report, ScanId, StoreIx, Suspicion, Writer};
 use contexts::digest::Buckets;
 use contexts::name::TenantId;
 use contexts::push::{
@@ -135,7 +135,7 @@ impl Writer {
         let target = scan.targets.get_mut(&ix).filter(|t| t.outcome.is_none())?;
         let store = &mut self.stores[ix.0];
         if let Some(buckets) = target.differing.take() {
-            store.outstanding = Some(Outstanding::Buckets(buckets.clone()));
+            store.outstanding = Some(Outstanding::Buckets(scan.id, buckets.clone()));
             return Some(Request::ListBuckets(ListBuckets { buckets }));
         }
         let settled = matches!(scan.phase, Phase::Settling) && target.unconfirmed.is_empty();
@@ -171,7 +171,7 @@ impl Writer {
             position,
             reread,
         };
-        store.outstanding = Some(Outstanding::Synced(Box::new(expected)));
+        store.outstanding = Some(Outstanding::Synced(scan.id, Box::new(expected)));
         Some(Request::Synced(Box::new(synced)))
     }
 
@@ -191,11 +191,13 @@ impl Writer {
                 self.stores[ix.0].reading = Some(pushed.reading);
                 self.pushed(ix, now, bundles, pushed.verdicts, sent_at);
             }
-            (Outstanding::Synced(expected), Answer::Synced(verdict)) => {
-                self.synced(ix, now, &expected, verdict)
+            (Outstanding::Synced(scan, expected), Answer::Synced(verdict)) => {
+                self.synced(ix, now, scan, &expected, verdict)
             }
-            (Outstanding::Buckets(buckets), Answer::Listed(listed)) => {
-                self.compare(ix, &buckets, &listed)
+            (Outstanding::Buckets(scan, buckets), Answer::Listed(listed)) => {
+                if self.scan.as_ref().is_some_and(|s| s.id == scan) {
+                    self.compare(ix, &buckets, &listed)
+                }
             }
             (Outstanding::Release, Answer::Released) => self.stores[ix.0].closed(ix, now, None),
             (outstanding, answer) => {
@@ -339,19 +341,29 @@ impl Writer {
         });
     }
 
-    fn synced(&mut self, ix: StoreIx, now: Millis, expected: &Buckets, verdict: SyncVerdict) {
+    /// An answer counts only while its scan goes on for this store: one that was given up meanwhile may have been given
+    /// up because the store misses something.
+    fn synced(
+        &mut self,
+        ix: StoreIx,
+        now: Millis,
+        scan: ScanId,
+        expected: &Buckets,
+        verdict: SyncVerdict,
+    ) {
         let store = &mut self.stores[ix.0];
-        let scan = self.scan.as_mut();
+        let scan = self.scan.as_mut().filter(|s| s.id == scan);
+        let target = scan.and_then(|s| s.targets.get_mut(&ix));
+        let Some(target) = target.filter(|t| t.outcome.is_none()) else {
+            return;
+        };
         match verdict {
             SyncVerdict::InStep { reading } => {
                 (store.reading, store.synced, store.synced_at) = (Some(reading), true, Some(now));
                 store.behind = None;
-                scan.into_iter().for_each(|s| s.end(ix, Outcome::Synced));
+                target.outcome = Some(Outcome::Synced);
             }
             SyncVerdict::Differs { buckets } => {
-                let Some(target) = scan.and_then(|s| s.targets.get_mut(&ix)) else {
-                    return;
-                };
                 target.rounds += 1;
                 target.differing = Some(expected.differing(&buckets));
                 if target.rounds > ROUNDS_MAX {

@@ -316,12 +316,7 @@ impl World {
     }
 
     /// The newest snapshot of which a store is known to show a tenant: that of the bundle, or of the age.
-    fn known_since(
-        &self,
-        d: &Durable,
-        tenant: &TenantId,
-        db: usize,
-    ) -> Option<Origin> {
+    fn known_since(&self, d: &Durable, tenant: &TenantId, db: usize) -> Option<Origin> {
         let (origin_db, origin) = (db, d.origins.get(tenant).copied());
         let commit = self.commit_in(origin.unwrap_or(Origin { db, commit: 0 }), db)?;
         let aged = match d.fresh {
@@ -409,8 +404,7 @@ impl World {
                 continue;
             };
             let (tenant, asked) = (&receipt.tenant, wish.origin);
-            if commit < asked.commit && !self.still_true(s, tenant, shown, asked)
-            {
+            if commit < asked.commit && !self.still_true(s, tenant, shown, asked) {
                 let what = format!("store {s} shows {tenant} of {commit}, asked for {asked:?}");
                 return violated("I6 a receipt is true", what);
             }
