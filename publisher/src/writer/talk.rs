@@ -139,7 +139,9 @@ impl Writer {
             return Some(Request::ListBuckets(ListBuckets { buckets }));
         }
         let settled = matches!(scan.phase, Phase::Settling) && target.unconfirmed.is_empty();
-        if !settled || store.queue.has_fill() {
+        // What waited when the scan began is older than the age that *synced* stands for.
+        let old = |t: &TenantId| !target.confirmed.contains(t);
+        if !settled || store.queue.has_fill() || store.queue.tenants().any(old) {
             return None;
         }
         let in_flux: HashSet<TenantId> = self
