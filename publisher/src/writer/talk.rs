@@ -364,6 +364,9 @@ impl Writer {
                 (store.reading, store.synced, store.synced_at) = (Some(reading), true, Some(now));
                 store.behind = None;
                 target.outcome = Some(Outcome::Synced);
+                let under_way = self.dirty.iter().chain(self.builds.iter());
+                let in_flux = under_way.chain(store.queue.tenants()).cloned().collect();
+                store.compared(&in_flux);
             }
             SyncVerdict::Differs { buckets } => {
                 target.rounds += 1;
