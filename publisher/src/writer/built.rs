@@ -281,15 +281,22 @@ impl Writer {
         let opened = self.stores[ix.0].session().map(|s| s.opened);
         let Some(opened) = opened else {
             let store = &mut self.stores[ix.0];
+            if store.behind.is_none() {
+                numbered(first, tenants).for_each(|(n, t)| store.owe(&t.tenant, n));
+            }
             store.lose(tenants.iter().map(|t| t.tenant.clone()));
             self.waits
                 .undelivered(ix, store, tenants.iter().map(|t| &t.tenant));
             return;
         };
         if opened > started {
-            tenants
-                .iter()
-                .for_each(|t| self.mark(&t.tenant, Lane::Change));
+            let store = &mut self.stores[ix.0];
+            numbered(first, tenants).for_each(|(n, t)| store.owe(&t.tenant, n));
+            let again = tenants.iter().map(|t| t.tenant.clone());
+            match atomic {
+                true => self.mark_together(again.collect()),
+                false => again.for_each(|t| self.mark(&t, Lane::Change)),
+            }
             return;
         }
         let mut unit = Unit {
@@ -297,20 +304,20 @@ impl Writer {
             atomic,
             fill: false,
         };
-        for (i, built) in tenants.iter().enumerate() {
+        for (n, built) in numbered(first, tenants) {
             let bundle = &built.bundles[region];
             // An atomic unit goes whole: another member may need the keys that this one gives up.
             if !atomic && self.stores[ix.0].holds(&built.tenant, &bundle.digest) {
                 let version = Version {
                     epoch: self.term.epoch,
-                    n: first + i as u64,
+                    n,
                 };
                 let contexts = bundle.bundle.contexts.len();
                 self.delivered(now, ix, &built.tenant, started, version, contexts, true);
                 continue;
             }
-            unit.bundles
-                .push(self.queued(bundle, first + i as u64, started));
+            self.stores[ix.0].owe(&built.tenant, n);
+            unit.bundles.push(self.queued(bundle, n, started));
         }
         self.enqueue(ix, unit);
     }
@@ -405,6 +412,7 @@ impl Writer {
         contexts: usize,
         already_there: bool,
     ) {
+        self.stores[ix.0].paid(tenant, version.n);
         if let Some(scan) = self.scan.as_mut().filter(|s| started >= s.started)
             && let Some(target) = scan.targets.get_mut(&ix)
         {
@@ -413,4 +421,9 @@ impl Writer {
         self.waits
             .delivered(ix, tenant, started, version, contexts, already_there, now);
     }
+}
+
+/// The tenants of a build, each with the n of its version.
+fn numbered(first: u64, tenants: &[Built]) -> impl Iterator<Item = (u64, &Built)> {
+    (first..).zip(tenants)
 }

@@ -11,6 +11,8 @@
 //!   snapshot is newer than anything an earlier writer, or this one in an earlier session, can have sent.
 //! * One message at a time is under way to a store. After a lost answer nothing is sent again: the session is over, the
 //!   store is claimed anew, and the tenants concerned are built again.
+//! * A version that a store was not given, or did not acknowledge, keeps its position down until a later build of the
+//!   tenant is acknowledged or a scan found the two in step: a reader may have seen it in another store.
 //! * A store that may have missed something is either marked *behind* (and scanned) or has those tenants remembered.
 
 mod built;
@@ -314,14 +316,16 @@ impl Writer {
             && self.stores.iter().all(idle)
     }
 
-    /// Every version at or below this was delivered to the store or replaced; none before its first *synced* here.
+    /// Whatever any store shows in a version at or below this, the store shows the same or newer; none before its first
+    /// *synced* here, and while it is behind.
     pub fn position(&self, ix: StoreIx) -> Option<Version> {
-        self.stores[ix.0].synced.then(|| self.reached(ix))
+        let store = &self.stores[ix.0];
+        (store.synced && store.behind.is_none()).then(|| self.reached(ix))
     }
 
     fn reached(&self, ix: StoreIx) -> Version {
         let n = self.stores[ix.0]
-            .lowest_under_way()
+            .lowest_owed()
             .map_or(self.n, |lowest| lowest - 1);
         Version {
             epoch: self.term.epoch,

@@ -5,7 +5,8 @@
 //! the store holds what the hub has, and it has every change from before the scan began. Therefore, before *synced*:
 //! * every range was read, and the expected digest of every tenant is known;
 //! * every tenant that became dirty around its range was built after the scan began and acknowledged by the store at
-//!   least once (`unconfirmed` is empty). Tenants that became dirty again since are *in flux* and left out.
+//!   least once (`unconfirmed` is empty), and so was every tenant that still waits for the store. Tenants that became
+//!   dirty again since are *in flux* and left out.
 //!
 //! A scan never deletes: a tenant that only the store has becomes dirty, and only its build can remove it.
 

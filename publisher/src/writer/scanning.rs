@@ -248,6 +248,12 @@ impl Writer {
             return;
         }
         self.n += tenants.len() as u64;
+        let filled: BTreeSet<usize> = stores.iter().map(|ix| self.region_of(*ix)).collect();
+        for ix in (0..self.stores.len()).map(StoreIx) {
+            if !stores.contains(&ix) && filled.contains(&self.region_of(ix)) {
+                self.stores[ix.0].filled_beside(first);
+            }
+        }
         for ix in stores {
             let region = self.region_of(*ix);
             if self.stores[ix.0]
