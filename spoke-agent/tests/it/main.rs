@@ -1,0 +1,11 @@
+//! The agent from outside: its two listeners, its file, its command line. One binary, one module per subject.
+
+mod command_line;
+mod configuration;
+mod conformance;
+mod crash;
+mod damage;
+mod example_gateway;
+mod read_api;
+mod sessions;
+mod support;
