@@ -167,13 +167,13 @@ where
     for number in 0..TENANTS {
         let tenant_ = tenant(&format!("t{number}"));
         assert_eq!(
-            file.head(&tenant_).unwrap(),
-            maps.head(&tenant_).unwrap(),
+            file.head(&tenant_).expect("reads"),
+            maps.head(&tenant_).expect("reads"),
             "{at}: head of {tenant_}"
         );
         assert_eq!(
-            file.records(&tenant_).unwrap(),
-            maps.records(&tenant_).unwrap(),
+            file.records(&tenant_).expect("reads"),
+            maps.records(&tenant_).expect("reads"),
             "{at}: {tenant_}"
         );
     }
@@ -183,8 +183,8 @@ where
     {
         let (kind_, key_) = (kind(kind_), key(&format!("k{number}")));
         let (ours, theirs) = (
-            file.owner(&kind_, &key_).unwrap(),
-            maps.owner(&kind_, &key_).unwrap(),
+            file.owner(&kind_, &key_).expect("reads"),
+            maps.owner(&kind_, &key_).expect("reads"),
         );
         assert_eq!(ours, theirs, "{at}: owner of {kind_} {key_}");
     }
@@ -235,7 +235,11 @@ fn run(seed: u64) {
         let mut file = Txn::new(&mut tables, &key_);
         let applied = apply(&mut file, &key_, &push).expect("applies");
         let mut after = maps.clone();
-        assert_eq!(applied, apply(&mut after, &key_, &push).unwrap(), "{at}");
+        assert_eq!(
+            applied,
+            apply(&mut after, &key_, &push).expect("reads"),
+            "{at}"
+        );
         assert_same(&file, &after, &at);
         drop(tables);
         if random.random_ratio(1, 5) {

@@ -206,7 +206,7 @@ async fn an_impossible_epoch_or_an_unreadable_fact_empties_the_store() {
     }
 }
 
-async fn refusal(spoke: Result<Spoke, StartError>, dir: &TempDir) -> String {
+fn refusal(spoke: Result<Spoke, StartError>, dir: &TempDir) -> String {
     let error = spoke.err().expect("does not start");
     assert!(error.is_configuration());
     error
@@ -218,13 +218,13 @@ async fn refusal(spoke: Result<Spoke, StartError>, dir: &TempDir) -> String {
 async fn files_that_are_not_ours_are_refused_and_left_as_they_are() {
     let dir = stopped().await;
     let first = Spoke::start_in(dir.clone()).await.expect("starts");
-    let locked = refusal(Spoke::start_in(dir.clone()).await, &dir).await;
+    let locked = refusal(Spoke::start_in(dir.clone()).await, &dir);
     assert_snapshot!(locked, @"data: DIR/store.redb is in use by another process; each agent needs a file of its own");
     drop(first.stop().await);
 
     let mut elsewhere = config(dir.path());
     elsewhere.region = contexts::name::Region::new("us-east-1").expect("a region");
-    let other_region = refusal(Spoke::start_with(dir.clone(), elsewhere).await, &dir).await;
+    let other_region = refusal(Spoke::start_with(dir.clone(), elsewhere).await, &dir);
     assert_snapshot!(other_region, @r#"data: DIR/store.redb is the store of region "eu-west-1", this agent serves "us-east-1"; correct `region` or `data`"#);
 
     tamper(dir.path(), |txn| {
@@ -232,10 +232,10 @@ async fn files_that_are_not_ours_are_refused_and_left_as_they_are() {
         let format = rows::encode(&99_u32).expect("encodes");
         table.insert("format", format.as_slice()).expect("inserts");
     });
-    assert_snapshot!(refusal(Spoke::start_in(dir.clone()).await, &dir).await, @"data: DIR/store.redb has format 99, this release knows 1; use the release that wrote it, or move the file away and let the hub fill a new one");
+    assert_snapshot!(refusal(Spoke::start_in(dir.clone()).await, &dir), @"data: DIR/store.redb has format 99, this release knows 1; use the release that wrote it, or move the file away and let the hub fill a new one");
 
     file(dir.path(), "store.redb", "not a database");
-    assert_snapshot!(refusal(Spoke::start_in(dir.clone()).await, &dir).await, @"data: DIR/store.redb is not the store of a spoke-agent (it is no redb file); name another file, or move this one away");
+    assert_snapshot!(refusal(Spoke::start_in(dir.clone()).await, &dir), @"data: DIR/store.redb is not the store of a spoke-agent (it is no redb file); name another file, or move this one away");
     let left = std::fs::read_to_string(dir.path().join("store.redb")).expect("there");
     assert_eq!(left, "not a database");
 
@@ -246,5 +246,5 @@ async fn files_that_are_not_ours_are_refused_and_left_as_they_are() {
     txn.open_table(definition).expect("opens");
     txn.commit().expect("commits");
     drop(foreign);
-    assert_snapshot!(refusal(Spoke::start_in(dir.clone()).await, &dir).await, @"data: DIR/store.redb is not the store of a spoke-agent (a redb file with other tables); name another file, or move this one away");
+    assert_snapshot!(refusal(Spoke::start_in(dir.clone()).await, &dir), @"data: DIR/store.redb is not the store of a spoke-agent (a redb file with other tables); name another file, or move this one away");
 }

@@ -6,6 +6,8 @@ mod conformance;
 mod crash;
 mod damage;
 mod example_gateway;
+mod full_disk;
 mod read_api;
 mod sessions;
+mod silence;
 mod support;
