@@ -95,6 +95,7 @@ pub struct Batch {
     what: What,
     started: Tick,
     atomic: bool,
+    lane: Lane,
     /// For ranges: tenants that the range does not speak for.
     overtaken: HashSet<TenantId>,
 }
@@ -145,28 +146,20 @@ impl BuildQueue {
         self.batches.values().filter(|b| wanted(&b.what)).count()
     }
 
-    fn begin(
-        &mut self,
-        what: What,
-        started: Tick,
-        atomic: bool,
-        overtaken: HashSet<TenantId>,
-    ) -> BuildRequest {
+    fn repairs(&self) -> bool {
+        self.batches
+            .values()
+            .any(|b| matches!(b.what, What::Tenants(_)) && b.lane == Lane::Repair)
+    }
+
+    fn begin(&mut self, batch: Batch) -> BuildRequest {
         self.next += 1;
-        let id = BatchId(self.next);
+        let (id, what) = (BatchId(self.next), batch.what.clone());
         if let What::Tenants(tenants) = &what {
             self.building
                 .extend(tenants.iter().map(|t| (t.clone(), id)));
         }
-        self.batches.insert(
-            id,
-            Batch {
-                what: what.clone(),
-                started,
-                atomic,
-                overtaken,
-            },
-        );
+        self.batches.insert(id, batch);
         BuildRequest { id, what }
     }
 
@@ -188,18 +181,18 @@ impl Writer {
             return None;
         }
         if self.builds.count(|w| matches!(w, What::Tenants(_))) < self.limits.builds {
-            let builds = &self.builds;
-            if let Some(taken) = self
-                .dirty
-                .take(self.limits.batch_tenants, |t| builds.has(t))
-            {
+            let (builds, max) = (&self.builds, self.limits.batch_tenants);
+            // Repairs are many at once: one batch at a time, and only while the stores keep up.
+            let repairs = !builds.repairs() && !self.crowded();
+            if let Some(taken) = self.dirty.take(max, repairs, |t| builds.has(t)) {
                 let started = self.now();
-                return Some(self.builds.begin(
-                    What::Tenants(taken.tenants),
+                return Some(self.builds.begin(Batch {
+                    what: What::Tenants(taken.tenants),
                     started,
-                    taken.atomic,
-                    HashSet::new(),
-                ));
+                    atomic: taken.atomic,
+                    lane: taken.lane,
+                    overtaken: HashSet::new(),
+                }));
             }
         }
         let running = self.builds.count(|w| !matches!(w, What::Tenants(_)));
@@ -214,7 +207,13 @@ impl Writer {
             .chain(self.builds.iter())
             .cloned()
             .collect();
-        Some(self.builds.begin(what, started, false, overtaken))
+        Some(self.builds.begin(Batch {
+            what,
+            started,
+            atomic: false,
+            lane: Lane::Repair,
+            overtaken,
+        }))
     }
 
     /// The result of a build. An error concerns the database as a whole; whatever is wrong with single tenants is in
@@ -245,7 +244,7 @@ impl Writer {
             .push_back(Report::BuildFailed { why: why.clone() });
         match batch.what {
             What::Tenants(tenants) if batch.atomic => self.mark_together(tenants),
-            What::Tenants(tenants) => tenants.iter().for_each(|t| self.mark(t, Lane::Change)),
+            What::Tenants(tenants) => tenants.iter().for_each(|t| self.mark(t, batch.lane)),
             what => self.scan_build_failed(now, batch.started, what, &why),
         }
     }
@@ -342,11 +341,12 @@ impl Writer {
         if unit.bundles.is_empty() {
             return;
         }
-        // What fills a store waits for its ranges to be read, not the other way round; see `next_scan_build`.
-        let is_change = !unit.fill;
         let store = &mut self.stores[ix.0];
+        // Looked at before the unit is added: one that is larger than the bound has to pass as well. What fills a store
+        // does not count: its ranges wait for the store (see `next_scan_build`), not the other way round.
+        let full = !unit.fill && store.queue.bytes() > self.limits.queue_bytes;
         let unfilled = store.queue.push(unit);
-        if is_change && store.queue.bytes() > self.limits.queue_bytes {
+        if full {
             store.fall_behind(format!(
                 "more than {} MiB waited for it",
                 self.limits.queue_bytes >> 20

@@ -178,6 +178,26 @@ mod tests {
     }
 
     #[test]
+    fn a_tenant_that_cannot_be_built_yields_the_key_to_its_owner_all_the_same() {
+        let mut clashes = Clashes::default();
+        let (a, b) = (bundle("a", &["x"]), bundle("b", &["x"]));
+        assert!(clashes.settle(&suspicion("a", "b"), &a, &b));
+        let (kind, key) = (suspicion("a", "b").kind, suspicion("a", "b").key);
+        let region = Region::new("r").expect("region");
+        let broken = contexts::bundle::HeldKind {
+            kind: kind.clone(),
+            why: HoldReason::Duplicate,
+        };
+        let whole = Bundle::new(t("b"), vec![], vec![], vec![broken]).expect("bundle");
+        let large = b.hold(&kind, &key, HoldReason::Duplicate);
+        for bundle in [whole, large] {
+            assert!(bundle.mentions(&kind, &key));
+            let held = clashes.hold(&region, bundle);
+            assert!(held.check().is_ok() && !held.mentions(&kind, &key));
+        }
+    }
+
+    #[test]
     fn another_store_naming_the_other_owner_does_not_turn_the_clash_round() {
         let mut clashes = Clashes::default();
         let (a, b) = (bundle("a", &["x"]), bundle("b", &["x"]));

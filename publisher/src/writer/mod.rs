@@ -79,9 +79,9 @@ pub struct WriterLimits {
     pub ranges: usize,
     /// Bytes of one push, unless a single bundle is larger.
     pub push_bytes: usize,
-    /// Bytes that may wait for a store before it falls behind.
+    /// Bytes that may wait for a store; with more it falls behind at the next build.
     pub queue_bytes: usize,
-    /// Bytes that may wait for a store before a scan reads on.
+    /// Bytes that may wait for a store; with more no scan reads on and nothing is repaired.
     pub fill_bytes: usize,
 }
 

@@ -153,17 +153,22 @@ impl Writer {
             .for_each(|t| self.mark(t, super::dirty::Lane::Repair));
     }
 
+    /// Whether so much waits for a store of the scan that nothing more should be read for it.
+    pub(super) fn crowded(&self) -> bool {
+        let targets = self.scan.iter().flat_map(|s| &s.targets);
+        let bytes = |ix: &StoreIx| self.stores[ix.0].queue.bytes();
+        targets
+            .filter(|(_, t)| t.outcome.is_none())
+            .any(|(ix, _)| bytes(ix) > self.limits.fill_bytes)
+    }
+
     /// The next part of the scan to read.
     pub(super) fn next_scan_build(&mut self, now: Millis) -> Option<What> {
-        let fill_bytes = self.limits.fill_bytes;
+        let crowded = self.crowded();
         let scan = self.scan.as_mut()?;
         if now < scan.retry_at || scan.is_over() {
             return None;
         }
-        let crowded = scan
-            .targets
-            .iter()
-            .any(|(ix, t)| t.outcome.is_none() && self.stores[ix.0].queue.bytes() > fill_bytes);
         match &mut scan.phase {
             Phase::Bounds => {
                 scan.phase = Phase::ReadingBounds;

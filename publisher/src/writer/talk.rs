@@ -201,7 +201,12 @@ impl Writer {
                     self.compare(ix, &buckets, &listed)
                 }
             }
-            (Outstanding::Release, Answer::Released) => self.stores[ix.0].closed(ix, now, None),
+            (Outstanding::Release, Answer::Released) => {
+                if let Some(scan) = &mut self.scan {
+                    scan.end(ix, Outcome::Failed("the store was given back".into()));
+                }
+                self.stores[ix.0].closed(ix, now, None);
+            }
             (outstanding, answer) => {
                 self.stores[ix.0].outstanding = Some(outstanding);
                 self.close_store(ix, now, failure_of(answer));

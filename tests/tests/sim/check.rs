@@ -39,12 +39,23 @@ impl World {
         self.state(origin).bundle(tenant, &self.agents[s].region)
     }
 
-    /// Whether the content of one snapshot is also that of another one, or of a later one.
+    /// Whether the content of one snapshot is also that of another one, or of a later one, but for what the store has
+    /// to yield to another tenant.
     fn still_true(&self, s: usize, tenant: &TenantId, shown: Origin, since: Origin) -> bool {
-        let content = self.truth(s, tenant, shown);
+        let head = self.agents[s].durable.heads.get(tenant);
+        let held = head.iter().flat_map(|h| &h.held);
+        let yielded: Vec<_> = held
+            .filter(|h| matches!(h.why, HoldReason::KeyTaken { .. }))
+            .collect();
+        let content = |origin| {
+            let truth = self.truth(s, tenant, origin);
+            let bundle = yielded.iter();
+            bundle.fold(truth, |b, h| b.hold(&h.kind, &h.key, h.why.clone()))
+        };
+        let shown = content(shown);
         let (db, commits) = (since.db, since.commit..self.dbs[since.db].commits.len());
         let mut later = commits.map(|commit| Origin { db, commit });
-        later.any(|origin| self.truth(s, tenant, origin) == content)
+        later.any(|origin| content(origin) == shown)
     }
 
     /// After a commit: the step itself, then the store as it is.
