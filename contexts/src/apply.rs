@@ -93,7 +93,7 @@ impl Head {
             self.held
                 .iter()
                 .filter(|h| h.why.class() == HoldClass::Yields || !self.keeps_kind(&h.kind))
-                .map(|h| (&h.kind, &h.key, h.why.class())),
+                .map(|h| (&h.kind, &h.key, h.why.class() as u8)),
             self.held_kinds.iter().map(|h| &h.kind),
         )
     }
@@ -570,7 +570,10 @@ fn new_head<T: StoreTxn>(
         version: draft.sent.version,
         digest: key.bundle(
             digests.iter(),
-            bundle.held.iter().map(|h| (&h.kind, &h.key, h.why.class())),
+            bundle
+                .held
+                .iter()
+                .map(|h| (&h.kind, &h.key, h.why.class() as u8)),
             bundle.held_kinds.iter().map(|h| &h.kind),
         ),
         contexts: (bundle.contexts.len() + kept_count) as u64,

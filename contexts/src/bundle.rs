@@ -22,6 +22,11 @@ pub struct Context {
 }
 
 impl Context {
+    /// The digest of this context under `key`; also the hash that its record carries on disk.
+    pub fn digest(&self, key: &DigestKey) -> Digest {
+        key.context(&self.kind, &self.key, self.expires, &self.value)
+    }
+
     /// What identifies it within a store.
     pub fn name(&self) -> (&Kind, &Key) {
         (&self.kind, &self.key)
@@ -283,7 +288,9 @@ impl Bundle {
         let contexts: Vec<Digest> = self.contexts.iter().map(|c| c.digest(key)).collect();
         key.bundle(
             contexts.iter(),
-            self.held.iter().map(|h| (&h.kind, &h.key, h.why.class())),
+            self.held
+                .iter()
+                .map(|h| (&h.kind, &h.key, h.why.class() as u8)),
             self.held_kinds.iter().map(|h| &h.kind),
         )
     }

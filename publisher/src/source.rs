@@ -137,11 +137,6 @@ impl Source {
         }
     }
 
-    /// Closes every connection.
-    pub async fn close(&self) {
-        self.pool.close().await;
-    }
-
     fn error(&self, what: &str, error: sqlx::Error) -> SourceError {
         let at = self.at.clone();
         let code = error

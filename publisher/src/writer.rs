@@ -37,7 +37,7 @@ use built::BuildQueue;
 use clash::{Clashes, Suspicion};
 use contexts::digest::DigestKey;
 use contexts::limits;
-use contexts::name::{Kind, Region, TenantId};
+use contexts::name::{Region, TenantId};
 use contexts::push::Verdict;
 use contexts::version::{Term, Version};
 use dirty::{Dirty, Lane};
@@ -378,13 +378,5 @@ impl Writer {
             tenant: tenant.clone(),
             held,
         });
-    }
-
-    /// The kinds that the last scan's definitions had, if a scan is running.
-    pub fn scan_kinds(&self) -> Option<impl Iterator<Item = &Kind>> {
-        self.scan
-            .as_ref()
-            .and_then(|s| s.definitions.as_ref())
-            .map(|(_, kinds)| kinds.iter())
     }
 }
