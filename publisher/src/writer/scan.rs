@@ -223,10 +223,13 @@ impl Scan {
         region: usize,
         buckets: &'a HashSet<usize>,
     ) -> impl Iterator<Item = &'a TenantId> {
-        let there = move |(tenant, digests): &(&TenantId, &Box<[Option<Digest>]>)| {
-            digests[region].is_some() && buckets.contains(&key.bucket(tenant))
-        };
-        self.seen.iter().filter(there).map(|(tenant, _)| tenant)
+        let there = self
+            .seen
+            .iter()
+            .filter(move |(_, digests)| digests[region].is_some());
+        there
+            .map(|(tenant, _)| tenant)
+            .filter(|tenant| buckets.contains(&key.bucket(tenant)))
     }
 
     /// Ends the scan for a store, unless it has ended there.
