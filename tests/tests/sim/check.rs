@@ -331,12 +331,11 @@ impl World {
     fn known_since(&self, d: &Durable, tenant: &TenantId, db: usize) -> Option<(Origin, usize)> {
         let shown = d.origins.get(tenant).copied();
         let shown = shown.unwrap_or(Origin { db, commit: 0 });
+        // Once a clone has part of the stores, a reader that goes from one side to the other is beyond help.
         let aged = match d.fresh {
             None => 0,
-            Some(fresh) => {
-                let (db, commit) = (d.fresh_db, self.dbs[d.fresh_db].index_at(fresh));
-                self.commit_in(Origin { db, commit }, shown.db)?
-            }
+            Some(_) if d.fresh_db != db => return None,
+            Some(fresh) => self.dbs[db].index_at(fresh),
         };
         Some((shown, self.commit_in(shown, db)?.max(aged)))
     }
