@@ -86,6 +86,12 @@ impl Clashes {
             .any(|c| c.owner == *tenant || c.others.contains(tenant))
     }
 
+    /// Every tenant of every clash.
+    pub fn tenants(&self) -> impl Iterator<Item = &TenantId> {
+        let each = self.0.values();
+        each.flat_map(|c| c.others.iter().chain([&c.owner]))
+    }
+
     /// Forgets the clashes that a new build (before [`Clashes::hold`]) has ended; returns the tenants that may have
     /// their keys now and must be built again.
     pub fn settled_by(&mut self, region: &Region, bundle: &Bundle) -> Vec<TenantId> {

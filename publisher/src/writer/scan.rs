@@ -216,6 +216,11 @@ impl Scan {
         self.seen.get(tenant).and_then(|digests| digests[region])
     }
 
+    /// Whether a range or a build since the scan began had this tenant.
+    pub fn has_seen(&self, tenant: &TenantId) -> bool {
+        self.seen.contains_key(tenant)
+    }
+
     /// The tenants that should be in some buckets of a store of this region.
     pub fn in_buckets<'a>(
         &'a self,

@@ -1,6 +1,7 @@
 //! How scans begin, go on and end. The books are in [`super::scan`].
 
 use super::built::{BuiltBatch, What};
+use super::dirty::Lane;
 use super::queue::Unit;
 use super::receipts::{HeldReport, RegionFilter};
 use super::scan::{FAILURES_MAX, Outcome, Phase, Scan, Target};
@@ -148,9 +149,7 @@ impl Writer {
         }
         self.scan = Some(scan);
         // A build under way may have begun before the scan; only one that begins now counts for it.
-        building
-            .iter()
-            .for_each(|t| self.mark(t, super::dirty::Lane::Repair));
+        building.iter().for_each(|t| self.mark(t, Lane::Repair));
     }
 
     /// Whether so much waits for a store of the scan that nothing more should be read for it.
@@ -237,8 +236,15 @@ impl Writer {
             scan.ranges.1 += 1;
             if waiting.is_empty() && *running == 0 {
                 scan.phase = Phase::Settling;
+                // Whoever has a clash and no rows any more has ended it; no store may remember that it was there.
+                let clashing = self.clashes.tenants().filter(|t| !scan.has_seen(t));
+                let gone: BTreeSet<TenantId> = clashing.cloned().collect();
+                gone.iter().for_each(|t| self.mark(t, Lane::Repair));
             }
         }
+        let Some(scan) = self.scan.as_mut() else {
+            return;
+        };
         let filling: Vec<StoreIx> = scan
             .active()
             .filter(|(_, t)| t.filling)
