@@ -225,10 +225,10 @@ impl Scan {
         region: usize,
         buckets: &'a HashSet<usize>,
     ) -> impl Iterator<Item = &'a TenantId> {
-        let there = move |(tenant, digests): &(&TenantId, &Box<[Option<Digest>]>)| {
-            digests[region].is_some() && buckets.contains(&key.bucket(tenant))
-        };
-        self.seen.iter().filter(there).map(|(tenant, _)| tenant)
+        self.seen.iter().filter_map(move |(tenant, digests)| {
+            let there = digests[region].is_some() && buckets.contains(&key.bucket(tenant));
+            there.then_some(tenant)
+        })
     }
 
     /// Ends the scan for a store, unless it has ended there.
