@@ -9,7 +9,7 @@ use contexts::version::{Holder, SessionId, Term};
 use publisher::writer::lease::{LeaseRow, Observer, Tenure};
 use publisher::writer::{Answer, RegionFilter, Report, Request, StoreIx, Ticket, Writer};
 use rand::Rng;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A publisher.
@@ -37,7 +37,7 @@ pub struct Office {
     pub next_heartbeat: u64,
     pub next_scan: u64,
     pending: BTreeMap<u64, Pending>,
-    wishes: Vec<Wish>,
+    pub wishes: Vec<Wish>,
     /// Somebody else has the lease, or the process stops.
     pub leaving: Option<u64>,
     pub stops: bool,
