@@ -21,6 +21,8 @@ pub struct Agent {
     pub token: String,
     /// Its store file.
     pub data: PathBuf,
+    /// The port of this machine by which the hub comes, if it is not the agent's own.
+    pub via: Option<u16>,
     dir: PathBuf,
     process: Option<Process>,
     client: reqwest::Client,
@@ -40,6 +42,7 @@ impl Agent {
             read,
             token: format!("token-of-{region}-{push}"),
             data: dir.join(format!("{region}-{push}.redb")),
+            via: None,
             dir: dir.to_owned(),
             process: None,
             client: reqwest::Client::builder().no_proxy().build()?,
@@ -95,7 +98,11 @@ impl Agent {
         self.start_as(command).await
     }
 
-    async fn start_as(&mut self, command: Command) -> Result<()> {
+    /// The same by a command of the caller's.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub async fn start_as(&mut self, command: Command) -> Result<()> {
         let log = self.dir.join(format!("{}-{}.log", self.region, self.push));
         let mut process = Process::start(command, &log)?;
         let url = self.url("/healthz");
@@ -153,7 +160,7 @@ impl Agent {
 
     /// Where the hub writes.
     pub fn push_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.push)
+        format!("http://127.0.0.1:{}", self.via.unwrap_or(self.push))
     }
 
     /// An address of the read API.
