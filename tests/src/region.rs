@@ -49,6 +49,22 @@ impl Agent {
         })
     }
 
+    /// A handle on the same agent, to read while others start and kill it.
+    pub fn reader(&self) -> Self {
+        let (region, token) = (self.region.clone(), self.token.clone());
+        Self {
+            region,
+            push: self.push,
+            read: self.read,
+            token,
+            data: self.data.clone(),
+            via: self.via,
+            dir: self.dir.clone(),
+            process: None,
+            client: self.client.clone(),
+        }
+    }
+
     /// The command that runs it.
     ///
     /// # Errors

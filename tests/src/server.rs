@@ -93,6 +93,12 @@ impl Server {
 }
 
 impl Database {
+    /// A database that somebody else keeps.
+    pub fn at(url: &str) -> Self {
+        let (url, shared) = (url.to_owned(), None);
+        Self { url, shared }
+    }
+
     fn name(&self) -> &str {
         self.url.rsplit('/').next().unwrap_or_default()
     }

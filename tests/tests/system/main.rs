@@ -5,6 +5,15 @@
 //!
 //! `HUBCAST_TEST_POSTGRES` names a running server to use; without it each test starts a throw-away one.
 
+mod alone;
+mod copies;
+mod hostile;
+mod kill_points;
+mod order;
+mod random_kills;
+mod requests;
+mod rot;
 mod sample_truth;
+mod traffic;
 mod truth;
 mod world;

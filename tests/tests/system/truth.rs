@@ -25,6 +25,10 @@ pub type Content = (String, String);
 pub struct Truth {
     kinds: Vec<Kind>,
     names: BTreeSet<Name>,
+    /// Contexts that are in every region and have expired.
+    pub expired: BTreeSet<Name>,
+    /// One key in this many is asked for by itself, too.
+    pub one_in: usize,
 }
 
 /// One element of a batch-get.
@@ -51,6 +55,8 @@ impl Truth {
         Self {
             kinds: kinds.to_vec(),
             names: kinds.iter().flat_map(never).collect(),
+            expired: BTreeSet::new(),
+            one_in: 13,
         }
     }
 
@@ -106,23 +112,22 @@ impl Truth {
                     wrong.push(format!("{} {name:?}: {got:?}, not {right:?}", agent.region));
                 }
             }
-            let count = agent.status().await?["contexts"].as_u64();
-            if count != Some(truth.len() as u64) {
+            let (count, right) = (
+                agent.status().await?["contexts"].as_u64(),
+                truth.len() + self.expired.len(),
+            );
+            if count != Some(right as u64) {
                 wrong.push(format!(
-                    "{} has {count:?} contexts, not {}",
-                    agent.region,
-                    truth.len()
+                    "{} has {count:?} contexts, not {right}",
+                    agent.region
                 ));
             }
-            for name in names
-                .iter()
-                .enumerate()
-                .filter(|(i, _)| i % 13 == 0)
-                .map(|(_, n)| *n)
-            {
-                if let Some(line) = one_by_one(agent, name, truth.get(name)).await? {
-                    wrong.push(line);
-                }
+            for name in names.into_iter().step_by(self.one_in) {
+                let absent = match self.expired.contains(name) {
+                    true => "expired",
+                    false => "not_found",
+                };
+                wrong.extend(one_by_one(agent, name, truth.get(name), absent).await?);
             }
         }
         match wrong.len() {
@@ -136,20 +141,21 @@ impl Truth {
 }
 
 /// What is wrong with the answer to one GET.
-pub async fn one_by_one(
+async fn one_by_one(
     agent: &Agent,
     name: &Name,
     right: Option<&Content>,
+    absent: &str,
 ) -> Result<Option<String>> {
     let (kind, key) = name;
-    if key.is_empty() {
-        // There is no path to it.
+    if ["", ".", ".."].contains(&key.as_str()) {
+        // No URL names them.
         return Ok(None);
     }
     let (status, body) = agent.get(kind, key).await?;
     let good = match right {
         Some((_, value)) => status == 200 && body == *value,
-        None => status == 404 && body.contains("not_found"),
+        None => status == 404 && body == format!("{{\"error\":\"{absent}\"}}"),
     };
     let line = || {
         format!(
