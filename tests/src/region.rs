@@ -189,11 +189,7 @@ impl Agent {
     /// # Errors
     /// If the agent does not answer.
     pub async fn get(&self, kind: &str, key: &str) -> Result<(StatusCode, String)> {
-        let mut url = reqwest::Url::parse(&self.url("/v1/contexts"))?;
-        url.path_segments_mut()
-            .map_err(|()| "no path")?
-            .push(kind)
-            .push(key);
+        let url = self.url(&format!("/v1/contexts/{kind}/{}", percent_encoded(key)));
         let response = self.client.get(url).send().await?;
         Ok((response.status(), response.text().await?))
     }
@@ -225,4 +221,16 @@ impl Agent {
     pub fn client(&self) -> &reqwest::Client {
         &self.client
     }
+}
+
+/// Every byte that is not a letter or a digit as `%XX`: a URL library would drop tabs and newlines.
+fn percent_encoded(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        match byte.is_ascii_alphanumeric() {
+            true => out.push(char::from(byte)),
+            false => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
 }

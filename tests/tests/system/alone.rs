@@ -1,7 +1,7 @@
 //! Regions without a hub.
 
 use crate::truth::{Content, Name};
-use crate::world::World;
+use crate::world::{HEALS_WITHIN, World};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use system_tests::region::Agent;
@@ -75,10 +75,14 @@ async fn everything_restarts_and_serves_with_postgres_gone() -> Result<()> {
     );
     world.truth.answers_are(&world.agents, &should).await?;
     world.server.process()?.resume(false).await?;
-    world
-        .database
-        .execute("UPDATE counters SET n = 2; DELETE FROM counters WHERE tenant = 't9'")
-        .await?;
-    world.becomes_true().await?;
+    until("the publisher to be ready", HEALS_WITHIN, || async {
+        let ready = client.get(world.hub.url("/readyz")).send().await.ok()?;
+        ready.status().is_success().then_some(())
+    })
+    .await?;
+    let change = "UPDATE counters SET n = 2; DELETE FROM counters WHERE tenant = 't9'";
+    world.database.execute(change).await?;
+    world.scan().await?;
+    world.is_true().await?;
     world.hub.stop().await
 }

@@ -8,6 +8,7 @@
 mod alone;
 mod copies;
 mod hostile;
+mod inbound_only;
 mod kill_points;
 mod order;
 mod random_kills;

@@ -142,7 +142,8 @@ impl World {
             match self.is_true().await {
                 Ok(()) => return Ok(()),
                 Err(e) if std::time::Instant::now() > deadline => {
-                    return Err(format!("not healed within {HEALS_WITHIN:?}: {e}").into());
+                    let log = self.hub.daemon().map(|d| d.log()).unwrap_or_default();
+                    return Err(format!("not healed within {HEALS_WITHIN:?}: {e}\n{log}").into());
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
