@@ -10,7 +10,7 @@
 //!   its held names too.
 //! * The digest in a head is that of the records as they are.
 
-use crate::bundle::{Bundle, Context, HoldReason};
+use crate::bundle::{Bundle, Context, HoldClass, HoldReason};
 use crate::digest::{Digest, DigestKey};
 use crate::name::{Key, Kind, TenantId};
 use crate::push::{Sent, Verdict};
@@ -27,7 +27,7 @@ pub struct Head {
     pub digest: Digest,
     /// Records in the store, kept ones included.
     pub contexts: u64,
-    /// The names that are held, sorted by kind and key; also those of held kinds, as they were when the kind was whole.
+    /// The names that are held, sorted by kind and key; of a held kind also those that were held when it was whole.
     pub held: Vec<HeldName>,
     /// The kinds that are held.
     pub held_kinds: Vec<HeldWhole>,
@@ -92,8 +92,8 @@ impl Head {
                 .map(|(_, _, digest)| digest),
             self.held
                 .iter()
-                .filter(|h| !self.keeps_kind(&h.kind))
-                .map(|h| (&h.kind, &h.key, h.why.class())),
+                .filter(|h| h.why.class() == HoldClass::Yields || !self.keeps_kind(&h.kind))
+                .map(|h| (&h.kind, &h.key, h.why.class() as u8)),
             self.held_kinds.iter().map(|h| &h.kind),
         )
     }
@@ -527,11 +527,22 @@ fn new_head<T: StoreTxn>(
         why: h.why.clone(),
         kept: kept_record(&h.kind, &h.key),
     });
+    // Of a held kind the names that were held stay so, under the reason of the kind.
     let before = draft.head.iter().flat_map(|h| &h.held);
-    let whole = before.filter(|h| bundle.keeps_kind(&h.kind));
-    let still = whole.map(|h| HeldName {
-        kept: kept_record(&h.kind, &h.key),
-        ..h.clone()
+    let silent = before.filter(|h| {
+        !bundle
+            .held
+            .iter()
+            .any(|b| (&b.kind, &b.key) == (&h.kind, &h.key))
+    });
+    let still = silent.filter_map(|h| {
+        let whole = bundle.held_kinds.iter().find(|k| k.kind == h.kind)?;
+        Some(HeldName {
+            kind: h.kind.clone(),
+            key: h.key.clone(),
+            why: whole.why.clone(),
+            kept: kept_record(&h.kind, &h.key),
+        })
     });
     let mut held: Vec<HeldName> = named.chain(still).collect();
     held.sort_unstable_by(|a, b| (&a.kind, &a.key).cmp(&(&b.kind, &b.key)));
@@ -559,7 +570,10 @@ fn new_head<T: StoreTxn>(
         version: draft.sent.version,
         digest: key.bundle(
             digests.iter(),
-            bundle.held.iter().map(|h| (&h.kind, &h.key, h.why.class())),
+            bundle
+                .held
+                .iter()
+                .map(|h| (&h.kind, &h.key, h.why.class() as u8)),
             bundle.held_kinds.iter().map(|h| &h.kind),
         ),
         contexts: (bundle.contexts.len() + kept_count) as u64,

@@ -22,6 +22,11 @@ pub struct Context {
 }
 
 impl Context {
+    /// The digest of this context under `key`; also the hash that its record carries on disk.
+    pub fn digest(&self, key: &DigestKey) -> Digest {
+        key.context(&self.kind, &self.key, self.expires, &self.value)
+    }
+
     /// What identifies it within a store.
     pub fn name(&self) -> (&Kind, &Key) {
         (&self.kind, &self.key)
@@ -137,7 +142,7 @@ pub enum BadBundle {
         /// The key.
         key: Key,
     },
-    /// A kind is held as a whole and has names all the same.
+    /// A kind is held as a whole and has names all the same, other than such as it yields.
     #[error("kind {kind} is held in the bundle of tenant {tenant:?} and has names there")]
     HeldKindHasNames {
         /// Whose bundle.
@@ -216,7 +221,11 @@ impl Bundle {
         }
         let kinds: BTreeSet<&Kind> = self.held_kinds.iter().map(|h| &h.kind).collect();
         let good = self.contexts.iter().map(|c| &c.kind);
-        let mut names = good.chain(self.held.iter().map(|h| &h.kind));
+        let held = self
+            .held
+            .iter()
+            .filter(|h| h.why.class() == HoldClass::Keeps);
+        let mut names = good.chain(held.map(|h| &h.kind));
         match names.find(|kind| kinds.contains(kind)) {
             None => Ok(()),
             Some(kind) => Err(BadBundle::HeldKindHasNames {
@@ -235,12 +244,11 @@ impl Bundle {
 
     /// Whether the tenant has this name at the hub, published or held (but for a name that it yields).
     pub fn mentions(&self, kind: &Kind, key: &Key) -> bool {
-        self.has(kind, key)
-            || self.keeps_kind(kind)
-            || self
-                .held
-                .iter()
-                .any(|h| h.kind == *kind && h.key == *key && h.why.class() == HoldClass::Keeps)
+        let held = self.held.iter().find(|h| h.kind == *kind && h.key == *key);
+        match held {
+            Some(held) => held.why.class() == HoldClass::Keeps,
+            None => self.has(kind, key) || self.keeps_kind(kind),
+        }
     }
 
     /// Whether the whole kind is held.
@@ -248,22 +256,29 @@ impl Bundle {
         self.held_kinds.iter().any(|h| h.kind == *kind)
     }
 
-    /// The same bundle with one good context turned into a held name.
+    /// The same bundle with a name that it has turned into a held one, whether it was good, held for another reason, or
+    /// of a held kind.
     pub fn hold(mut self, kind: &Kind, key: &Key, why: HoldReason) -> Self {
-        if let Ok(at) = self
+        if !self.mentions(kind, key) {
+            return self;
+        }
+        let good = self
             .contexts
-            .binary_search_by(|c| c.name().cmp(&(kind, key)))
-        {
-            let context = self.contexts.remove(at);
-            let held = Held {
-                kind: context.kind,
-                key: context.key,
-                why,
-            };
-            let at = self
-                .held
-                .partition_point(|h| (&h.kind, &h.key) < (&held.kind, &held.key));
-            self.held.insert(at, held);
+            .binary_search_by(|c| c.name().cmp(&(kind, key)));
+        if let Ok(at) = good {
+            self.contexts.remove(at);
+        }
+        let held = Held {
+            kind: kind.clone(),
+            key: key.clone(),
+            why,
+        };
+        let at = self
+            .held
+            .binary_search_by(|h| (&h.kind, &h.key).cmp(&(kind, key)));
+        match at {
+            Ok(at) => self.held[at] = held,
+            Err(at) => self.held.insert(at, held),
         }
         self
     }
@@ -273,7 +288,9 @@ impl Bundle {
         let contexts: Vec<Digest> = self.contexts.iter().map(|c| c.digest(key)).collect();
         key.bundle(
             contexts.iter(),
-            self.held.iter().map(|h| (&h.kind, &h.key, h.why.class())),
+            self.held
+                .iter()
+                .map(|h| (&h.kind, &h.key, h.why.class() as u8)),
             self.held_kinds.iter().map(|h| &h.kind),
         )
     }

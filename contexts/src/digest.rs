@@ -10,7 +10,6 @@
 //! choose digests. Every field is length-prefixed and every level has its own tag, so no two inputs encode alike.
 //! A digest says nothing about versions: the same content built twice has the same digest.
 
-use crate::bundle::{Context, HoldClass};
 use crate::name::{Key, Kind, TenantId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -80,11 +79,12 @@ impl DigestKey {
         input.field(value.as_bytes()).finish()
     }
 
-    /// The digest of a bundle: its good contexts, and the names that are held. Both must come sorted.
+    /// The digest of a bundle: its good contexts, and the names that are held, each with the tag of its class. All must
+    /// come sorted.
     pub fn bundle<'a>(
         &self,
         contexts: impl Iterator<Item = &'a Digest>,
-        held: impl Iterator<Item = (&'a Kind, &'a Key, HoldClass)>,
+        held: impl Iterator<Item = (&'a Kind, &'a Key, u8)>,
         held_kinds: impl Iterator<Item = &'a Kind>,
     ) -> Digest {
         let mut input = self.input(2);
@@ -97,7 +97,7 @@ impl DigestKey {
             input
                 .field(kind.as_str().as_bytes())
                 .field(key.as_str().as_bytes())
-                .field(&[class as u8]);
+                .field(&[class]);
         }
         input.0.update(&[0xff; 17]);
         for kind in held_kinds {
@@ -128,13 +128,6 @@ impl DigestKey {
             input.0.update(&sum.to_le_bytes());
         }
         input.finish()
-    }
-}
-
-impl Context {
-    /// The digest of this context under `key`.
-    pub fn digest(&self, key: &DigestKey) -> Digest {
-        key.context(&self.kind, &self.key, self.expires, &self.value)
     }
 }
 
@@ -209,16 +202,8 @@ mod tests {
         let (kind, k) = name("a");
         let none = || std::iter::empty();
         let empty = key().bundle(none(), std::iter::empty(), std::iter::empty());
-        let keeps = key().bundle(
-            none(),
-            [(&kind, &k, HoldClass::Keeps)].into_iter(),
-            std::iter::empty(),
-        );
-        let yields = key().bundle(
-            none(),
-            [(&kind, &k, HoldClass::Yields)].into_iter(),
-            std::iter::empty(),
-        );
+        let keeps = key().bundle(none(), [(&kind, &k, 1)].into_iter(), std::iter::empty());
+        let yields = key().bundle(none(), [(&kind, &k, 2)].into_iter(), std::iter::empty());
         let whole = key().bundle(none(), std::iter::empty(), [&kind].into_iter());
         let all = [empty, keeps, yields, whole];
         for (i, a) in all.iter().enumerate() {

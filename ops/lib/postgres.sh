@@ -163,3 +163,46 @@ pg_install() {
     pg__say 'initdb, pg_ctl and postgres.'
     return 1
 }
+
+# Runs a command as a user that Postgres accepts: ourselves, unless we are root.
+pg__unprivileged() {
+    if [ "$(id -u)" != 0 ]; then
+        "$@"
+    elif id postgres >/dev/null 2>&1; then
+        setpriv --reuid=postgres --regid=postgres --clear-groups "$@"
+    else
+        setpriv --reuid=nobody --regid="$(id -gn nobody)" --clear-groups "$@"
+    fi
+}
+
+# pg_start_throwaway BINDIR: makes a cluster without durability, for tests, and starts it on a free port.
+# Sets PG_THROWAWAY_DIR and PG_THROWAWAY_URL.
+pg_start_throwaway() {
+    local bin=$1 port tries=0
+    PG_THROWAWAY_DIR=$(mktemp -d "${TMPDIR:-/tmp}/hubcast-test-pg.XXXXXX") || return 1
+    if [ "$(id -u)" = 0 ]; then
+        chown "$(id -u postgres 2>/dev/null || id -u nobody)" "$PG_THROWAWAY_DIR"
+    fi
+    (cd "$PG_THROWAWAY_DIR" && pg__unprivileged "$bin/initdb" -D "$PG_THROWAWAY_DIR/data" -U postgres -A trust \
+        --no-sync -E UTF8 --locale=C) >/dev/null || return 1
+    # A port that is taken makes the start fail; then another one is tried.
+    while [ "$tries" -lt 10 ]; do
+        tries=$((tries + 1))
+        port=$((20000 + (RANDOM % 10000)))
+        if (cd "$PG_THROWAWAY_DIR" && pg__unprivileged "$bin/pg_ctl" -w -s -D "$PG_THROWAWAY_DIR/data" \
+            -l "$PG_THROWAWAY_DIR/log" -o "-p $port -k $PG_THROWAWAY_DIR -c listen_addresses=127.0.0.1 \
+            -c max_connections=400 -c fsync=off -c full_page_writes=off -c synchronous_commit=off" start) 2>/dev/null; then
+            PG_THROWAWAY_URL=postgres://postgres@127.0.0.1:$port/postgres
+            return 0
+        fi
+    done
+    pg__say "the throw-away Postgres does not start; its log is $PG_THROWAWAY_DIR/log"
+    return 1
+}
+
+# Stops it and removes it.
+pg_stop_throwaway() {
+    if [ -z "${PG_THROWAWAY_DIR:-}" ]; then return 0; fi
+    pg__unprivileged "$1/pg_ctl" -s -m immediate -D "$PG_THROWAWAY_DIR/data" stop >/dev/null 2>&1 || true
+    rm -rf "$PG_THROWAWAY_DIR"
+}

@@ -60,7 +60,7 @@ pub struct Comparison {
     /// Tenants at the hub.
     pub tenants: usize,
     /// Contexts at the hub.
-    pub contexts: usize,
+    pub contexts: u64,
     /// What is wrong with the hub's own data.
     pub problems: Vec<String>,
     /// The stores.
@@ -125,13 +125,6 @@ pub async fn compare(
     let mut truth: HashMap<TenantId, Vec<Option<Digest>>> = HashMap::new();
     let mut note = |result: &mut Comparison, built: &[Built]| {
         for b in built {
-            let contexts = b
-                .bundles
-                .iter()
-                .map(|x| x.bundle.contexts.len())
-                .max()
-                .unwrap_or(0);
-            result.contexts += contexts;
             result.tenants += usize::from(b.bundles.iter().any(|x| x.presence().is_some()));
             truth.insert(
                 b.tenant.clone(),
@@ -142,6 +135,7 @@ pub async fn compare(
     match &tenant {
         Some(tenant) => {
             let batch = hub.build(What::Tenants(vec![tenant.clone()])).await?;
+            result.contexts += batch.contexts;
             note(&mut result, &batch.tenants);
             result.problems.extend(batch.problems);
         }
@@ -151,6 +145,7 @@ pub async fn compare(
             let all = bounds.ranges.len();
             for (i, range) in bounds.ranges.into_iter().enumerate() {
                 let batch = hub.build(What::Range(range)).await?;
+                result.contexts += batch.contexts;
                 note(&mut result, &batch.tenants);
                 result.problems.extend(batch.problems);
                 progress(i + 1, all);

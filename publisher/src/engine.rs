@@ -256,6 +256,7 @@ impl Engine<'_> {
             }
             _ => {}
         }
+        while self.errands.try_join_next().is_some() {}
         self.writer.tick(now);
         while let Some(request) = self.writer.next_build(now) {
             self.spawn_build(request);

@@ -8,6 +8,7 @@
 //! | [`assemble`] | rows to bundles: pure |
 //! | [`build`] | tenants and ranges, each in one snapshot |
 //! | [`ranges`] | the bounds of a scan |
+//! | [`stability`] | whether a query gives the same however it is run |
 //! | [`hub`] | the lease, terms, requests and scans in the schema `hubcast` |
 //! | [`migrate`] | installs the schema and the definitions |
 
@@ -19,6 +20,7 @@ pub mod hub;
 pub mod migrate;
 pub mod query;
 pub mod ranges;
+pub mod stability;
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::PgPool;
@@ -135,11 +137,6 @@ impl Source {
             }),
             false => Ok(()),
         }
-    }
-
-    /// Closes every connection.
-    pub async fn close(&self) {
-        self.pool.close().await;
     }
 
     fn error(&self, what: &str, error: sqlx::Error) -> SourceError {

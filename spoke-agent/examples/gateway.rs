@@ -59,41 +59,56 @@ struct Gateway {
     read_token: Option<String>,
 }
 
-/// A context as the agent answered it.
+/// What the agent knows of a key.
+struct Known {
+    /// Its context; none only if the agent *knows* that there is none.
+    context: Option<Context>,
+    /// Seconds since the moment up to which the agent has every change. A "no" is as old as a "yes".
+    age: Option<f64>,
+}
+
 struct Context {
     tenant: String,
     value: Value,
-    /// Seconds since the moment up to which the agent has every change.
-    age: Option<f64>,
 }
 
 /// Why a request is not let through.
 enum Denied {
     NoKey,
-    UnknownKey,
-    Revoked,
+    UnknownKey { age: Option<f64> },
+    Revoked { age: Option<f64> },
     NotReady(String),
 }
 
 impl IntoResponse for Denied {
     fn into_response(self) -> Response {
-        let (status, error, detail) = match self {
-            Self::NoKey => (StatusCode::UNAUTHORIZED, "no_key", String::new()),
-            Self::UnknownKey => (StatusCode::UNAUTHORIZED, "unknown_key", String::new()),
-            Self::Revoked => (StatusCode::FORBIDDEN, "revoked_key", String::new()),
-            Self::NotReady(why) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready", why),
+        let (status, error, detail, age) = match self {
+            Self::NoKey => (StatusCode::UNAUTHORIZED, "no_key", String::new(), None),
+            Self::UnknownKey { age } => {
+                (StatusCode::UNAUTHORIZED, "unknown_key", String::new(), age)
+            }
+            Self::Revoked { age } => (StatusCode::FORBIDDEN, "revoked_key", String::new(), age),
+            Self::NotReady(why) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready", why, None),
         };
         let body = axum::Json(json!({ "error": error, "detail": detail }));
-        match status {
+        let mut response = match status {
             StatusCode::SERVICE_UNAVAILABLE => (status, [(RETRY_AFTER, "1")], body).into_response(),
             _ => (status, body).into_response(),
-        }
+        };
+        pass_on_age(&mut response, age);
+        response
+    }
+}
+
+/// So that whoever looks at an answer can see how old it may be.
+fn pass_on_age(response: &mut Response, age: Option<f64>) {
+    if let Some(age) = age.and_then(|age| format!("{age:.3}").parse().ok()) {
+        response.headers_mut().insert(AGE, age);
     }
 }
 
 impl Gateway {
-    /// One context; `None` only if the agent knows that there is none.
-    async fn look_up(&self, kind: &str, key: &str) -> Result<Option<Context>, Denied> {
+    async fn look_up(&self, kind: &str, key: &str) -> Result<Known, Denied> {
         // Everything but letters and digits is encoded: a slash in a key is %2F.
         let key = utf8_percent_encode(key, NON_ALPHANUMERIC);
         let mut request = self
@@ -106,11 +121,15 @@ impl Gateway {
             .send()
             .await
             .map_err(|_| Denied::NotReady("the agent of this region cannot be reached".into()))?;
+        let age = text(response.headers(), AGE).and_then(|age| age.parse().ok());
         match response.status() {
-            reqwest::StatusCode::OK => context(response).await.map(Some),
+            reqwest::StatusCode::OK => Ok(Known {
+                context: Some(context(response).await?),
+                age,
+            }),
             // The one answer that means "no": the agent is in step with the hub, and there is no such key (or it was
             // limited in time, and that time is over).
-            reqwest::StatusCode::NOT_FOUND => Ok(None),
+            reqwest::StatusCode::NOT_FOUND => Ok(Known { context: None, age }),
             // Not ready, held, or anything unforeseen. What cannot be known is not denied.
             status => Err(Denied::NotReady(format!(
                 "the agent of this region answers {status}"
@@ -129,19 +148,18 @@ impl Gateway {
         // Key and cluster arrive together, in one bundle. Between the two lookups that bundle may be replaced, so a
         // key without its cluster is looked up once more from the start: by then the key is gone as well.
         for _ in 0..2 {
-            let key = self
-                .look_up("api_key", &hash)
-                .await?
-                .ok_or(Denied::UnknownKey)?;
+            let Known { context, age } = self.look_up("api_key", &hash).await?;
+            let key = context.ok_or(Denied::UnknownKey { age })?;
             // Only `true` is active: a field that is missing lets nobody in.
             if key.value["active"] != Value::Bool(true) {
-                return Err(Denied::Revoked);
+                return Err(Denied::Revoked { age });
             }
             let cluster_id = match &key.value["cluster_id"] {
                 Value::String(id) => id.clone(),
                 other => other.to_string(),
             };
-            if let Some(cluster) = self.look_up("cluster", &cluster_id).await? {
+            let known = self.look_up("cluster", &cluster_id).await?;
+            if let Some(cluster) = known.context {
                 return Ok(json!({
                     "tenant": key.tenant,
                     "scopes": key.value["scopes"],
@@ -149,7 +167,7 @@ impl Gateway {
                     "cluster": cluster.value,
                     // The older of the two, if they differ. A gateway that must not act on old data can refuse here;
                     // most should not: an answer that is ten minutes old is better than none.
-                    "age": key.age.into_iter().chain(cluster.age).reduce(f64::max),
+                    "age": age.into_iter().chain(known.age).reduce(f64::max),
                 }));
             }
         }
@@ -165,10 +183,9 @@ async fn context(response: reqwest::Response) -> Result<Context, Denied> {
     let tenant = percent_decode_str(&header(TENANT))
         .decode_utf8_lossy()
         .into_owned();
-    let age = header(AGE).parse().ok();
     let value = response.json().await;
     let value = value.map_err(|_| Denied::NotReady("the agent's answer cannot be read".into()))?;
-    Ok(Context { tenant, value, age })
+    Ok(Context { tenant, value })
 }
 
 fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
@@ -182,10 +199,7 @@ async fn handle(State(gateway): State<Gateway>, request: Request) -> Result<Resp
     let answer = gateway.authenticate(api_key).await?;
     let age = answer["age"].as_f64();
     let mut response = axum::Json(answer).into_response();
-    // Passed on, so that whoever looks at the answer can see how old it may be.
-    if let Some(age) = age.and_then(|age| format!("{age:.3}").parse().ok()) {
-        response.headers_mut().insert(AGE, age);
-    }
+    pass_on_age(&mut response, age);
     Ok(response)
 }
 

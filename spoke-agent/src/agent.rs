@@ -158,7 +158,7 @@ impl Agent {
             .as_ref()
             .map(|socket| socket.path.display().to_string());
         tracing::info!(
-            region,
+            region = %region,
             data = %data.display(),
             push_listen = %self.push_addr,
             read_listen = %read.unwrap_or_else(|| "none".into()),

@@ -2,10 +2,10 @@
 //!
 //! | module | is about |
 //! | --- | --- |
-//! | [`answer`] | error bodies and the headers that every answer has |
-//! | [`one`] | `GET /v1/contexts/{kind}/{key}` |
-//! | [`batch`] | `POST /v1/contexts/batch-get` |
-//! | [`status`] | `/v1/status`, `/healthz`, `/readyz`, `/metrics` |
+//! | `answer` | error bodies and the headers that every answer has |
+//! | `one` | `GET /v1/contexts/{kind}/{key}` |
+//! | `batch` | `POST /v1/contexts/batch-get` |
+//! | `status` | `/v1/status`, `/healthz`, `/readyz`, `/metrics` |
 //!
 //! An answer must never say "no such key" but from the store's own knowledge: everything that goes wrong here is a 4xx
 //! that is not 404, or a 5xx. A request changes nothing and calls nobody.

@@ -75,6 +75,7 @@ async fn database(context: &Context, checked: &mut Checked) -> Result<(), Stop> 
             checked
                 .ok
                 .push("queries: all kinds can be published".into());
+            checked.warnings.extend(desired.unstable(source).await?);
             checked.warnings.extend(desired.warnings);
         }
         Err(Undescribed::Wrong(lines)) => {

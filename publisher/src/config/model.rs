@@ -200,11 +200,9 @@ fn check_hub(raw: RawHub) -> Result<HubConfig, Fault> {
         ("hub.migrate_url", raw.migrate_url.as_ref()),
     ] {
         let Some(url) = url else { continue };
-        if url
-            .expose_secret()
-            .parse::<sqlx::postgres::PgConnectOptions>()
-            .is_err()
-        {
+        let text = url.expose_secret();
+        let is_ours = text.starts_with("postgres://") || text.starts_with("postgresql://");
+        if !is_ours || text.parse::<sqlx::postgres::PgConnectOptions>().is_err() {
             return Err(fault(
                 place,
                 "it is not a Postgres address; one looks like postgres://user:password@host:5432/name",

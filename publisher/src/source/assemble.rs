@@ -150,6 +150,11 @@ impl<'a> Assembly<'a> {
         self.tenants.keys()
     }
 
+    /// Contexts so far, each counted once.
+    pub fn contexts(&self) -> u64 {
+        self.tenants.values().map(|p| p.parts.len() as u64).sum()
+    }
+
     /// What is odd and stops nothing.
     pub fn take_warnings(&mut self) -> Vec<String> {
         std::mem::take(&mut self.warnings).into_iter().collect()

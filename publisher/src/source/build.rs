@@ -166,10 +166,11 @@ impl Source {
         tx.rollback()
             .await
             .map_err(|e| self.error("ending a build", e))?;
-        let warnings = assembly.take_warnings();
+        let (warnings, contexts) = (assembly.take_warnings(), assembly.contexts());
         Ok(BuiltBatch {
             ranges: Vec::new(),
             tenants: assembly.finish(),
+            contexts,
             definitions: definitions.fingerprint,
             kinds: definitions.kinds.iter().map(|d| d.kind.clone()).collect(),
             problems: problems.into_iter().collect(),

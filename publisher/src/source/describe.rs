@@ -348,7 +348,7 @@ fn unindexed(plan: &serde_json::Value, found: &mut BTreeSet<String>) {
                     .is_some_and(|text| text.contains(MARK))
             });
             let text = |key: &str| node.get(key).and_then(|v| v.as_str());
-            if filtered && !text("Node Type").is_some_and(|t| t == "Result") {
+            if filtered && text("Node Type") != Some("Result") {
                 let place = match (text("Relation Name"), text("Node Type")) {
                     (Some(table), _) => format!("the table {table}"),
                     (None, Some(node)) => format!("the result of a part of the query ({node})"),

@@ -27,6 +27,24 @@ pub struct Desired {
     pub warnings: Vec<String>,
 }
 
+impl Desired {
+    /// Builds a sample of each kind twice; a line for each kind whose result depends on the plan.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database is in trouble.
+    pub async fn unstable(&self, source: &Source) -> Result<Vec<String>, SourceError> {
+        let mut lines = Vec::new();
+        for definition in &self.definitions {
+            lines.extend(
+                source
+                    .check_stability(definition, &self.tenant_type, &self.search_path)
+                    .await?,
+            );
+        }
+        Ok(lines)
+    }
+}
+
 /// Looks at every query of the configuration.
 ///
 /// # Errors

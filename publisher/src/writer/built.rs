@@ -77,6 +77,8 @@ pub struct BuiltBatch {
     pub ranges: Vec<TenantRange>,
     /// For the others: the tenants.
     pub tenants: Vec<Built>,
+    /// Contexts that were read, each counted once however many regions it goes to.
+    pub contexts: u64,
     /// The definitions in the snapshot, by fingerprint.
     pub definitions: u128,
     /// Their kinds.
@@ -93,6 +95,7 @@ pub struct Batch {
     what: What,
     started: Tick,
     atomic: bool,
+    lane: Lane,
     /// For ranges: tenants that the range does not speak for.
     overtaken: HashSet<TenantId>,
 }
@@ -143,28 +146,20 @@ impl BuildQueue {
         self.batches.values().filter(|b| wanted(&b.what)).count()
     }
 
-    fn begin(
-        &mut self,
-        what: What,
-        started: Tick,
-        atomic: bool,
-        overtaken: HashSet<TenantId>,
-    ) -> BuildRequest {
+    fn repairs(&self) -> bool {
+        self.batches
+            .values()
+            .any(|b| matches!(b.what, What::Tenants(_)) && b.lane == Lane::Repair)
+    }
+
+    fn begin(&mut self, batch: Batch) -> BuildRequest {
         self.next += 1;
-        let id = BatchId(self.next);
+        let (id, what) = (BatchId(self.next), batch.what.clone());
         if let What::Tenants(tenants) = &what {
             self.building
                 .extend(tenants.iter().map(|t| (t.clone(), id)));
         }
-        self.batches.insert(
-            id,
-            Batch {
-                what: what.clone(),
-                started,
-                atomic,
-                overtaken,
-            },
-        );
+        self.batches.insert(id, batch);
         BuildRequest { id, what }
     }
 
@@ -186,18 +181,18 @@ impl Writer {
             return None;
         }
         if self.builds.count(|w| matches!(w, What::Tenants(_))) < self.limits.builds {
-            let builds = &self.builds;
-            if let Some(taken) = self
-                .dirty
-                .take(self.limits.batch_tenants, |t| builds.has(t))
-            {
+            let (builds, max) = (&self.builds, self.limits.batch_tenants);
+            // Repairs are many at once: one batch at a time, and only while the stores keep up.
+            let repairs = !builds.repairs() && !self.crowded();
+            if let Some(taken) = self.dirty.take(max, repairs, |t| builds.has(t)) {
                 let started = self.now();
-                return Some(self.builds.begin(
-                    What::Tenants(taken.tenants),
+                return Some(self.builds.begin(Batch {
+                    what: What::Tenants(taken.tenants),
                     started,
-                    taken.atomic,
-                    HashSet::new(),
-                ));
+                    atomic: taken.atomic,
+                    lane: taken.lane,
+                    overtaken: HashSet::new(),
+                }));
             }
         }
         let running = self.builds.count(|w| !matches!(w, What::Tenants(_)));
@@ -212,7 +207,13 @@ impl Writer {
             .chain(self.builds.iter())
             .cloned()
             .collect();
-        Some(self.builds.begin(what, started, false, overtaken))
+        Some(self.builds.begin(Batch {
+            what,
+            started,
+            atomic: false,
+            lane: Lane::Repair,
+            overtaken,
+        }))
     }
 
     /// The result of a build. An error concerns the database as a whole; whatever is wrong with single tenants is in
@@ -243,7 +244,7 @@ impl Writer {
             .push_back(Report::BuildFailed { why: why.clone() });
         match batch.what {
             What::Tenants(tenants) if batch.atomic => self.mark_together(tenants),
-            What::Tenants(tenants) => tenants.iter().for_each(|t| self.mark(t, Lane::Change)),
+            What::Tenants(tenants) => tenants.iter().for_each(|t| self.mark(t, batch.lane)),
             what => self.scan_build_failed(now, batch.started, what, &why),
         }
     }
@@ -279,15 +280,22 @@ impl Writer {
         let opened = self.stores[ix.0].session().map(|s| s.opened);
         let Some(opened) = opened else {
             let store = &mut self.stores[ix.0];
+            if store.behind.is_none() {
+                numbered(first, tenants).for_each(|(n, t)| store.owe(&t.tenant, n));
+            }
             store.lose(tenants.iter().map(|t| t.tenant.clone()));
             self.waits
                 .undelivered(ix, store, tenants.iter().map(|t| &t.tenant));
             return;
         };
         if opened > started {
-            tenants
-                .iter()
-                .for_each(|t| self.mark(&t.tenant, Lane::Change));
+            let store = &mut self.stores[ix.0];
+            numbered(first, tenants).for_each(|(n, t)| store.owe(&t.tenant, n));
+            let again = tenants.iter().map(|t| t.tenant.clone());
+            match atomic {
+                true => self.mark_together(again.collect()),
+                false => again.for_each(|t| self.mark(&t, Lane::Change)),
+            }
             return;
         }
         let mut unit = Unit {
@@ -295,20 +303,20 @@ impl Writer {
             atomic,
             fill: false,
         };
-        for (i, built) in tenants.iter().enumerate() {
+        for (n, built) in numbered(first, tenants) {
             let bundle = &built.bundles[region];
             // An atomic unit goes whole: another member may need the keys that this one gives up.
             if !atomic && self.stores[ix.0].holds(&built.tenant, &bundle.digest) {
                 let version = Version {
                     epoch: self.term.epoch,
-                    n: first + i as u64,
+                    n,
                 };
                 let contexts = bundle.bundle.contexts.len();
                 self.delivered(now, ix, &built.tenant, started, version, contexts, true);
                 continue;
             }
-            unit.bundles
-                .push(self.queued(bundle, first + i as u64, started));
+            self.stores[ix.0].owe(&built.tenant, n);
+            unit.bundles.push(self.queued(bundle, n, started));
         }
         self.enqueue(ix, unit);
     }
@@ -334,8 +342,11 @@ impl Writer {
             return;
         }
         let store = &mut self.stores[ix.0];
+        // Looked at before the unit is added: one that is larger than the bound has to pass as well. What fills a store
+        // does not count: its ranges wait for the store (see `next_scan_build`), not the other way round.
+        let full = !unit.fill && store.queue.bytes() > self.limits.queue_bytes;
         let unfilled = store.queue.push(unit);
-        if store.queue.bytes() > self.limits.queue_bytes {
+        if full {
             store.fall_behind(format!(
                 "more than {} MiB waited for it",
                 self.limits.queue_bytes >> 20
@@ -401,6 +412,7 @@ impl Writer {
         contexts: usize,
         already_there: bool,
     ) {
+        self.stores[ix.0].paid(tenant, version.n);
         if let Some(scan) = self.scan.as_mut().filter(|s| started >= s.started)
             && let Some(target) = scan.targets.get_mut(&ix)
         {
@@ -409,4 +421,9 @@ impl Writer {
         self.waits
             .delivered(ix, tenant, started, version, contexts, already_there, now);
     }
+}
+
+/// The tenants of a build, each with the n of its version.
+fn numbered(first: u64, tenants: &[Built]) -> impl Iterator<Item = (u64, &Built)> {
+    (first..).zip(tenants)
 }

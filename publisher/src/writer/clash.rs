@@ -86,6 +86,12 @@ impl Clashes {
             .any(|c| c.owner == *tenant || c.others.contains(tenant))
     }
 
+    /// Every tenant of every clash.
+    pub fn tenants(&self) -> impl Iterator<Item = &TenantId> {
+        let each = self.0.values();
+        each.flat_map(|c| c.others.iter().chain([&c.owner]))
+    }
+
     /// Forgets the clashes that a new build (before [`Clashes::hold`]) has ended; returns the tenants that may have
     /// their keys now and must be built again.
     pub fn settled_by(&mut self, region: &Region, bundle: &Bundle) -> Vec<TenantId> {
@@ -175,6 +181,26 @@ mod tests {
         assert!(clashes.settled_by(&region, &bundle("b", &["x"])).is_empty());
         assert_eq!(clashes.settled_by(&region, &bundle("a", &[])), [t("b")]);
         assert!(clashes.is_empty());
+    }
+
+    #[test]
+    fn a_tenant_that_cannot_be_built_yields_the_key_to_its_owner_all_the_same() {
+        let mut clashes = Clashes::default();
+        let (a, b) = (bundle("a", &["x"]), bundle("b", &["x"]));
+        assert!(clashes.settle(&suspicion("a", "b"), &a, &b));
+        let (kind, key) = (suspicion("a", "b").kind, suspicion("a", "b").key);
+        let region = Region::new("r").expect("region");
+        let broken = contexts::bundle::HeldKind {
+            kind: kind.clone(),
+            why: HoldReason::Duplicate,
+        };
+        let whole = Bundle::new(t("b"), vec![], vec![], vec![broken]).expect("bundle");
+        let large = b.hold(&kind, &key, HoldReason::Duplicate);
+        for bundle in [whole, large] {
+            assert!(bundle.mentions(&kind, &key));
+            let held = clashes.hold(&region, bundle);
+            assert!(held.check().is_ok() && !held.mentions(&kind, &key));
+        }
     }
 
     #[test]

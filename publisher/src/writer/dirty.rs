@@ -18,6 +18,8 @@ pub enum Lane {
 pub struct Taken {
     /// The tenants, at most as many as asked for (a group is never split).
     pub tenants: Vec<TenantId>,
+    /// How urgent they are.
+    pub lane: Lane,
     /// Whether their bundles must reach a store in one commit.
     pub atomic: bool,
 }
@@ -61,17 +63,26 @@ impl Dirty {
         self.groups.push(group);
     }
 
-    /// Takes the most urgent tenants of which none is `busy`: a group, or up to `max` of one lane.
-    pub fn take(&mut self, max: usize, busy: impl Fn(&TenantId) -> bool) -> Option<Taken> {
+    /// Takes the most urgent tenants of which none is `busy`: a group, or up to `max` of one lane; no repairs unless
+    /// there is room for them.
+    pub fn take(
+        &mut self,
+        max: usize,
+        repairs: bool,
+        busy: impl Fn(&TenantId) -> bool,
+    ) -> Option<Taken> {
         if let Some(at) = self.groups.iter().position(|g| !g.iter().any(&busy)) {
             let tenants = self.groups.swap_remove(at).into_iter().collect();
             return Some(Taken {
                 tenants,
+                lane: Lane::Change,
                 atomic: true,
             });
         }
-        [Lane::Change, Lane::Repair]
+        let repairs = repairs.then_some(Lane::Repair);
+        [Lane::Change]
             .into_iter()
+            .chain(repairs)
             .find_map(|lane| self.take_lane(lane, max, &busy))
     }
 
@@ -102,6 +113,7 @@ impl Dirty {
         *queue = waiting;
         (!tenants.is_empty()).then_some(Taken {
             tenants,
+            lane,
             atomic: false,
         })
     }
@@ -136,7 +148,7 @@ mod tests {
     }
 
     fn take(dirty: &mut Dirty, max: usize, busy: &[&str]) -> Vec<String> {
-        let taken = dirty.take(max, |x| busy.contains(&x.as_str()));
+        let taken = dirty.take(max, true, |x| busy.contains(&x.as_str()));
         taken
             .map(|t| t.tenants.iter().map(ToString::to_string).collect())
             .unwrap_or_default()
@@ -159,6 +171,17 @@ mod tests {
         dirty.mark(&t("a"), Lane::Change);
         assert_eq!(take(&mut dirty, 9, &[]), ["a"]);
         assert!(take(&mut dirty, 9, &[]).is_empty());
+    }
+
+    #[test]
+    fn repairs_wait_for_room_and_changes_do_not() {
+        let mut dirty = Dirty::default();
+        dirty.mark(&t("r"), Lane::Repair);
+        dirty.mark(&t("c"), Lane::Change);
+        let taken = dirty.take(9, false, |_| false).expect("a change");
+        assert_eq!((taken.lane, taken.tenants), (Lane::Change, vec![t("c")]));
+        assert!(dirty.take(9, false, |_| false).is_none());
+        assert_eq!(take(&mut dirty, 9, &[]), ["r"]);
     }
 
     #[test]

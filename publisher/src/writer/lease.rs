@@ -52,12 +52,6 @@ impl Observer {
             }
         }
     }
-
-    /// Whether the holder has been seen to renew, or was first seen, within the last two seconds.
-    pub fn lively(&self, now: Duration) -> bool {
-        self.last
-            .is_some_and(|(_, since)| now.saturating_sub(since) < Duration::from_secs(2))
-    }
 }
 
 /// A writer's own view of its lease.

@@ -130,16 +130,6 @@ impl Queue {
         self.tenants.iter()
     }
 
-    /// The lowest version that waits.
-    pub fn lowest(&self) -> Option<u64> {
-        self.changes
-            .iter()
-            .chain(&self.fills)
-            .flat_map(|u| &u.bundles)
-            .map(|q| q.sent.version.n)
-            .min()
-    }
-
     /// Whether a fill waits.
     pub fn has_fill(&self) -> bool {
         !self.fills.is_empty()
@@ -224,10 +214,7 @@ mod tests {
         queue.push(unit(vec![queued("a", 1, 10)], false, false));
         queue.push(unit(vec![queued("b", 2, 10)], false, false));
         queue.push(unit(vec![queued("a", 3, 10)], false, false));
-        assert_eq!(
-            (queue.len(), queue.bytes(), queue.lowest()),
-            (2, 20, Some(2))
-        );
+        assert_eq!((queue.len(), queue.bytes()), (2, 20));
         assert_eq!(names(queue.next(100)), ["a3", "b2"]);
         assert!(queue.is_empty() && queue.bytes() == 0);
     }

@@ -5,7 +5,8 @@
 //! the store holds what the hub has, and it has every change from before the scan began. Therefore, before *synced*:
 //! * every range was read, and the expected digest of every tenant is known;
 //! * every tenant that became dirty around its range was built after the scan began and acknowledged by the store at
-//!   least once (`unconfirmed` is empty). Tenants that became dirty again since are *in flux* and left out.
+//!   least once (`unconfirmed` is empty), and so was every tenant that still waits for the store. Tenants that became
+//!   dirty again since are *in flux* and left out.
 //!
 //! A scan never deletes: a tenant that only the store has becomes dirty, and only its build can remove it.
 
@@ -215,6 +216,11 @@ impl Scan {
         self.seen.get(tenant).and_then(|digests| digests[region])
     }
 
+    /// Whether a range or a build since the scan began had this tenant.
+    pub fn has_seen(&self, tenant: &TenantId) -> bool {
+        self.seen.contains_key(tenant)
+    }
+
     /// The tenants that should be in some buckets of a store of this region.
     pub fn in_buckets<'a>(
         &'a self,
@@ -222,10 +228,13 @@ impl Scan {
         region: usize,
         buckets: &'a HashSet<usize>,
     ) -> impl Iterator<Item = &'a TenantId> {
-        let there = move |(tenant, digests): &(&TenantId, &Box<[Option<Digest>]>)| {
-            digests[region].is_some() && buckets.contains(&key.bucket(tenant))
-        };
-        self.seen.iter().filter(there).map(|(tenant, _)| tenant)
+        let there = self
+            .seen
+            .iter()
+            .filter(move |(_, digests)| digests[region].is_some());
+        there
+            .map(|(tenant, _)| tenant)
+            .filter(|tenant| buckets.contains(&key.bucket(tenant)))
     }
 
     /// Ends the scan for a store, unless it has ended there.

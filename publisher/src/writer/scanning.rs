@@ -1,6 +1,7 @@
 //! How scans begin, go on and end. The books are in [`super::scan`].
 
 use super::built::{BuiltBatch, What};
+use super::dirty::Lane;
 use super::queue::Unit;
 use super::receipts::{HeldReport, RegionFilter};
 use super::scan::{FAILURES_MAX, Outcome, Phase, Scan, Target};
@@ -8,7 +9,6 @@ use super::{Millis, Report, ScanId, ScanWish, StoreIx, Tick, Writer};
 use contexts::name::{Kind, Region, TenantId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashSet, VecDeque};
-use std::sync::Arc;
 
 /// A scan begins without the stores that have not answered by then.
 const FIRST_ANSWERS_WITHIN: Millis = 7_000;
@@ -149,22 +149,25 @@ impl Writer {
         }
         self.scan = Some(scan);
         // A build under way may have begun before the scan; only one that begins now counts for it.
-        building
-            .iter()
-            .for_each(|t| self.mark(t, super::dirty::Lane::Repair));
+        building.iter().for_each(|t| self.mark(t, Lane::Repair));
+    }
+
+    /// Whether so much waits for a store of the scan that nothing more should be read for it.
+    pub(super) fn crowded(&self) -> bool {
+        let targets = self.scan.iter().flat_map(|s| &s.targets);
+        let bytes = |ix: &StoreIx| self.stores[ix.0].queue.bytes();
+        targets
+            .filter(|(_, t)| t.outcome.is_none())
+            .any(|(ix, _)| bytes(ix) > self.limits.fill_bytes)
     }
 
     /// The next part of the scan to read.
     pub(super) fn next_scan_build(&mut self, now: Millis) -> Option<What> {
-        let fill_bytes = self.limits.fill_bytes;
+        let crowded = self.crowded();
         let scan = self.scan.as_mut()?;
         if now < scan.retry_at || scan.is_over() {
             return None;
         }
-        let crowded = scan
-            .targets
-            .iter()
-            .any(|(ix, t)| t.outcome.is_none() && self.stores[ix.0].queue.bytes() > fill_bytes);
         match &mut scan.phase {
             Phase::Bounds => {
                 scan.phase = Phase::ReadingBounds;
@@ -206,6 +209,7 @@ impl Writer {
             return self.definitions_changed();
         }
         scan.failures = 0;
+        scan.contexts += result.contexts;
         scan.problems.extend(result.problems);
         scan.warnings.extend(result.warnings);
         let mut tenants: Vec<_> = result
@@ -221,7 +225,6 @@ impl Writer {
             return;
         };
         for built in &tenants {
-            scan.contexts += most_contexts(&built.bundles);
             scan.record(
                 &self.key,
                 &built.tenant,
@@ -233,8 +236,15 @@ impl Writer {
             scan.ranges.1 += 1;
             if waiting.is_empty() && *running == 0 {
                 scan.phase = Phase::Settling;
+                // Whoever has a clash and no rows any more has ended it; no store may remember that it was there.
+                let clashing = self.clashes.tenants().filter(|t| !scan.has_seen(t));
+                let gone: BTreeSet<TenantId> = clashing.cloned().collect();
+                gone.iter().for_each(|t| self.mark(t, Lane::Repair));
             }
         }
+        let Some(scan) = self.scan.as_mut() else {
+            return;
+        };
         let filling: Vec<StoreIx> = scan
             .active()
             .filter(|(_, t)| t.filling)
@@ -249,6 +259,12 @@ impl Writer {
             return;
         }
         self.n += tenants.len() as u64;
+        let filled: BTreeSet<usize> = stores.iter().map(|ix| self.region_of(*ix)).collect();
+        for ix in (0..self.stores.len()).map(StoreIx) {
+            if !stores.contains(&ix) && filled.contains(&self.region_of(ix)) {
+                self.stores[ix.0].filled_beside(first);
+            }
+        }
         for ix in stores {
             let region = self.region_of(*ix);
             if self.stores[ix.0]
@@ -369,13 +385,4 @@ impl Writer {
             cause: scan.cause,
         }));
     }
-}
-
-/// Contexts of a tenant at the hub, counted where it has most.
-fn most_contexts(bundles: &[Arc<super::BuiltBundle>]) -> u64 {
-    bundles
-        .iter()
-        .map(|b| b.bundle.contexts.len() as u64)
-        .max()
-        .unwrap_or(0)
 }

@@ -1,12 +1,12 @@
 //! What the writer knows of one store: how far the talk with it got, what waits for it, what it is known to hold.
 
 use super::queue::{Queue, Queued};
-use super::{Millis, StoreIx, Tick};
+use super::{Millis, ScanId, StoreIx, Tick};
 use contexts::digest::{Buckets, Digest};
 use contexts::name::{Region, TenantId};
 use contexts::push::{Reading, StoreState};
 use contexts::version::{Incarnation, SessionId};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// A store as `hubcast.stores` has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,12 +58,19 @@ pub enum Outstanding {
         /// When they were sent.
         sent_at: Millis,
     },
-    /// The end of a scan, with the sums that were expected, without the tenants in flux.
-    Synced(Box<Buckets>),
-    /// Which tenants are in these buckets?
-    Buckets(Vec<u16>),
+    /// The end of this scan, with the sums that were expected, without the tenants in flux.
+    Synced(ScanId, Box<Buckets>),
+    /// Which tenants are in these buckets? Asked by this scan.
+    Buckets(ScanId, Vec<u16>),
     /// Goodbye.
     Release,
+}
+
+/// Builds of a tenant that a store has not acknowledged: other stores may show any of them.
+#[derive(Debug)]
+struct Owed {
+    first: u64,
+    last: u64,
 }
 
 /// Digests that are remembered per store so that an equal bundle is not sent again.
@@ -99,6 +106,9 @@ pub struct Store {
     /// When that was, on the writer's clock.
     pub synced_at: Option<Millis>,
     known: HashMap<TenantId, Digest>,
+    owed: HashMap<TenantId, Owed>,
+    /// The first version that a fill gave to another store of the region and this one was not compared with since.
+    beside: Option<u64>,
     lost: BTreeSet<TenantId>,
     incarnation: Option<Incarnation>,
     attempts: u32,
@@ -147,6 +157,8 @@ impl Store {
             synced: false,
             synced_at: None,
             known: HashMap::new(),
+            owed: HashMap::new(),
+            beside: None,
             lost: BTreeSet::new(),
             incarnation: None,
             attempts: 0,
@@ -208,6 +220,7 @@ impl Store {
             self.behind
                 .get_or_insert_with(|| "it restarted, or was away".into());
             self.synced = false;
+            self.owed.clear();
         }
         match self.behind.is_some() {
             true => BTreeSet::new(),
@@ -261,6 +274,7 @@ impl Store {
     pub fn fall_behind(&mut self, why: String) {
         self.behind.get_or_insert(why);
         self.lost.clear();
+        self.owed.clear();
         self.queue.clear();
         self.known.clear();
     }
@@ -291,15 +305,43 @@ impl Store {
         self.known.remove(tenant);
     }
 
-    /// The lowest build that waits or is in flight.
-    pub fn lowest_under_way(&self) -> Option<u64> {
-        let flying = match &self.outstanding {
-            Some(Outstanding::Push { bundles, .. }) => {
-                bundles.iter().map(|q| q.sent.version.n).min()
+    /// The store does not have this build of a tenant yet.
+    pub fn owe(&mut self, tenant: &TenantId, n: u64) {
+        match self.owed.get_mut(tenant) {
+            Some(owed) => (owed.first, owed.last) = (owed.first.min(n), owed.last.max(n)),
+            None => {
+                self.owed.insert(tenant.clone(), Owed { first: n, last: n });
             }
-            _ => None,
-        };
-        flying.into_iter().chain(self.queue.lowest()).min()
+        }
+    }
+
+    /// The store has this build of a tenant, and with it what every earlier one was for.
+    pub fn paid(&mut self, tenant: &TenantId, n: u64) {
+        if let Some(owed) = self.owed.get_mut(tenant) {
+            owed.first = owed.first.max(n + 1);
+            if owed.first > owed.last {
+                self.owed.remove(tenant);
+            }
+        }
+    }
+
+    /// Another store of the region was filled with versions from `n` on.
+    pub fn filled_beside(&mut self, n: u64) {
+        self.beside.get_or_insert(n);
+    }
+
+    /// The store was found to hold what the hub has of every tenant but those in flux.
+    pub fn compared(&mut self, in_flux: &HashSet<TenantId>) {
+        self.owed.retain(|tenant, _| in_flux.contains(tenant));
+        if let Some(n) = self.beside.take() {
+            in_flux.iter().for_each(|tenant| self.owe(tenant, n));
+        }
+    }
+
+    /// The lowest version that another store may show and this one may not have.
+    pub fn lowest_owed(&self) -> Option<u64> {
+        let owed = self.owed.values().map(|owed| owed.first);
+        owed.chain(self.beside).min()
     }
 }
 

@@ -4,7 +4,7 @@ use super::dirty::Lane;
 use super::queue::Queued;
 use super::scan::{Outcome, Phase, ROUNDS_MAX, Scan, Target};
 use super::store::{Failure, FailureSort, Link, Outstanding, Store};
-use super::{Millis, Report, StoreIx, Suspicion, Writer};
+use super::{Millis, Report, ScanId, StoreIx, Suspicion, Writer};
 use contexts::digest::Buckets;
 use contexts::name::TenantId;
 use contexts::push::{
@@ -12,7 +12,7 @@ use contexts::push::{
     StoreState, SyncVerdict, Synced, Verdict,
 };
 use contexts::version::{SessionId, SyncId, Term};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// A message for a store.
 #[derive(Debug, Clone)]
@@ -135,11 +135,13 @@ impl Writer {
         let target = scan.targets.get_mut(&ix).filter(|t| t.outcome.is_none())?;
         let store = &mut self.stores[ix.0];
         if let Some(buckets) = target.differing.take() {
-            store.outstanding = Some(Outstanding::Buckets(buckets.clone()));
+            store.outstanding = Some(Outstanding::Buckets(scan.id, buckets.clone()));
             return Some(Request::ListBuckets(ListBuckets { buckets }));
         }
         let settled = matches!(scan.phase, Phase::Settling) && target.unconfirmed.is_empty();
-        if !settled || store.queue.has_fill() {
+        // What waited when the scan began is older than the age that *synced* stands for.
+        let old = |t: &TenantId| !target.confirmed.contains(t);
+        if !settled || store.queue.has_fill() || store.queue.tenants().any(old) {
             return None;
         }
         let in_flux: HashSet<TenantId> = self
@@ -171,7 +173,7 @@ impl Writer {
             position,
             reread,
         };
-        store.outstanding = Some(Outstanding::Synced(Box::new(expected)));
+        store.outstanding = Some(Outstanding::Synced(scan.id, Box::new(expected)));
         Some(Request::Synced(Box::new(synced)))
     }
 
@@ -191,13 +193,20 @@ impl Writer {
                 self.stores[ix.0].reading = Some(pushed.reading);
                 self.pushed(ix, now, bundles, pushed.verdicts, sent_at);
             }
-            (Outstanding::Synced(expected), Answer::Synced(verdict)) => {
-                self.synced(ix, now, &expected, verdict)
+            (Outstanding::Synced(scan, expected), Answer::Synced(verdict)) => {
+                self.synced(ix, now, scan, &expected, verdict)
             }
-            (Outstanding::Buckets(buckets), Answer::Listed(listed)) => {
-                self.compare(ix, &buckets, &listed)
+            (Outstanding::Buckets(scan, buckets), Answer::Listed(listed)) => {
+                if self.scan.as_ref().is_some_and(|s| s.id == scan) {
+                    self.compare(ix, &buckets, &listed)
+                }
             }
-            (Outstanding::Release, Answer::Released) => self.stores[ix.0].closed(ix, now, None),
+            (Outstanding::Release, Answer::Released) => {
+                if let Some(scan) = &mut self.scan {
+                    scan.end(ix, Outcome::Failed("the store was given back".into()));
+                }
+                self.stores[ix.0].closed(ix, now, None);
+            }
             (outstanding, answer) => {
                 self.stores[ix.0].outstanding = Some(outstanding);
                 self.close_store(ix, now, failure_of(answer));
@@ -339,19 +348,32 @@ impl Writer {
         });
     }
 
-    fn synced(&mut self, ix: StoreIx, now: Millis, expected: &Buckets, verdict: SyncVerdict) {
+    /// An answer counts only while its scan goes on for this store: one that was given up meanwhile may have been given
+    /// up because the store misses something.
+    fn synced(
+        &mut self,
+        ix: StoreIx,
+        now: Millis,
+        scan: ScanId,
+        expected: &Buckets,
+        verdict: SyncVerdict,
+    ) {
         let store = &mut self.stores[ix.0];
-        let scan = self.scan.as_mut();
+        let scan = self.scan.as_mut().filter(|s| s.id == scan);
+        let target = scan.and_then(|s| s.targets.get_mut(&ix));
+        let Some(target) = target.filter(|t| t.outcome.is_none()) else {
+            return;
+        };
         match verdict {
             SyncVerdict::InStep { reading } => {
                 (store.reading, store.synced, store.synced_at) = (Some(reading), true, Some(now));
                 store.behind = None;
-                scan.into_iter().for_each(|s| s.end(ix, Outcome::Synced));
+                target.outcome = Some(Outcome::Synced);
+                let under_way = self.dirty.iter().chain(self.builds.iter());
+                let in_flux = under_way.chain(store.queue.tenants()).cloned().collect();
+                store.compared(&in_flux);
             }
             SyncVerdict::Differs { buckets } => {
-                let Some(target) = scan.and_then(|s| s.targets.get_mut(&ix)) else {
-                    return;
-                };
                 target.rounds += 1;
                 target.differing = Some(expected.differing(&buckets));
                 if target.rounds > ROUNDS_MAX {
@@ -379,7 +401,9 @@ impl Writer {
         let store = &self.stores[ix.0];
         let under_way =
             |t: &TenantId| self.dirty.contains(t) || self.builds.has(t) || store.queue.contains(t);
-        let differing: Vec<TenantId> = missing.chain(wrong).filter(|t| !under_way(t)).collect();
+        // Sorted, so that what follows does not depend on the order of a hash map.
+        let differing: BTreeSet<TenantId> =
+            missing.chain(wrong).filter(|t| !under_way(t)).collect();
         for tenant in differing {
             self.stores[ix.0].forget(&tenant);
             self.mark(&tenant, Lane::Repair);

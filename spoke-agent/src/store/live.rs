@@ -46,9 +46,10 @@ pub struct Live {
 }
 
 impl Live {
-    /// Whether it can answer: it was in step once.
+    /// Whether it can answer: it was in step once. A store that took back what it knew of a kind (see the audit) still
+    /// has values to answer, which beats being down.
     pub fn is_ready(&self) -> bool {
-        !self.synced_kinds.is_empty()
+        self.last_synced.is_some()
     }
 
     /// Seconds since the moment up to which every change is here.

@@ -39,12 +39,23 @@ impl World {
         self.state(origin).bundle(tenant, &self.agents[s].region)
     }
 
-    /// Whether the content of one snapshot is also that of another one, or of a later one.
+    /// Whether the content of one snapshot is also that of another one, or of a later one, but for what the store has
+    /// to yield to another tenant.
     fn still_true(&self, s: usize, tenant: &TenantId, shown: Origin, since: Origin) -> bool {
-        let content = self.truth(s, tenant, shown);
+        let head = self.agents[s].durable.heads.get(tenant);
+        let held = head.iter().flat_map(|h| &h.held);
+        let yielded: Vec<_> = held
+            .filter(|h| matches!(h.why, HoldReason::KeyTaken { .. }))
+            .collect();
+        let content = |origin| {
+            let truth = self.truth(s, tenant, origin);
+            let bundle = yielded.iter();
+            bundle.fold(truth, |b, h| b.hold(&h.kind, &h.key, h.why.clone()))
+        };
+        let shown = content(shown);
         let (db, commits) = (since.db, since.commit..self.dbs[since.db].commits.len());
         let mut later = commits.map(|commit| Origin { db, commit });
-        later.any(|origin| self.truth(s, tenant, origin) == content)
+        later.any(|origin| content(origin) == shown)
     }
 
     /// After a commit: the step itself, then the store as it is.
@@ -315,20 +326,18 @@ impl World {
         Ok(())
     }
 
-    /// The newest snapshot of which a store is known to show a tenant: that of the bundle, or of the age.
-    fn known_since(&self, d: &Durable, tenant: &TenantId, db: usize) -> Option<Origin> {
-        let (origin_db, origin) = (db, d.origins.get(tenant).copied());
-        let commit = self.commit_in(origin.unwrap_or(Origin { db, commit: 0 }), db)?;
+    /// What a store shows of a tenant, and the newest commit that this is known to include: that of the bundle, or of
+    /// the age.
+    fn known_since(&self, d: &Durable, tenant: &TenantId, db: usize) -> Option<(Origin, usize)> {
+        let shown = d.origins.get(tenant).copied();
+        let shown = shown.unwrap_or(Origin { db, commit: 0 });
+        // Once a clone has part of the stores, a reader that goes from one side to the other is beyond help.
         let aged = match d.fresh {
             None => 0,
-            Some(fresh) => {
-                let commit = self.dbs[d.fresh_db].index_at(fresh);
-                let db = d.fresh_db;
-                self.commit_in(Origin { db, commit }, origin_db)?
-            }
+            Some(_) if d.fresh_db != db => return None,
+            Some(fresh) => self.dbs[db].index_at(fresh),
         };
-        let commit = commit.max(aged);
-        Some(Origin { db, commit })
+        Some((shown, self.commit_in(shown, db)?.max(aged)))
     }
 
     fn check_reader(&self, from: usize, to: usize) -> Checked {
@@ -341,14 +350,13 @@ impl World {
                 continue;
             }
             let db = origin.db;
-            let Some(target) = self.known_since(b, tenant, db) else {
+            let Some((shown, known)) = self.known_since(b, tenant, db) else {
                 continue;
             };
-            let differs = || !self.still_true(to, tenant, target, *origin);
-            if target.commit < origin.commit && differs() {
+            if known < origin.commit && !self.still_true(to, tenant, shown, *origin) {
                 let what = format!(
                     "a reader of {tenant} that goes from store {from} ({seen}, commit {}) to {to} ({reach}, commit {}) goes back",
-                    origin.commit, target.commit
+                    origin.commit, known
                 );
                 return violated("I1 no reader goes back", what);
             }

@@ -369,7 +369,7 @@ impl World {
                     let text = format!("{other:?}");
                     format!(
                         "p{p} reports {}",
-                        text.chars().take(300).collect::<String>()
+                        text.chars().take(900).collect::<String>()
                     )
                 }),
             }

@@ -281,7 +281,7 @@ fn region_line(gateway: &Gateway, seen: &Seen, was_down: bool, back: Duration) -
             .is_none_or(|w| w.starts_with("503"))
             && *wrong < requests / 2);
     *requests >= REQUESTS
-        && seen.ageless * 2 <= *requests
+        && seen.ageless == 0
         && if was_down {
             only_while_down
         } else {

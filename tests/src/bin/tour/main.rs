@@ -82,7 +82,7 @@ fn table(verdicts: &[Verdict]) -> bool {
             "NOT AS PROMISED"
         };
         println!(
-            "    {:<15}  {:<38}  {}",
+            "    {:<15}  {:<46}  {}",
             word, verdict.promise, verdict.measured
         );
     }

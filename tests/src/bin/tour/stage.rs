@@ -169,7 +169,10 @@ impl Stage {
     /// Prints where everything is, and three things to try.
     pub fn addresses(&self) {
         println!("\n  addresses");
-        println!("    hub API, status, metrics   {}", self.hub.url("/"));
+        println!(
+            "    hub API and metrics        {}",
+            self.hub.url("/metrics")
+        );
         for (agent, gateway) in self.agents.iter().zip(&self.gateways) {
             let (agent_url, gateway_url) = (agent.url("/v1/status"), gateway.url());
             println!(

@@ -11,6 +11,8 @@
 //!   snapshot is newer than anything an earlier writer, or this one in an earlier session, can have sent.
 //! * One message at a time is under way to a store. After a lost answer nothing is sent again: the session is over, the
 //!   store is claimed anew, and the tenants concerned are built again.
+//! * A version that a store was not given, or did not acknowledge, keeps its position down until a later build of the
+//!   tenant is acknowledged or a scan found the two in step: a reader may have seen it in another store.
 //! * A store that may have missed something is either marked *behind* (and scanned) or has those tenants remembered.
 
 mod built;
@@ -35,7 +37,7 @@ use built::BuildQueue;
 use clash::{Clashes, Suspicion};
 use contexts::digest::DigestKey;
 use contexts::limits;
-use contexts::name::{Kind, Region, TenantId};
+use contexts::name::{Region, TenantId};
 use contexts::push::Verdict;
 use contexts::version::{Term, Version};
 use dirty::{Dirty, Lane};
@@ -77,9 +79,9 @@ pub struct WriterLimits {
     pub ranges: usize,
     /// Bytes of one push, unless a single bundle is larger.
     pub push_bytes: usize,
-    /// Bytes that may wait for a store before it falls behind.
+    /// Bytes that may wait for a store; with more it falls behind at the next build.
     pub queue_bytes: usize,
-    /// Bytes that may wait for a store before a scan reads on.
+    /// Bytes that may wait for a store; with more no scan reads on and nothing is repaired.
     pub fill_bytes: usize,
 }
 
@@ -314,14 +316,16 @@ impl Writer {
             && self.stores.iter().all(idle)
     }
 
-    /// Every version at or below this was delivered to the store or replaced; none before its first *synced* here.
+    /// Whatever any store shows in a version at or below this, the store shows the same or newer; none before its first
+    /// *synced* here, and while it is behind.
     pub fn position(&self, ix: StoreIx) -> Option<Version> {
-        self.stores[ix.0].synced.then(|| self.reached(ix))
+        let store = &self.stores[ix.0];
+        (store.synced && store.behind.is_none()).then(|| self.reached(ix))
     }
 
     fn reached(&self, ix: StoreIx) -> Version {
         let n = self.stores[ix.0]
-            .lowest_under_way()
+            .lowest_owed()
             .map_or(self.n, |lowest| lowest - 1);
         Version {
             epoch: self.term.epoch,
@@ -374,13 +378,5 @@ impl Writer {
             tenant: tenant.clone(),
             held,
         });
-    }
-
-    /// The kinds that the last scan's definitions had, if a scan is running.
-    pub fn scan_kinds(&self) -> Option<impl Iterator<Item = &Kind>> {
-        self.scan
-            .as_ref()
-            .and_then(|s| s.definitions.as_ref())
-            .map(|(_, kinds)| kinds.iter())
     }
 }

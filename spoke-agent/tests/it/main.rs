@@ -1,0 +1,13 @@
+//! The agent from outside: its two listeners, its file, its command line. One binary, one module per subject.
+
+mod command_line;
+mod configuration;
+mod conformance;
+mod crash;
+mod damage;
+mod example_gateway;
+mod full_disk;
+mod read_api;
+mod sessions;
+mod silence;
+mod support;

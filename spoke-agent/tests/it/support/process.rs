@@ -1,0 +1,118 @@
+//! An agent as a process of its own: started, killed, stopped, limited.
+
+use super::{Hub, REGION, TOKEN, client, status_and_body};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+/// An agent as a process of its own.
+pub struct Process {
+    child: Child,
+    pub push: SocketAddr,
+    pub read: SocketAddr,
+}
+
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spoke-agent"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("HUBCAST_") {
+            command.env_remove(name);
+        }
+    }
+    command.env_remove("RUST_LOG");
+    command
+}
+
+pub fn program_on(dir: &Path) -> Command {
+    let mut command = program();
+    let flags = [
+        "--region",
+        REGION,
+        "--push-token",
+        TOKEN,
+        "--log-format",
+        "json",
+    ];
+    command
+        .args(flags)
+        .arg("--data")
+        .arg(dir.join("store.redb"));
+    command.args([
+        "--push-listen",
+        "127.0.0.1:0",
+        "--read-listen",
+        "127.0.0.1:0",
+    ]);
+    command
+}
+
+impl Process {
+    /// Starts the program and waits for its line that says it is ready.
+    pub fn start(dir: &Path, failpoint: Option<&str>) -> Self {
+        let mut command = program_on(dir);
+        if let Some(failpoint) = failpoint {
+            command.env("HUBCAST_FAILPOINT", failpoint);
+        }
+        Self::spawn(command)
+    }
+
+    /// Starts a program whose files cannot grow beyond some blocks of 512 bytes: a disk that is full.
+    pub fn start_with_limit(dir: &Path, blocks: u32) -> Self {
+        let mut shell = Command::new("sh");
+        let limit = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\"");
+        let program = program_on(dir);
+        shell
+            .args(["-c", &limit, "sh"])
+            .arg(program.get_program())
+            .args(program.get_args());
+        Self::spawn(shell)
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        command.arg("run").stderr(Stdio::piped());
+        let mut child = command.spawn().expect("starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("stderr")).lines();
+        let ready: serde_json::Value = loop {
+            let line = lines.next().expect("a line before the end").expect("text");
+            let parsed: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+            if parsed["message"] == "ready" {
+                break parsed;
+            }
+        };
+        // What it logs later is read, so that it never waits for a full pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        let address = |name: &str| {
+            let text = ready[name].as_str().expect("an address");
+            text.parse().expect("an address")
+        };
+        let (push, read) = (address("push_listen"), address("read_listen"));
+        Self { child, push, read }
+    }
+
+    pub fn hub(&self, epoch: u64) -> Hub {
+        Hub::new(self.push, epoch)
+    }
+
+    pub async fn look_up(&self, kind: &str, key: &str) -> (u16, String) {
+        let url = format!("http://{}/v1/contexts/{kind}/{key}", self.read);
+        status_and_body(client().get(url).send().await.expect("an answer")).await
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("sent");
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().expect("ends")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
