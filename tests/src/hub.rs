@@ -192,6 +192,23 @@ impl Hub {
         Ok(())
     }
 
+    /// Runs the daemon with a failpoint that ends it, and waits for that.
+    ///
+    /// # Errors
+    /// If it does not end within 30 s.
+    pub async fn run_to_death(&self, failpoint: &str) -> Result<()> {
+        let mut command = self.command()?;
+        command.arg("run").env("HUBCAST_FAILPOINT", failpoint);
+        let log = self.dir.join(format!("publisher-{}.log", self.port));
+        let mut process = Process::start(command, &log)?;
+        let status = process.ended(Duration::from_secs(30)).await?;
+        match status.code() {
+            // Ended by a signal, as the failpoint does.
+            None => Ok(()),
+            Some(code) => Err(format!("it ended with {code}: {}", process.log()).into()),
+        }
+    }
+
     /// The daemon.
     ///
     /// # Errors

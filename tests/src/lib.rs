@@ -10,6 +10,7 @@ pub mod process;
 pub mod region;
 pub mod relay;
 pub mod sample;
+pub mod server;
 
 use std::future::Future;
 use std::time::{Duration, Instant};

@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
 /// A server of our own, gone with its handle.
@@ -170,8 +170,11 @@ impl Postgres {
 /// If the server fails.
 pub async fn create_database(url: &str) -> Result<String> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    // The server may outlive this process and its number, so the time is part of the name.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     let name = format!(
-        "hubcast_{}_{}",
+        "hubcast_{}_{}_{}",
+        now.as_micros(),
         std::process::id(),
         NEXT.fetch_add(1, Ordering::Relaxed)
     );

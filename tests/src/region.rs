@@ -21,6 +21,8 @@ pub struct Agent {
     pub token: String,
     /// Its store file.
     pub data: PathBuf,
+    /// The port of this machine by which the hub comes, if it is not the agent's own.
+    pub via: Option<u16>,
     dir: PathBuf,
     process: Option<Process>,
     client: reqwest::Client,
@@ -40,10 +42,27 @@ impl Agent {
             read,
             token: format!("token-of-{region}-{push}"),
             data: dir.join(format!("{region}-{push}.redb")),
+            via: None,
             dir: dir.to_owned(),
             process: None,
             client: reqwest::Client::builder().no_proxy().build()?,
         })
+    }
+
+    /// A handle on the same agent, to read while others start and kill it.
+    pub fn reader(&self) -> Self {
+        let (region, token) = (self.region.clone(), self.token.clone());
+        Self {
+            region,
+            push: self.push,
+            read: self.read,
+            token,
+            data: self.data.clone(),
+            via: self.via,
+            dir: self.dir.clone(),
+            process: None,
+            client: self.client.clone(),
+        }
     }
 
     /// The command that runs it.
@@ -95,7 +114,11 @@ impl Agent {
         self.start_as(command).await
     }
 
-    async fn start_as(&mut self, command: Command) -> Result<()> {
+    /// The same by a command of the caller's.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub async fn start_as(&mut self, command: Command) -> Result<()> {
         let log = self.dir.join(format!("{}-{}.log", self.region, self.push));
         let mut process = Process::start(command, &log)?;
         let url = self.url("/healthz");
@@ -153,7 +176,7 @@ impl Agent {
 
     /// Where the hub writes.
     pub fn push_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.push)
+        format!("http://127.0.0.1:{}", self.via.unwrap_or(self.push))
     }
 
     /// An address of the read API.
@@ -166,11 +189,7 @@ impl Agent {
     /// # Errors
     /// If the agent does not answer.
     pub async fn get(&self, kind: &str, key: &str) -> Result<(StatusCode, String)> {
-        let mut url = reqwest::Url::parse(&self.url("/v1/contexts"))?;
-        url.path_segments_mut()
-            .map_err(|()| "no path")?
-            .push(kind)
-            .push(key);
+        let url = self.url(&format!("/v1/contexts/{kind}/{}", percent_encoded(key)));
         let response = self.client.get(url).send().await?;
         Ok((response.status(), response.text().await?))
     }
@@ -202,4 +221,16 @@ impl Agent {
     pub fn client(&self) -> &reqwest::Client {
         &self.client
     }
+}
+
+/// Every byte that is not a letter or a digit as `%XX`: a URL library would drop tabs and newlines.
+fn percent_encoded(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        match byte.is_ascii_alphanumeric() {
+            true => out.push(char::from(byte)),
+            false => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
 }

@@ -1,0 +1,20 @@
+//! The system as it is run: a real Postgres, the programs as processes, and answers over the read API.
+//!
+//! Each test has its own database, folder, ports and processes, and waits for conditions, never for a time. Where a test
+//! says what is true, it says so with SQL of its own, not with the publisher's code.
+//!
+//! `HUBCAST_TEST_POSTGRES` names a running server to use; without it each test starts a throw-away one.
+
+mod alone;
+mod copies;
+mod hostile;
+mod inbound_only;
+mod kill_points;
+mod order;
+mod random_kills;
+mod requests;
+mod rot;
+mod sample_truth;
+mod traffic;
+mod truth;
+mod world;

@@ -1,0 +1,202 @@
+//! No backward step: a slow scan, and a publisher that was stopped in the middle of its work.
+
+use crate::kill_points::number;
+use crate::world::{COUNTER_CONTEXTS, COUNTER_TRUTH, COUNTERS, HEALS_WITHIN, World};
+use sqlx::PgConnection;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use system_tests::region::Agent;
+use system_tests::server::Server;
+use system_tests::{Result, until};
+use tokio::task::JoinHandle;
+
+const REGIONS: [&str; 2] = ["eu-west-1", "us-east-1"];
+
+/// A query waits for this lock when it comes to the row of the tenant `gate`, and its snapshot grows old.
+const GATE: &str = r"
+CREATE FUNCTION gate(tenant text) RETURNS boolean LANGUAGE plpgsql STABLE COST 1000000 AS $$
+BEGIN
+    IF tenant = 'gate' THEN
+        PERFORM pg_advisory_xact_lock_shared(4711);
+    END IF;
+    RETURN true;
+END $$;
+INSERT INTO counters VALUES ('gate', 1)";
+
+/// Reads a tenant in every region without end; its number never becomes smaller.
+struct Watch {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<Result<u64>>,
+}
+
+impl Watch {
+    fn on(world: &World, tenant: &'static str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let agents: Vec<Agent> = world.agents.iter().map(Agent::reader).collect();
+        let task = tokio::spawn(async move {
+            let (mut last, mut reads) = (vec![None; agents.len()], 0);
+            while !stopped.load(Ordering::SeqCst) {
+                for (agent, last) in agents.iter().zip(&mut last) {
+                    let n = number_if_ready(agent, tenant).await?;
+                    if n < *last {
+                        return Err(format!("{} went from {last:?} to {n:?}", agent.region).into());
+                    }
+                    (*last, reads) = (n, reads + 1);
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Ok(reads)
+        });
+        Self { stop, task }
+    }
+
+    async fn end(self) -> Result<()> {
+        self.stop.store(true, Ordering::SeqCst);
+        let reads = self.task.await??;
+        assert!(reads > 20, "only {reads} reads");
+        Ok(())
+    }
+}
+
+/// The counter of a tenant; none while the region does not know.
+async fn number_if_ready(agent: &Agent, tenant: &str) -> Result<Option<i64>> {
+    let (status, body) = agent.get("counter", tenant).await?;
+    match status.as_u16() {
+        200 => Ok(serde_json::from_str::<serde_json::Value>(&body)?["n"].as_i64()),
+        503 => Ok(None),
+        _ => Err(format!("{}: {status} {body}", agent.region).into()),
+    }
+}
+
+async fn close_gate(connection: &mut PgConnection) -> Result<()> {
+    let sql = "SELECT pg_advisory_lock(4711)";
+    sqlx::query(sql).execute(connection).await?;
+    Ok(())
+}
+
+async fn open_gate(connection: &mut PgConnection) -> Result<()> {
+    let sql = "SELECT pg_advisory_unlock(4711)";
+    sqlx::query(sql).execute(connection).await?;
+    Ok(())
+}
+
+/// Waits until a build stands at the gate, its snapshot taken.
+async fn somebody_waits(world: &World) -> Result<()> {
+    let sql = "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
+               AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    until("a build to wait at the gate", HEALS_WITHIN, || async {
+        let mut connection = world.database.connect().await.ok()?;
+        let waits: bool = sqlx::query_scalar(sql)
+            .fetch_one(&mut connection)
+            .await
+            .ok()?;
+        waits.then_some(())
+    })
+    .await
+}
+
+/// Sets the counter of `t1`, and republishes it while the scan stands still.
+async fn overtake(world: &World, n: i64) -> Result<()> {
+    let sql = format!("UPDATE counters SET n = {n} WHERE tenant = 't1'");
+    world.database.execute(&sql).await?;
+    world.hub.run(&["republish", "tenant", "t1"]).await?.ok()?;
+    for agent in &world.agents {
+        assert_eq!(
+            number_if_ready(agent, "t1").await?,
+            Some(n),
+            "{}",
+            agent.region
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_that_a_republish_overtakes_does_not_step_back() -> Result<()> {
+    let server = Server::any().await?;
+    let database = server.database().await?;
+    database.execute(COUNTERS).await?;
+    database.execute(GATE).await?;
+    database
+        .execute("INSERT INTO counters SELECT 't' || g, 1 FROM generate_series(1, 5) g")
+        .await?;
+    let contexts = COUNTER_CONTEXTS.replace("FROM counters", "FROM counters WHERE gate(tenant)");
+    let mut world = World::new(server, database, &REGIONS, &contexts, COUNTER_TRUTH).await?;
+    let mut gate = world.database.connect().await?;
+
+    // The first scan fills empty stores from its snapshot, the second compares full ones.
+    close_gate(&mut gate).await?;
+    world.hub.start().await?;
+    somebody_waits(&world).await?;
+    let watch = Watch::on(&world, "t1");
+    overtake(&world, 2).await?;
+    open_gate(&mut gate).await?;
+    world.becomes_true().await?;
+
+    close_gate(&mut gate).await?;
+    let other = world.another_hub()?;
+    let scan = tokio::spawn(async move { other.run(&["scan"]).await });
+    somebody_waits(&world).await?;
+    overtake(&world, 3).await?;
+    open_gate(&mut gate).await?;
+    scan.await??.ok()?;
+    world.is_true().await?;
+    watch.end().await?;
+    world.hub.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publisher_stopped_before_a_push_changes_nothing_when_it_goes_on() -> Result<()> {
+    let mut world = World::with_counters(Server::any().await?, &REGIONS, 20).await?;
+    world.scan().await?;
+    world.database.execute("UPDATE counters SET n = 2").await?;
+    world
+        .hub
+        .start_with_failpoint(Some("publisher.before_push=stop"))
+        .await?;
+    let stopped = world.hub.daemon()?;
+    until("the publisher to stop", HEALS_WITHIN, || async {
+        stopped.is_stopped().then_some(())
+    })
+    .await?;
+
+    world.database.execute("UPDATE counters SET n = 3").await?;
+    let began = Instant::now();
+    let other = world.another_hub()?;
+    other.run(&["scan"]).await?.ok()?;
+    let took = began.elapsed();
+    assert!(
+        took < Duration::from_secs(40),
+        "a scan beside a stopped publisher took {took:?}"
+    );
+    world.is_true().await?;
+
+    let watch = Watch::on(&world, "t1");
+    let daemon = world.hub.daemon()?;
+    daemon.signal(rustix::process::Signal::CONT)?;
+    until(
+        "the old publisher to see that its term is over",
+        HEALS_WITHIN,
+        || async {
+            let log = daemon.log();
+            (log.contains("no longer the writer") || !daemon.is_stopped() && log.contains("obeys"))
+                .then_some(())
+        },
+    )
+    .await?;
+    world.is_true().await?;
+    // It stands by, becomes the writer in a term of its own, and then works like any other.
+    world
+        .database
+        .execute("UPDATE counters SET n = 4 WHERE tenant = 't1'")
+        .await?;
+    other.run(&["republish", "tenant", "t1"]).await?.ok()?;
+    for agent in &world.agents {
+        assert_eq!(number(agent, "t1").await?, Some(4));
+    }
+    watch.end().await?;
+    world.becomes_true().await?;
+    world.hub.stop().await
+}
