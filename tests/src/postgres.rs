@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
 /// A server of our own, gone with its handle.
@@ -164,23 +164,46 @@ impl Postgres {
     }
 }
 
+/// A database for a test, empty, and what it lives in: on the server whose address `HUBCAST_TEST_POSTGRES` has, where
+/// it stays behind, or, if that is not set, in a throw-away cluster that is gone with its handle.
+///
+/// # Errors
+/// If there are no server programs, or the server fails.
+pub async fn test_database() -> Result<(Option<Postgres>, String)> {
+    match std::env::var("HUBCAST_TEST_POSTGRES") {
+        Ok(url) if !url.is_empty() => Ok((None, create_database(&url).await?)),
+        _ => {
+            let postgres = Postgres::start(&find_bin()?, false).await?;
+            let database = postgres.database().await?;
+            Ok((Some(postgres), database))
+        }
+    }
+}
+
 /// A new, empty database on the server that has `url`; returns its address.
 ///
 /// # Errors
 /// If the server fails.
 pub async fn create_database(url: &str) -> Result<String> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    // A server that outlives the tests sees process ids again.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
     let name = format!(
-        "hubcast_{}_{}",
+        "hubcast_{now}_{}_{}",
         std::process::id(),
         NEXT.fetch_add(1, Ordering::Relaxed)
     );
-    let mut connection = PgConnection::connect(url).await?;
+    let mut address = reqwest::Url::parse(url)?;
+    if matches!(address.path(), "" | "/") {
+        address.set_path("/postgres");
+    }
+    let mut connection = PgConnection::connect(address.as_str()).await?;
     connection
         .execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}")))
         .await?;
-    let (base, _) = url.rsplit_once('/').ok_or("the address has no database")?;
-    Ok(format!("{base}/{name}"))
+    connection.close().await?;
+    address.set_path(&name);
+    Ok(address.into())
 }
 
 /// Runs statements.
