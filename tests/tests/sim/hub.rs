@@ -146,7 +146,7 @@ impl World {
 
     /// Somebody tells the writer of a database what changed.
     pub fn announce(&mut self, db: usize, tenants: &BTreeSet<TenantId>) {
-        let republish = self.rng.random_bool(0.3);
+        let (republish, scan) = (self.rng.random_bool(0.3), self.rng.random_bool(0.2));
         let (now, commit) = (self.now, self.dbs[db].newest());
         let lines: Vec<u64> = self.agents.iter().map(|a| a.line).collect();
         for p in 0..self.publishers.len() {
@@ -156,6 +156,11 @@ impl World {
             let Some(office) = &mut self.publishers[p].office else {
                 continue;
             };
+            if scan {
+                office
+                    .writer
+                    .request_scan("somebody asks", RegionFilter::All, false);
+            }
             if republish {
                 let all = tenants.iter().cloned().collect();
                 let ticket = office
