@@ -246,7 +246,12 @@ impl Writer {
         };
         let ours = before == Some(self.term);
         let again = store.opened(granted.session, opened, granted.state, ours);
-        again.iter().for_each(|t| self.mark(t, Lane::Change));
+        // A build from before the session was not sent, and a scan sends only what differs: whoever waits for a receipt
+        // gets a build of this session.
+        let awaited = self.waits.pending_at(ix);
+        again
+            .union(&awaited)
+            .for_each(|t| self.mark(t, Lane::Change));
         self.reports.push_back(Report::Opened { store: ix });
     }
 
