@@ -10,11 +10,16 @@
 //!   its held names too.
 //! * The digest in a head is that of the records as they are.
 
+mod owners;
+
+pub use owners::Owner;
+
 use crate::bundle::{Bundle, Context, HoldClass, HoldReason};
 use crate::digest::{Digest, DigestKey};
 use crate::name::{Key, Kind, TenantId};
 use crate::push::{Sent, Verdict};
 use crate::version::Version;
+use owners::{leave, take, wait};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -107,17 +112,6 @@ impl Head {
         let names = self.held.iter().filter(|h| h.kept.is_none());
         names.map(|h| (h.kind.clone(), h.key.clone()))
     }
-}
-
-/// Who has a key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
-    /// The tenant.
-    pub tenant: TenantId,
-    /// Whether there is a value; without one the key exists at the hub but is held.
-    pub has_value: bool,
-    /// Other tenants that have the key at the hub and no value here. The key stays known when the first one gives it up.
-    pub waiting: BTreeSet<TenantId>,
 }
 
 /// A context with the hash that its record carries. They disagree if the record is damaged.
@@ -375,59 +369,6 @@ fn remove_old<T: StoreTxn>(
     Ok(gone)
 }
 
-/// The tenant gets the value of a key that nobody has a value of.
-fn take<T: StoreTxn>(txn: &mut T, tenant: &TenantId, name: &Name) -> Result<(), T::Error> {
-    let mut waiting = BTreeSet::new();
-    if let Some(before) = txn.owner(&name.0, &name.1)? {
-        waiting = before.waiting;
-        waiting.insert(before.tenant);
-        waiting.remove(tenant);
-    }
-    let owner = Owner {
-        tenant: tenant.clone(),
-        has_value: true,
-        waiting,
-    };
-    txn.set_owner(&name.0, &name.1, Some(&owner))
-}
-
-/// The tenant has the key at the hub, and no value here.
-fn wait<T: StoreTxn>(txn: &mut T, tenant: &TenantId, name: &Name) -> Result<(), T::Error> {
-    let owner = match txn.owner(&name.0, &name.1)? {
-        Some(owner) if owner.tenant == *tenant => return Ok(()),
-        Some(mut owner) => {
-            owner.waiting.insert(tenant.clone());
-            owner
-        }
-        None => Owner {
-            tenant: tenant.clone(),
-            has_value: false,
-            waiting: BTreeSet::new(),
-        },
-    };
-    txn.set_owner(&name.0, &name.1, Some(&owner))
-}
-
-/// The tenant gives up a key, or the value of it.
-fn leave<T: StoreTxn>(txn: &mut T, tenant: &TenantId, name: &Name) -> Result<(), T::Error> {
-    let Some(mut owner) = txn.owner(&name.0, &name.1)? else {
-        return Ok(());
-    };
-    if owner.tenant != *tenant {
-        return match owner.waiting.remove(tenant) {
-            true => txn.set_owner(&name.0, &name.1, Some(&owner)),
-            false => Ok(()),
-        };
-    }
-    let mut waiting = owner.waiting;
-    let next = waiting.pop_first().map(|tenant| Owner {
-        tenant,
-        has_value: false,
-        waiting,
-    });
-    txn.set_owner(&name.0, &name.1, next.as_ref())
-}
-
 fn put_new<T: StoreTxn>(
     txn: &mut T,
     key: &DigestKey,
@@ -507,6 +448,46 @@ fn new_head<T: StoreTxn>(
     if bundle.is_empty() {
         return Ok(None);
     }
+    let held = held_names(draft, key);
+    let mut held_kinds = Vec::with_capacity(bundle.held_kinds.len());
+    for whole in &bundle.held_kinds {
+        let kept = match &draft.head {
+            None => None,
+            Some(before) => match before.held_kinds.iter().find(|h| h.kind == whole.kind) {
+                Some(already) => already.kept,
+                None => txn.is_synced(&whole.kind)?.then_some(before.version),
+            },
+        };
+        held_kinds.push(HeldWhole {
+            kind: whole.kind.clone(),
+            why: whole.why.clone(),
+            kept,
+        });
+    }
+    let kept_count = draft
+        .old
+        .iter()
+        .filter(|(name, record)| keeps(bundle, name, record, key))
+        .count();
+    Ok(Some(Head {
+        version: draft.sent.version,
+        digest: key.bundle(
+            digests.iter(),
+            bundle
+                .held
+                .iter()
+                .map(|h| (&h.kind, &h.key, h.why.class() as u8)),
+            bundle.held_kinds.iter().map(|h| &h.kind),
+        ),
+        contexts: (bundle.contexts.len() + kept_count) as u64,
+        held,
+        held_kinds,
+    }))
+}
+
+/// The held names of the new head: those of the bundle, and of a held kind those that were held before.
+fn held_names(draft: &Draft<'_>, key: &DigestKey) -> Vec<HeldName> {
+    let bundle: &Bundle = &draft.sent.bundle;
     let kept_record = |kind: &Kind, k: &Key| {
         let name = (kind.clone(), k.clone());
         let kept = draft
@@ -546,38 +527,5 @@ fn new_head<T: StoreTxn>(
     });
     let mut held: Vec<HeldName> = named.chain(still).collect();
     held.sort_unstable_by(|a, b| (&a.kind, &a.key).cmp(&(&b.kind, &b.key)));
-    let mut held_kinds = Vec::with_capacity(bundle.held_kinds.len());
-    for whole in &bundle.held_kinds {
-        let kept = match &draft.head {
-            None => None,
-            Some(before) => match before.held_kinds.iter().find(|h| h.kind == whole.kind) {
-                Some(already) => already.kept,
-                None => txn.is_synced(&whole.kind)?.then_some(before.version),
-            },
-        };
-        held_kinds.push(HeldWhole {
-            kind: whole.kind.clone(),
-            why: whole.why.clone(),
-            kept,
-        });
-    }
-    let kept_count = draft
-        .old
-        .iter()
-        .filter(|(name, record)| keeps(bundle, name, record, key))
-        .count();
-    Ok(Some(Head {
-        version: draft.sent.version,
-        digest: key.bundle(
-            digests.iter(),
-            bundle
-                .held
-                .iter()
-                .map(|h| (&h.kind, &h.key, h.why.class() as u8)),
-            bundle.held_kinds.iter().map(|h| &h.kind),
-        ),
-        contexts: (bundle.contexts.len() + kept_count) as u64,
-        held,
-        held_kinds,
-    }))
+    held
 }

@@ -228,13 +228,10 @@ impl Scan {
         region: usize,
         buckets: &'a HashSet<usize>,
     ) -> impl Iterator<Item = &'a TenantId> {
-        let there = self
-            .seen
-            .iter()
-            .filter(move |(_, digests)| digests[region].is_some());
-        there
-            .map(|(tenant, _)| tenant)
-            .filter(|tenant| buckets.contains(&key.bucket(tenant)))
+        self.seen.iter().filter_map(move |(tenant, digests)| {
+            let there = digests[region].is_some() && buckets.contains(&key.bucket(tenant));
+            there.then_some(tenant)
+        })
     }
 
     /// Ends the scan for a store, unless it has ended there.

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | I1 | the snapshot that a store shows of a tenant never goes back; nor does a reader that changes store by position |
 //! | I2 | what is shown of a tenant is one snapshot's content; held names keep an older value of theirs, or none |
-//! | I3 | one owner per key, and the owners, heads, digests and buckets agree with the records |
+//! | I3 | one owner per key, and the owners, heads, digests and buckets agree with the records ([`crate::books`]) |
 //! | I5 | what is shown is as new as the age says; a key that was there all the time is never called absent |
 //! | I6 | what was acknowledged is on disk, and a receipt shows what it was asked for |
 //! | fence | after a clone, a store takes from one side only |
@@ -12,7 +12,7 @@
 //! A tenant with a value that was edited by hand is left out until the value is written again.
 
 use crate::agent::{Handled, Message};
-use crate::database::{Name, State};
+use crate::database::State;
 use crate::publisher::Wish;
 use crate::store::{Durable, Origin};
 use crate::world::{Checked, World, violated};
@@ -120,63 +120,6 @@ impl World {
         self.check_bundles(s)?;
         self.check_age(s)?;
         self.check_readers(s)
-    }
-
-    /// I3.
-    fn check_books(&self, s: usize) -> Checked {
-        let d = &self.agents[s].durable;
-        let fail =
-            |what: String| violated("I3 one owner, true books", format!("store {s}: {what}"));
-        let mut values: BTreeMap<&Name, &TenantId> = BTreeMap::new();
-        for (tenant, records) in &d.records {
-            for name in records.keys() {
-                if let Some(other) = values.insert(name, tenant) {
-                    return fail(format!("{other} and {tenant} both have {name:?}"));
-                }
-                let found = d.owners.get(name);
-                if !found.is_some_and(|o| o.has_value && o.tenant == *tenant) {
-                    return fail(format!("{name:?} of {tenant} is owned by {found:?}"));
-                }
-            }
-        }
-        for (name, owner) in &d.owners {
-            let holds = |tenant: &TenantId| {
-                let held = d.heads.get(tenant).into_iter().flat_map(|h| &h.held);
-                held.filter(|h| h.kept.is_none())
-                    .any(|h| (&h.kind, &h.key) == (&name.0, &name.1))
-            };
-            let first = match owner.has_value {
-                true => values.contains_key(name),
-                false => holds(&owner.tenant),
-            };
-            let right = first && owner.waiting.iter().all(holds);
-            if !right {
-                return fail(format!("{name:?} has the owner {owner:?} and nothing else"));
-            }
-        }
-        let Some(key) = &d.key else { return Ok(()) };
-        let mut blind = BTreeSet::new();
-        for (tenant, head) in &d.heads {
-            if head.digest != d.true_digest(key, tenant, head) {
-                return fail(format!("the digest of {tenant} is not that of its records"));
-            }
-            let records = d.records.get(tenant).map_or(0, |r| r.len() as u64);
-            if head.contexts != records {
-                return fail(format!("{tenant} counts {}, has {records}", head.contexts));
-            }
-            let whole = head.held_kinds.iter().filter(|h| h.kept.is_none());
-            blind.extend(whole.map(|h| (h.kind.clone(), tenant.clone())));
-        }
-        if blind != d.blind {
-            return fail(format!("blind for {:?}, should be {blind:?}", d.blind));
-        }
-        match &self.agents[s].memory {
-            Some(memory) if memory.buckets != d.buckets(&BTreeSet::new()) => {
-                fail("the buckets are not those of the heads".into())
-            }
-            Some(memory) if memory.contexts != d.contexts() => fail("contexts miscounted".into()),
-            _ => Ok(()),
-        }
     }
 
     /// I2.

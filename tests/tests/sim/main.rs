@@ -3,17 +3,19 @@
 //!
 //! A run is one seed: some 70 s of trouble ([`world`], [`network`], [`faults`]) under random transactions
 //! ([`traffic`]), with every invariant of the design checked after every commit of a store ([`check`]), then peace, in
-//! which everything has to come in step ([`heal`]). Only [`database`], [`agent`] and [`publisher`] are models: thin
+//! which everything has to come in step ([`heal`]). Only [`database`], [`agent`], [`publisher`] and [`hub`] are models: thin
 //! shells that do what the decisions ask for. [`origins`] knows, beside them, which snapshot each bundle came from.
 //!
 //! A failure prints its seed and the last events. `HUBCAST_SIM_SEED=n` runs that seed alone, with
 //! `HUBCAST_SIM_VERBOSE=1` and `--nocapture` with every event; `HUBCAST_SIM_SEEDS=n` runs so many.
 
 mod agent;
+mod books;
 mod check;
 mod database;
 mod faults;
 mod heal;
+mod hub;
 mod network;
 mod origins;
 mod publisher;

@@ -5,6 +5,7 @@ use crate::agent::{Crash, Message, Reply};
 use crate::world::{Checked, Event, Step, World};
 use rand::Rng;
 use rand::rngs::SmallRng;
+use std::collections::BTreeSet;
 
 /// How bad things are, drawn per run.
 #[derive(Debug)]
@@ -74,7 +75,7 @@ impl World {
     ///
     /// # Errors
     /// The invariant that the store breaks.
-    pub fn to_store(&mut self, to: usize, from: (usize, u64, u64), message: Message) -> Checked {
+    pub fn deliver(&mut self, to: usize, from: (usize, u64, u64), message: Message) -> Checked {
         if self.agents[to].paused_until > self.now {
             let rest = self.agents[to].paused_until - self.now;
             self.at(rest, Event::ToStore { to, from, message });
@@ -141,7 +142,8 @@ fn ask(message: &Message) -> String {
             format!("push {} {all:?}", push.number)
         }
         Message::Request(Request::Synced(s), _) => {
-            format!("synced {} but for {:?}", s.number, s.in_flux)
+            let in_flux: BTreeSet<_> = s.in_flux.iter().collect();
+            format!("synced {} but for {in_flux:?}", s.number)
         }
         Message::Request(Request::ListBuckets(l), _) => format!("list {}", l.buckets.len()),
         Message::Request(request, _) => format!("{request:?}").chars().take(10).collect(),

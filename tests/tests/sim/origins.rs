@@ -11,11 +11,14 @@ use std::sync::Arc;
 /// A run of a publisher's process.
 type Run = (usize, u64);
 
+/// The bundles of a tenant that a run built.
+type Made = Vec<(Arc<Bundle>, Origin)>;
+
 /// The bundles that were built.
 #[derive(Default)]
 pub struct Origins {
     by_address: HashMap<usize, Origin>,
-    by_tenant: HashMap<(Run, TenantId), Vec<(Arc<Bundle>, Origin)>>,
+    by_tenant: HashMap<(Run, TenantId), Made>,
 }
 
 impl Origins {

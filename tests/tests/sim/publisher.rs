@@ -6,12 +6,10 @@ use crate::store::Origin;
 use crate::world::{Checked, Event, Step, Variant, World};
 use contexts::name::TenantId;
 use contexts::version::{Holder, SessionId, Term};
-use publisher::writer::lease::{LeaseRow, Observer, Standing, Tenure};
-use publisher::writer::{
-    Answer, BuildRequest, RegionFilter, Report, Request, StoreIx, Ticket, Writer, WriterLimits,
-};
+use publisher::writer::lease::{LeaseRow, Observer, Tenure};
+use publisher::writer::{Answer, RegionFilter, Report, Request, StoreIx, Ticket, Writer};
 use rand::Rng;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A publisher.
@@ -24,7 +22,7 @@ pub struct Publisher {
     pub up: bool,
     /// Until when it does nothing; what arrives meanwhile waits.
     pub paused_until: u64,
-    observer: Observer,
+    pub observer: Observer,
     /// Its term as writer.
     pub office: Option<Office>,
 }
@@ -33,16 +31,16 @@ pub struct Publisher {
 pub struct Office {
     /// The shipped writer.
     pub writer: Writer,
-    tenure: Tenure,
-    term: Term,
-    next_renewal: u64,
-    next_heartbeat: u64,
-    next_scan: u64,
+    pub tenure: Tenure,
+    pub term: Term,
+    pub next_renewal: u64,
+    pub next_heartbeat: u64,
+    pub next_scan: u64,
     pending: BTreeMap<u64, Pending>,
-    wishes: Vec<Wish>,
+    pub wishes: Vec<Wish>,
     /// Somebody else has the lease, or the process stops.
-    leaving: Option<u64>,
-    stops: bool,
+    pub leaving: Option<u64>,
+    pub stops: bool,
 }
 
 /// A message without an answer.
@@ -103,14 +101,32 @@ impl Publisher {
 }
 
 impl Office {
-    fn leave(&mut self, now: u64, stops: bool) {
+    /// A term at its beginning, taken by a statement that was sent at `sent`.
+    pub fn new(writer: Writer, now: u64, sent: u64) -> Self {
+        Self {
+            term: writer.term(),
+            writer,
+            tenure: Tenure::new(clock(sent)),
+            next_renewal: now + 1_000,
+            next_heartbeat: now,
+            next_scan: now + 15_000,
+            pending: BTreeMap::new(),
+            wishes: Vec::new(),
+            leaving: None,
+            stops: false,
+        }
+    }
+
+    /// Gives the stores back, and the lease; at the end the process too if it `stops`.
+    pub fn leave(&mut self, now: u64, stops: bool) {
         self.writer.close();
         self.leaving.get_or_insert(now + 5_000);
         self.stops |= stops;
     }
 }
 
-fn clock(now: u64) -> Duration {
+/// A moment on everybody's monotonic clock.
+pub fn clock(now: u64) -> Duration {
     Duration::from_millis(now)
 }
 
@@ -126,34 +142,6 @@ impl World {
         let run = publisher.run;
         self.log(|| format!("p{p} starts"));
         self.at(0, Event::Publisher(p, run, Step::Tick));
-    }
-
-    /// Somebody tells the writer of a database what changed.
-    pub fn announce(&mut self, db: usize, tenants: &BTreeSet<TenantId>) {
-        let republish = self.rng.random_bool(0.3);
-        let (now, commit) = (self.now, self.dbs[db].newest());
-        let lines: Vec<u64> = self.agents.iter().map(|a| a.line).collect();
-        for p in 0..self.publishers.len() {
-            if self.publishers[p].db != db {
-                continue;
-            }
-            let Some(office) = &mut self.publishers[p].office else {
-                continue;
-            };
-            if republish {
-                let all = tenants.iter().cloned().collect();
-                let ticket = office
-                    .writer
-                    .republish(now, all, &RegionFilter::All, 20_000);
-                office.wishes.push(Wish {
-                    ticket,
-                    origin: Origin { db, commit },
-                    lines: lines.clone(),
-                });
-            } else {
-                office.writer.changed(tenants.iter().cloned());
-            }
-        }
     }
 
     /// Something happens to a publisher's process.
@@ -193,12 +181,6 @@ impl World {
         self.pump(p)
     }
 
-    fn ask_lease(&mut self, p: usize, op: LeaseOp) {
-        let (run, sent) = (self.publishers[p].run, self.now);
-        let delay = self.rng.random_range(1..50);
-        self.at(delay, Event::Publisher(p, run, Step::Lease(op, sent)));
-    }
-
     fn publisher_tick(&mut self, p: usize, run: u64) {
         let now = self.now;
         match &mut self.publishers[p].office {
@@ -207,7 +189,7 @@ impl World {
                 let (renew, beat) = (office.next_renewal <= now, office.next_heartbeat <= now);
                 let term = office.term;
                 if office.next_scan <= now {
-                    let reread = now % 3 == 0;
+                    let reread = now.is_multiple_of(3);
                     office
                         .writer
                         .request_scan("schedule", RegionFilter::All, reread);
@@ -300,13 +282,6 @@ impl World {
         Ok(())
     }
 
-    fn build_delay(&mut self) -> u64 {
-        match self.rng.random_bool(0.05) && !self.calm {
-            true => self.rng.random_range(500..9_000),
-            false => self.rng.random_range(2..150),
-        }
-    }
-
     fn requests(&mut self, p: usize, s: usize) -> Checked {
         loop {
             let (now, db) = (self.now, self.publishers[p].db);
@@ -374,129 +349,6 @@ impl World {
                 }),
             }
         }
-    }
-
-    fn leave(&mut self, p: usize) {
-        let now = self.now;
-        let publisher = &mut self.publishers[p];
-        let Some(office) = &publisher.office else {
-            return;
-        };
-        let done = office.leaving.is_some_and(|by| by <= now) || office.writer.is_closed();
-        if office.leaving.is_none() || !done {
-            return;
-        }
-        let (term, stops) = (office.term, office.stops);
-        publisher.office = None;
-        publisher.observer = Observer::default();
-        if stops {
-            self.ask_lease(p, LeaseOp::Renew(term, true));
-            self.publishers[p].up = false;
-            let later = self.rng.random_range(1_000..15_000);
-            self.at(later, Event::PublisherStart(p));
-        }
-        self.log(|| format!("p{p} left office"));
-    }
-
-    fn snapshot(&mut self, p: usize, run: u64, request: &BuildRequest) {
-        let (db, now) = (self.publishers[p].db, self.now);
-        let database = &self.dbs[db];
-        let trouble = self.rng.random_bool(0.03) && !self.calm;
-        let result = if database.down_until > now || trouble {
-            Err("the database does not answer".to_owned())
-        } else {
-            let mut commit = database.newest();
-            if self.variant == Variant::StaleSnapshots {
-                commit = commit.saturating_sub(self.rng.random_range(0..4));
-            }
-            let regions = self.regions();
-            let batch = self.dbs[db].build(commit, &request.what, &regions, &self.key);
-            self.origins
-                .remember((p, run), &batch, Origin { db, commit });
-            Ok(batch)
-        };
-        let delay = self.build_delay();
-        let step = Step::Built(request.id, result);
-        self.at(delay, Event::Publisher(p, run, step));
-    }
-
-    fn lease_op(&mut self, p: usize, run: u64, op: &LeaseOp, sent: u64) {
-        let db = self.publishers[p].db;
-        if self.dbs[db].down_until > self.now {
-            return;
-        }
-        let answer = match op {
-            LeaseOp::Look => LeaseAnswer::Row(self.dbs[db].lease),
-            LeaseOp::Take(seen, holder) => {
-                LeaseAnswer::Taken(self.dbs[db].take_lease(*seen, *holder))
-            }
-            LeaseOp::Renew(term, release) => {
-                LeaseAnswer::Renewed(self.dbs[db].renew(*term, *release))
-            }
-        };
-        if self.rng.random_bool(0.02) && !self.calm {
-            return;
-        }
-        let delay = self.rng.random_range(1..50);
-        let step = Step::LeaseDone(answer, sent);
-        self.at(delay, Event::Publisher(p, run, step));
-    }
-
-    fn lease_done(&mut self, p: usize, answer: LeaseAnswer, sent: u64) {
-        let now = self.now;
-        match answer {
-            LeaseAnswer::Row(row) => {
-                if self.publishers[p].office.is_none()
-                    && self.publishers[p].observer.observe(row, clock(now)) == Standing::Free
-                {
-                    let holder = Holder(self.id());
-                    self.ask_lease(p, LeaseOp::Take(row, holder));
-                }
-            }
-            LeaseAnswer::Taken(Some(term)) if self.publishers[p].office.is_none() => {
-                self.take_office(p, term, sent);
-            }
-            LeaseAnswer::Taken(_) => {}
-            LeaseAnswer::Renewed(true) => {
-                if let Some(office) = &mut self.publishers[p].office {
-                    office.tenure.renewed(clock(sent));
-                    if office.writer.is_suspended() && office.tenure.holds(clock(now)) {
-                        office.writer.resume();
-                    }
-                }
-            }
-            LeaseAnswer::Renewed(false) => {
-                if let Some(office) = &mut self.publishers[p].office {
-                    office.leave(now, false);
-                }
-            }
-        }
-    }
-
-    fn take_office(&mut self, p: usize, term: Term, sent: u64) {
-        let now = self.now;
-        let limits = WriterLimits {
-            batch_tenants: self.rng.random_range(1..6),
-            builds: self.rng.random_range(1..3),
-            ranges: self.rng.random_range(1..4),
-            push_bytes: [200, 600, 8 << 20][self.rng.random_range(0..3)],
-            queue_bytes: [1_500, 64 << 20][self.rng.random_range(0..2)],
-            fill_bytes: [300, 16 << 20][self.rng.random_range(0..2)],
-        };
-        self.log(|| format!("p{p} takes epoch {}, {limits:?}", term.epoch));
-        let writer = Writer::new(term, self.key.clone(), self.specs(), limits, now);
-        self.publishers[p].office = Some(Office {
-            writer,
-            tenure: Tenure::new(clock(sent)),
-            term,
-            next_renewal: now + 1_000,
-            next_heartbeat: now,
-            next_scan: now + 15_000,
-            pending: BTreeMap::new(),
-            wishes: Vec::new(),
-            leaving: None,
-            stops: false,
-        });
     }
 
     fn replied(&mut self, p: usize, number: u64, reply: Option<Reply>) -> Checked {

@@ -221,7 +221,7 @@ impl World {
             Event::Fault => self.fault(),
             Event::StoreTick(s) => self.store_tick(s),
             Event::StoreStart(s) => return self.store_start(s),
-            Event::ToStore { to, from, message } => return self.to_store(to, from, message),
+            Event::ToStore { to, from, message } => return self.deliver(to, from, message),
             Event::PublisherStart(p) => self.publisher_start(p),
             Event::Publisher(p, run, step) => return self.publisher_step(p, run, step),
         }

@@ -1,0 +1,174 @@
+//! What a publisher asks of its database: the lease, and snapshots to build from. Statements and results take their
+//! time, and may be lost on either way.
+
+use crate::publisher::{LeaseAnswer, LeaseOp, Office, Wish, clock};
+use crate::store::Origin;
+use crate::world::{Event, Step, Variant, World};
+use contexts::name::TenantId;
+use contexts::version::{Holder, Term};
+use publisher::writer::lease::{Observer, Standing};
+use publisher::writer::{BuildRequest, RegionFilter, Writer, WriterLimits};
+use rand::Rng;
+use std::collections::BTreeSet;
+
+impl World {
+    /// Asks the database about the lease; the answer comes later, if it comes.
+    pub fn ask_lease(&mut self, p: usize, op: LeaseOp) {
+        let (run, sent) = (self.publishers[p].run, self.now);
+        let delay = self.rng.random_range(1..50);
+        self.at(delay, Event::Publisher(p, run, Step::Lease(op, sent)));
+    }
+
+    /// A statement about the lease arrives at the database.
+    pub fn lease_op(&mut self, p: usize, run: u64, op: &LeaseOp, sent: u64) {
+        let db = self.publishers[p].db;
+        if self.dbs[db].down_until > self.now {
+            return;
+        }
+        let answer = match op {
+            LeaseOp::Look => LeaseAnswer::Row(self.dbs[db].lease),
+            LeaseOp::Take(seen, holder) => {
+                LeaseAnswer::Taken(self.dbs[db].take_lease(*seen, *holder))
+            }
+            LeaseOp::Renew(term, release) => {
+                LeaseAnswer::Renewed(self.dbs[db].renew(*term, *release))
+            }
+        };
+        if self.rng.random_bool(0.02) && !self.calm {
+            return;
+        }
+        let delay = self.rng.random_range(1..50);
+        let step = Step::LeaseDone(answer, sent);
+        self.at(delay, Event::Publisher(p, run, step));
+    }
+
+    /// Its result arrives.
+    pub fn lease_done(&mut self, p: usize, answer: LeaseAnswer, sent: u64) {
+        let now = self.now;
+        match answer {
+            LeaseAnswer::Row(row) => {
+                if self.publishers[p].office.is_none()
+                    && self.publishers[p].observer.observe(row, clock(now)) == Standing::Free
+                {
+                    let holder = Holder(self.id());
+                    self.ask_lease(p, LeaseOp::Take(row, holder));
+                }
+            }
+            LeaseAnswer::Taken(Some(term)) if self.publishers[p].office.is_none() => {
+                self.take_office(p, term, sent);
+            }
+            LeaseAnswer::Taken(_) => {}
+            LeaseAnswer::Renewed(true) => {
+                if let Some(office) = &mut self.publishers[p].office {
+                    office.tenure.renewed(clock(sent));
+                    if office.writer.is_suspended() && office.tenure.holds(clock(now)) {
+                        office.writer.resume();
+                    }
+                }
+            }
+            LeaseAnswer::Renewed(false) => {
+                if let Some(office) = &mut self.publishers[p].office {
+                    office.leave(now, false);
+                }
+            }
+        }
+    }
+
+    /// A term begins.
+    pub fn take_office(&mut self, p: usize, term: Term, sent: u64) {
+        let now = self.now;
+        let limits = WriterLimits {
+            batch_tenants: self.rng.random_range(1..6),
+            builds: self.rng.random_range(1..3),
+            ranges: self.rng.random_range(1..4),
+            push_bytes: [200, 600, 8 << 20][self.rng.random_range(0..3)],
+            queue_bytes: [1_500, 64 << 20][self.rng.random_range(0..2)],
+            fill_bytes: [300, 16 << 20][self.rng.random_range(0..2)],
+        };
+        self.log(|| format!("p{p} takes epoch {}, {limits:?}", term.epoch));
+        let writer = Writer::new(term, self.key.clone(), self.specs(), limits, now);
+        self.publishers[p].office = Some(Office::new(writer, now, sent));
+    }
+
+    /// Ends the term once every store was given back.
+    pub fn leave(&mut self, p: usize) {
+        let now = self.now;
+        let publisher = &mut self.publishers[p];
+        let Some(office) = &publisher.office else {
+            return;
+        };
+        let done = office.leaving.is_some_and(|by| by <= now) || office.writer.is_closed();
+        if office.leaving.is_none() || !done {
+            return;
+        }
+        let (term, stops) = (office.term, office.stops);
+        publisher.office = None;
+        publisher.observer = Observer::default();
+        if stops {
+            self.ask_lease(p, LeaseOp::Renew(term, true));
+            self.publishers[p].up = false;
+            let later = self.rng.random_range(1_000..15_000);
+            self.at(later, Event::PublisherStart(p));
+        }
+        self.log(|| format!("p{p} left office"));
+    }
+
+    /// A build takes its snapshot.
+    pub fn snapshot(&mut self, p: usize, run: u64, request: &BuildRequest) {
+        let (db, now) = (self.publishers[p].db, self.now);
+        let database = &self.dbs[db];
+        let trouble = self.rng.random_bool(0.03) && !self.calm;
+        let result = if database.down_until > now || trouble {
+            Err("the database does not answer".to_owned())
+        } else {
+            let mut commit = database.newest();
+            if self.variant == Variant::StaleSnapshots {
+                commit = commit.saturating_sub(self.rng.random_range(0..4));
+            }
+            let regions = self.regions();
+            let batch = self.dbs[db].build(commit, &request.what, &regions, &self.key);
+            self.origins
+                .remember((p, run), &batch, Origin { db, commit });
+            Ok(batch)
+        };
+        let delay = self.build_delay();
+        let step = Step::Built(request.id, result);
+        self.at(delay, Event::Publisher(p, run, step));
+    }
+
+    /// How long half a build takes.
+    pub fn build_delay(&mut self) -> u64 {
+        match self.rng.random_bool(0.05) && !self.calm {
+            true => self.rng.random_range(500..9_000),
+            false => self.rng.random_range(2..150),
+        }
+    }
+
+    /// Somebody tells the writer of a database what changed.
+    pub fn announce(&mut self, db: usize, tenants: &BTreeSet<TenantId>) {
+        let republish = self.rng.random_bool(0.3);
+        let (now, commit) = (self.now, self.dbs[db].newest());
+        let lines: Vec<u64> = self.agents.iter().map(|a| a.line).collect();
+        for p in 0..self.publishers.len() {
+            if self.publishers[p].db != db {
+                continue;
+            }
+            let Some(office) = &mut self.publishers[p].office else {
+                continue;
+            };
+            if republish {
+                let all = tenants.iter().cloned().collect();
+                let ticket = office
+                    .writer
+                    .republish(now, all, &RegionFilter::All, 20_000);
+                office.wishes.push(Wish {
+                    ticket,
+                    origin: Origin { db, commit },
+                    lines: lines.clone(),
+                });
+            } else {
+                office.writer.changed(tenants.iter().cloned());
+            }
+        }
+    }
+}
