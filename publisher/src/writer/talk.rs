@@ -162,13 +162,16 @@ impl Writer {
             .map(|(_, kinds)| kinds.clone())
             .unwrap_or_default();
         let (session, number) = store.next_number()?;
+        // In order, so that the same events give the same message.
+        let mut left_out: Vec<TenantId> = in_flux.into_iter().collect();
+        left_out.sort_unstable();
         let synced = Synced {
             session,
             number,
             id: SyncId(draw()),
             kinds,
             root: self.key.root(&expected),
-            in_flux: in_flux.iter().cloned().collect(),
+            in_flux: left_out,
             fresh,
             position,
             reread,
