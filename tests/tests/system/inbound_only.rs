@@ -53,9 +53,12 @@ fn other_sockets(process: u32, ports: &[u16]) -> Vec<String> {
     found
 }
 
+/// An agent's process, and the ports on which it is called.
+type Watched = (u32, [u16; 2]);
+
 /// Looks at the sockets of agents without end.
 struct Watch {
-    agents: Arc<Mutex<Vec<(u32, [u16; 2])>>>,
+    agents: Arc<Mutex<Vec<Watched>>>,
     stop: Arc<AtomicBool>,
     looks: Arc<AtomicU64>,
     task: std::thread::JoinHandle<Vec<String>>,
@@ -63,7 +66,7 @@ struct Watch {
 
 impl Watch {
     fn new() -> Self {
-        let agents = Arc::new(Mutex::new(Vec::<(u32, [u16; 2])>::new()));
+        let agents = Arc::new(Mutex::new(Vec::<Watched>::new()));
         let (stop, looks) = (
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicU64::new(0)),

@@ -160,7 +160,8 @@ async fn nothing_steps_back_through_fifty_kills() -> Result<()> {
         "{kills} kills and {acks} acks say little"
     );
     world.becomes_true().await?;
-    for ((region, tenant), n) in shared.acked.lock().expect("lock").clone() {
+    let acked = shared.acked.lock().expect("lock").clone();
+    for ((region, tenant), n) in acked {
         let agent = world
             .agents
             .iter()
