@@ -164,6 +164,22 @@ impl Postgres {
     }
 }
 
+/// A database for a test, empty, and what it lives in: on the server whose address `HUBCAST_TEST_POSTGRES` has, where
+/// it stays behind, or, if that is not set, in a throw-away cluster that is gone with its handle.
+///
+/// # Errors
+/// If there are no server programs, or the server fails.
+pub async fn test_database() -> Result<(Option<Postgres>, String)> {
+    match std::env::var("HUBCAST_TEST_POSTGRES") {
+        Ok(url) if !url.is_empty() => Ok((None, create_database(&url).await?)),
+        _ => {
+            let postgres = Postgres::start(&find_bin()?, false).await?;
+            let database = postgres.database().await?;
+            Ok((Some(postgres), database))
+        }
+    }
+}
+
 /// A new, empty database on the server that has `url`; returns its address.
 ///
 /// # Errors
@@ -178,12 +194,17 @@ pub async fn create_database(url: &str) -> Result<String> {
         std::process::id(),
         NEXT.fetch_add(1, Ordering::Relaxed)
     );
-    let mut connection = PgConnection::connect(url).await?;
+    let mut address = reqwest::Url::parse(url)?;
+    if matches!(address.path(), "" | "/") {
+        address.set_path("/postgres");
+    }
+    let mut connection = PgConnection::connect(address.as_str()).await?;
     connection
         .execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}")))
         .await?;
-    let (base, _) = url.rsplit_once('/').ok_or("the address has no database")?;
-    Ok(format!("{base}/{name}"))
+    connection.close().await?;
+    address.set_path(&name);
+    Ok(address.into())
 }
 
 /// Runs statements.

@@ -53,7 +53,7 @@ fn other_sockets(process: u32, ports: &[u16]) -> Vec<String> {
     found
 }
 
-/// An agent's process, and the ports on which it is called.
+/// An agent's process, and its two ports.
 type Watched = (u32, [u16; 2]);
 
 /// Looks at the sockets of agents without end.

@@ -1,0 +1,148 @@
+//! No token and no password in anything that is printed, logged or answered.
+
+use crate::desk::{Desk, expect};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+use system_tests::process::{Process, program};
+use system_tests::{Result, until};
+
+const PASSWORD: &str = "correct-horse-battery";
+
+/// Everything that was written into files of the test but configurations and stores.
+fn logs(dir: &Path) -> Result<String> {
+    let mut all = String::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "log") {
+            all.push_str(&std::fs::read_to_string(path)?);
+        }
+    }
+    Ok(all)
+}
+
+#[tokio::test]
+async fn nothing_shows_a_token_or_the_password() -> Result<()> {
+    let mut desk = Desk::prepared(&["eu", "us"]).await?;
+    let with_password = desk
+        .database
+        .replacen("postgres@", &format!("postgres:{PASSWORD}@"), 1);
+    expect(
+        with_password != desk.database,
+        "the address takes a password",
+    )?;
+    let hub = desk.edited(&desk.database, &with_password)?;
+    desk.agents[0].start().await?;
+    let mut secrets = vec![PASSWORD.to_owned(), hub.token.clone()];
+    secrets.extend(desk.agents.iter().map(|a| a.token.clone()));
+    let log = desk.dir.path().join("daemon.log");
+    let mut command = Command::new(program("publisher")?);
+    command
+        .args(["run", "--log-format", "json"])
+        .env("HUBCAST_CONFIG", &hub.config);
+    command.env("RUST_LOG", "trace");
+    let mut seen = String::new();
+    for args in [
+        &["migrate"][..],
+        &["check"],
+        &["scan"],
+        &["scan", "--json"],
+        &["status"],
+        &["diff"],
+    ] {
+        let ran = hub.run(args).await?;
+        seen.push_str(&format!("{ran:?}"));
+    }
+    // One region never answers, so that errors are logged as well.
+    let daemon = Process::start(command, &log)?;
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    until(
+        "the daemon to have scanned",
+        Duration::from_secs(60),
+        || async {
+            let request = client.get(hub.url("/v1/status")).bearer_auth(&hub.token);
+            let text = request.send().await.ok()?.text().await.ok()?;
+            text.contains("in step").then_some(())
+        },
+    )
+    .await?;
+    for path in [
+        "/v1/status",
+        "/v1/tenants/t1",
+        "/metrics",
+        "/readyz",
+        "/v1/nothing",
+    ] {
+        let request = client.get(hub.url(path)).bearer_auth(&hub.token);
+        seen.push_str(&request.send().await?.text().await?);
+    }
+    let request = client
+        .post(hub.url("/v1/republish"))
+        .bearer_auth(&hub.token);
+    let answer = request
+        .body(r#"{"tenant":"t1","wait":true}"#)
+        .send()
+        .await?;
+    seen.push_str(&answer.text().await?);
+    seen.push_str(&format!(
+        "{:?}",
+        hub.run(&["republish", "tenant", "t1"]).await?
+    ));
+    for path in ["/v1/status", "/metrics", "/v1/contexts/item/i1"] {
+        let answer = desk.agents[0]
+            .client()
+            .get(desk.agents[0].url(path))
+            .send()
+            .await?;
+        seen.push_str(&answer.text().await?);
+    }
+    drop(daemon);
+    desk.agents[0].stop().await?;
+    let logs = logs(desk.dir.path())?;
+    expect(
+        logs.contains("publisher started"),
+        "the daemon's log was read",
+    )?;
+    expect(logs.contains("ready"), "the agent's log was read")?;
+    for secret in secrets {
+        let shown = seen.contains(&secret);
+        expect(!shown, format!("{secret} is shown"))?;
+        let line = logs.lines().find(|l| l.contains(&secret));
+        expect(line.is_none(), format!("{secret} is logged: {line:?}"))?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_mistake_beside_a_secret_does_not_show_it() -> Result<()> {
+    let desk = Desk::prepared(&["eu"]).await?;
+    for (from, to) in [
+        ("api_token = \"", "api_token = 12 # \""),
+        (
+            "postgres://postgres@",
+            "postgres://postgres:correct-horse-battery@[bad:",
+        ),
+        (
+            "postgres://postgres@",
+            "postgers://postgres:correct-horse-battery@",
+        ),
+        ("token = \"", "tokn = \"correct-horse-battery"),
+        ("token = \"", "token = [\"correct-horse-battery\"] # \""),
+        (
+            "token = \"",
+            "token = \"correct-horse-battery${UNSET_VARIABLE}",
+        ),
+        ("token = \"", "token = \"correct-horse-battery"),
+        ("[[context]]", "[[contxt]]"),
+    ] {
+        let hub = desk.edited(from, to)?;
+        let ran = hub.run(&["check", "--log-format", "json"]).await?;
+        let text = format!("{ran:?}");
+        expect(!text.contains(PASSWORD), format!("{to}: {text}"))?;
+        expect(
+            !text.contains(&desk.agents[0].token),
+            format!("{to}: {text}"),
+        )?;
+    }
+    Ok(())
+}
