@@ -42,6 +42,10 @@ pub struct LeaseInfo {
 
 const SERVER: &str = "pg_postmaster_start_time()::text";
 
+/// Part of every statement whose outcome a store is told. A server that was set to forget its last transactions in a
+/// crash would come back as one that does not know what its stores obey, and be fenced like a clone.
+const DURABLE: &str = "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'";
+
 fn holder(text: &str) -> Holder {
     Holder(u128::from_str_radix(text, 16).unwrap_or(0))
 }
@@ -88,7 +92,7 @@ impl Source {
               released = false, host = $2, taken_at = now() \
               WHERE epoch = $3 AND counter = $4 AND NOT pg_is_in_recovery() RETURNING epoch, counter), \
              term AS (INSERT INTO hubcast.terms (epoch, holder) SELECT epoch, $1 FROM taken) \
-             SELECT epoch, counter, {SERVER} FROM taken"
+             SELECT epoch, counter, {SERVER}, ({DURABLE}) FROM taken"
         );
         let row = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(me.to_string())
@@ -180,11 +184,13 @@ impl Source {
         id: SyncId,
         store: &str,
     ) -> Result<(), SourceError> {
-        let sql = "WITH term AS (SELECT FROM hubcast.writer WHERE epoch = $1 AND holder = $2 FOR SHARE), \
-                   old AS (DELETE FROM hubcast.syncs WHERE store = $4 AND id IN (SELECT id FROM hubcast.syncs \
-                    WHERE store = $4 ORDER BY sent_at DESC OFFSET 100)) \
-                   INSERT INTO hubcast.syncs (id, store) SELECT $3, $4 FROM term";
-        let done = sqlx::query(sql)
+        let sql = format!(
+            "WITH term AS (SELECT FROM hubcast.writer WHERE epoch = $1 AND holder = $2 FOR SHARE), \
+             old AS (DELETE FROM hubcast.syncs WHERE store = $4 AND id IN (SELECT id FROM hubcast.syncs \
+              WHERE store = $4 ORDER BY sent_at DESC OFFSET 100)) \
+             INSERT INTO hubcast.syncs (id, store) SELECT $3, $4 FROM term WHERE ({DURABLE}) IS DISTINCT FROM ''"
+        );
+        let done = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(term.epoch.cast_signed())
             .bind(term.holder.to_string())
             .bind(id.to_string())

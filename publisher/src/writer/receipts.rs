@@ -161,6 +161,15 @@ impl Waits {
         }
     }
 
+    /// Tenants whose delivery to a store somebody waits for.
+    pub fn pending_at(&self, ix: StoreIx) -> BTreeSet<TenantId> {
+        let pending = self.waits.iter().flat_map(|wait| wait.pending.keys());
+        pending
+            .filter(|(_, store)| *store == ix)
+            .map(|(tenant, _)| tenant.clone())
+            .collect()
+    }
+
     /// A build could not be given to a store because it is away.
     pub fn undelivered<'a>(
         &mut self,

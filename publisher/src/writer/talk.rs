@@ -162,13 +162,16 @@ impl Writer {
             .map(|(_, kinds)| kinds.clone())
             .unwrap_or_default();
         let (session, number) = store.next_number()?;
+        // In order, so that the same events give the same message.
+        let mut left_out: Vec<TenantId> = in_flux.into_iter().collect();
+        left_out.sort_unstable();
         let synced = Synced {
             session,
             number,
             id: SyncId(draw()),
             kinds,
             root: self.key.root(&expected),
-            in_flux: in_flux.iter().cloned().collect(),
+            in_flux: left_out,
             fresh,
             position,
             reread,
@@ -246,7 +249,12 @@ impl Writer {
         };
         let ours = before == Some(self.term);
         let again = store.opened(granted.session, opened, granted.state, ours);
-        again.iter().for_each(|t| self.mark(t, Lane::Change));
+        // A build from before the session was not sent, and a scan sends only what differs: whoever waits for a receipt
+        // gets a build of this session.
+        let awaited = self.waits.pending_at(ix);
+        again
+            .union(&awaited)
+            .for_each(|t| self.mark(t, Lane::Change));
         self.reports.push_back(Report::Opened { store: ix });
     }
 

@@ -80,6 +80,32 @@ async fn a_command_asks_the_daemon_and_is_the_writer_without_one() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_republish_of_what_did_not_change_is_delivered_all_the_same() -> Result<()> {
+    let mut world = World::with_counters(Server::any().await?, &REGIONS, 20).await?;
+    world.scan().await?;
+    // The build is often done before the stores obey the command that republishes; and `nobody` has no row.
+    for tenant in ["t1", "nobody", "t2", "t3"] {
+        let ran = world
+            .hub
+            .run(&["republish", "tenant", tenant, "--json"])
+            .await?;
+        let receipts = ran.ok()?.json()?;
+        assert_eq!(delivered(&receipts).len(), REGIONS.len(), "{receipts}");
+    }
+    // The same after a writer that was killed, whose stores obey nobody for a while.
+    world.hub.start().await?;
+    world.becomes_true().await?;
+    world.hub.kill()?;
+    let ran = world
+        .hub
+        .run(&["republish", "tenant", "t1", "--json"])
+        .await?;
+    let receipts = ran.ok()?.json()?;
+    assert_eq!(delivered(&receipts).len(), REGIONS.len(), "{receipts}");
+    world.is_true().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_command_beside_a_stopped_daemon_ends_within_40_s() -> Result<()> {
     let mut world = World::with_counters(Server::any().await?, &REGIONS, 20).await?;
     world.hub.start().await?;
