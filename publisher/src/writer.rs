@@ -23,6 +23,7 @@ mod queue;
 mod receipts;
 mod scan;
 mod scanning;
+mod settling;
 mod store;
 mod talk;
 

@@ -260,3 +260,14 @@ impl Scan {
         self.targets.iter_mut().filter(|(_, t)| t.outcome.is_none())
     }
 }
+
+impl Scan {
+    /// Progress, from 0 to 1, for a person.
+    pub fn progress(&self) -> f64 {
+        match (&self.phase, self.ranges) {
+            (Phase::Settling, _) => 1.0,
+            (_, (0, _)) => 0.0,
+            (_, (all, read)) => read as f64 / all as f64,
+        }
+    }
+}

@@ -354,3 +354,19 @@ fn backoff(ix: StoreIx, attempts: u32) -> Millis {
         % 256;
     base * 3 / 4 + base * spread / 1024
 }
+
+impl Store {
+    /// One word for the state of the store.
+    pub fn standing(&self) -> &'static str {
+        let trouble = self.failure.as_ref().map(|f| f.sort);
+        match (&self.link, trouble, &self.behind) {
+            (_, Some(FailureSort::Fenced), _) => "fenced",
+            (_, Some(FailureSort::Refused), _) => "refused",
+            (_, Some(FailureSort::Busy), _) => "busy",
+            (_, Some(FailureSort::Unreachable), _) => "unreachable",
+            (Link::Open(_), None, None) => "in step",
+            (Link::Open(_), None, Some(_)) => "behind",
+            _ => "connecting",
+        }
+    }
+}

@@ -2,17 +2,15 @@
 
 use super::dirty::Lane;
 use super::queue::Queued;
-use super::scan::{Outcome, Phase, ROUNDS_MAX, Scan, Target};
-use super::store::{Failure, FailureSort, Link, Outstanding, Store};
-use super::{Millis, Report, ScanId, StoreIx, Suspicion, Writer};
-use contexts::digest::Buckets;
-use contexts::name::TenantId;
+use super::scan::Outcome;
+use super::store::{Failure, FailureSort, Link, Outstanding};
+use super::{Millis, Report, StoreIx, Suspicion, Writer};
+use contexts::name::{Key, Kind, TenantId};
 use contexts::push::{
     Ack, Claim, Granted, Heartbeat, ListBuckets, Listed, Push, Pushed, Refused, Release, Sent,
     StoreState, SyncVerdict, Synced, Verdict,
 };
-use contexts::version::{SessionId, SyncId, Term};
-use std::collections::{BTreeSet, HashSet};
+use contexts::version::{SessionId, Term};
 
 /// A message for a store.
 #[derive(Debug, Clone)]
@@ -59,8 +57,6 @@ pub enum Answer {
     Lost(String),
 }
 
-/// Tenants in flux that one *synced* may name; with more, it waits.
-const IN_FLUX_MAX: usize = 50_000;
 /// After so many heartbeats without an answer the session is given up.
 const MISSED_MAX: u8 = 5;
 
@@ -125,59 +121,6 @@ impl Writer {
             number,
             bundles: sent,
         }))
-    }
-
-    /// What the scan wants of this store now: a listing of buckets, or *synced*.
-    fn next_scan_step(&mut self, ix: StoreIx, draw: &mut dyn FnMut() -> u128) -> Option<Request> {
-        let position = self.reached(ix);
-        let region = self.region_of(ix);
-        let scan = self.scan.as_mut()?;
-        let target = scan.targets.get_mut(&ix).filter(|t| t.outcome.is_none())?;
-        let store = &mut self.stores[ix.0];
-        if let Some(buckets) = target.differing.take() {
-            store.outstanding = Some(Outstanding::Buckets(scan.id, buckets.clone()));
-            return Some(Request::ListBuckets(ListBuckets { buckets }));
-        }
-        let settled = matches!(scan.phase, Phase::Settling) && target.unconfirmed.is_empty();
-        // What waited when the scan began is older than the age that *synced* stands for.
-        let old = |t: &TenantId| !target.confirmed.contains(t);
-        if !settled || store.queue.has_fill() || store.queue.tenants().any(old) {
-            return None;
-        }
-        let in_flux: HashSet<TenantId> = self
-            .dirty
-            .iter()
-            .chain(self.builds.iter())
-            .chain(store.queue.tenants())
-            .cloned()
-            .collect();
-        if in_flux.len() > IN_FLUX_MAX {
-            return None;
-        }
-        let (fresh, reread) = (target.fresh, scan.reread);
-        let expected = scan.expected(&self.key, region, &in_flux);
-        let kinds = scan
-            .definitions
-            .as_ref()
-            .map(|(_, kinds)| kinds.clone())
-            .unwrap_or_default();
-        let (session, number) = store.next_number()?;
-        // In order, so that the same events give the same message.
-        let mut left_out: Vec<TenantId> = in_flux.into_iter().collect();
-        left_out.sort_unstable();
-        let synced = Synced {
-            session,
-            number,
-            id: SyncId(draw()),
-            kinds,
-            root: self.key.root(&expected),
-            in_flux: left_out,
-            fresh,
-            position,
-            reread,
-        };
-        store.outstanding = Some(Outstanding::Synced(scan.id, Box::new(expected)));
-        Some(Request::Synced(Box::new(synced)))
     }
 
     /// The answer to the message that is under way to a store.
@@ -303,47 +246,9 @@ impl Writer {
                     );
                 }
                 Verdict::KeyTaken { kind, key, owner } => {
-                    let region = self.stores[ix.0].spec.region.clone();
-                    let verdict = Verdict::KeyTaken {
-                        kind: kind.clone(),
-                        key: key.clone(),
-                        owner: owner.clone(),
-                    };
-                    self.reports.push_back(Report::Refused {
-                        store: ix,
-                        tenant: tenant.clone(),
-                        verdict,
-                    });
-                    self.mark_together(vec![tenant.clone(), owner.clone()]);
-                    let suspicion = Suspicion {
-                        region,
-                        kind,
-                        key,
-                        owner,
-                        tenant,
-                    };
-                    if !self.suspicions.contains(&suspicion) {
-                        self.suspicions.push(suspicion);
-                    }
+                    self.key_taken(ix, tenant, kind, key, owner)
                 }
-                Verdict::Invalid { why } => {
-                    if let Some(scan) = &mut self.scan {
-                        scan.end(
-                            ix,
-                            Outcome::Failed(format!(
-                                "the store refused the bundle of tenant {tenant:?}: {why}"
-                            )),
-                        );
-                    }
-                    self.stores[ix.0]
-                        .behind
-                        .get_or_insert_with(|| format!("it refused tenant {tenant:?}: {why}"));
-                    self.reports.push_back(Report::Refused {
-                        store: ix,
-                        tenant,
-                        verdict: Verdict::Invalid { why },
-                    });
-                }
+                Verdict::Invalid { why } => self.invalid(ix, tenant, why),
             }
         }
         let store = &mut self.stores[ix.0];
@@ -356,69 +261,44 @@ impl Writer {
         });
     }
 
-    /// An answer counts only while its scan goes on for this store: one that was given up meanwhile may have been given
-    /// up because the store misses something.
-    fn synced(
-        &mut self,
-        ix: StoreIx,
-        now: Millis,
-        scan: ScanId,
-        expected: &Buckets,
-        verdict: SyncVerdict,
-    ) {
-        let store = &mut self.stores[ix.0];
-        let scan = self.scan.as_mut().filter(|s| s.id == scan);
-        let target = scan.and_then(|s| s.targets.get_mut(&ix));
-        let Some(target) = target.filter(|t| t.outcome.is_none()) else {
-            return;
+    /// Another tenant owns a key in the store: both are built in one snapshot and sent as one commit.
+    fn key_taken(&mut self, ix: StoreIx, tenant: TenantId, kind: Kind, key: Key, owner: TenantId) {
+        let region = self.stores[ix.0].spec.region.clone();
+        let suspicion = Suspicion {
+            region,
+            kind,
+            key,
+            owner,
+            tenant,
         };
-        match verdict {
-            SyncVerdict::InStep { reading } => {
-                (store.reading, store.synced, store.synced_at) = (Some(reading), true, Some(now));
-                store.behind = None;
-                target.outcome = Some(Outcome::Synced);
-                let under_way = self.dirty.iter().chain(self.builds.iter());
-                let in_flux = under_way.chain(store.queue.tenants()).cloned().collect();
-                store.compared(&in_flux);
-            }
-            SyncVerdict::Differs { buckets } => {
-                target.rounds += 1;
-                target.differing = Some(expected.differing(&buckets));
-                if target.rounds > ROUNDS_MAX {
-                    let why = format!("it still differs after {ROUNDS_MAX} comparisons");
-                    target.outcome.get_or_insert(Outcome::Failed(why));
-                }
-            }
+        self.mark_together(vec![suspicion.tenant.clone(), suspicion.owner.clone()]);
+        self.reports.push_back(Report::Refused {
+            store: ix,
+            tenant: suspicion.tenant.clone(),
+            verdict: Verdict::KeyTaken {
+                kind: suspicion.kind.clone(),
+                key: suspicion.key.clone(),
+                owner: suspicion.owner.clone(),
+            },
+        });
+        if !self.suspicions.contains(&suspicion) {
+            self.suspicions.push(suspicion);
         }
     }
 
-    /// Tenants of the listed buckets that are not as expected, and of which nothing is under way, are built again.
-    fn compare(&mut self, ix: StoreIx, buckets: &[u16], listed: &[Listed]) {
-        let region = self.region_of(ix);
-        let Some(scan) = &self.scan else { return };
-        let wanted: HashSet<usize> = buckets.iter().map(|b| usize::from(*b)).collect();
-        let held: HashSet<&TenantId> = listed.iter().map(|l| &l.tenant).collect();
-        let missing = scan
-            .in_buckets(&self.key, region, &wanted)
-            .filter(|t| !held.contains(t))
-            .cloned();
-        let wrong = listed
-            .iter()
-            .filter(|l| scan.digest(&l.tenant, region) != Some(l.digest))
-            .map(|l| l.tenant.clone());
-        let store = &self.stores[ix.0];
-        let under_way =
-            |t: &TenantId| self.dirty.contains(t) || self.builds.has(t) || store.queue.contains(t);
-        // Sorted, so that what follows does not depend on the order of a hash map.
-        let differing: BTreeSet<TenantId> =
-            missing.chain(wrong).filter(|t| !under_way(t)).collect();
-        for tenant in differing {
-            self.stores[ix.0].forget(&tenant);
-            self.mark(&tenant, Lane::Repair);
-            if let Some(target) = self.scan.as_mut().and_then(|s| s.targets.get_mut(&ix)) {
-                distrust(target, tenant);
-            }
+    /// A store that takes a bundle for nonsense is not in step, and sending the same again would not help.
+    fn invalid(&mut self, ix: StoreIx, tenant: TenantId, why: String) {
+        let what = format!("it refused the bundle of tenant {tenant:?}: {why}");
+        if let Some(scan) = &mut self.scan {
+            scan.end(ix, Outcome::Failed(what.clone()));
         }
+        self.stores[ix.0].behind.get_or_insert(what);
+        let verdict = Verdict::Invalid { why };
+        self.reports.push_back(Report::Refused {
+            store: ix,
+            tenant,
+            verdict,
+        });
     }
 
     /// The heartbeat that is due for a store.
@@ -471,13 +351,6 @@ impl Writer {
     }
 }
 
-/// The store was found to differ: earlier confirmations do not count.
-fn distrust(target: &mut Target, tenant: TenantId) {
-    target.confirmed.remove(&tenant);
-    target.unconfirmed.insert(tenant.clone());
-    target.repaired.insert(tenant);
-}
-
 fn failure_of(answer: Answer) -> Failure {
     let (why, sort) = match answer {
         Answer::Refused(refused @ Refused::Busy { .. }) => (refused.to_string(), FailureSort::Busy),
@@ -493,51 +366,4 @@ fn failure_of(answer: Answer) -> Failure {
         ),
     };
     Failure { why, sort }
-}
-
-impl Scan {
-    /// Progress, from 0 to 1, for a person.
-    pub fn progress(&self) -> f64 {
-        match (&self.phase, self.ranges) {
-            (Phase::Settling, _) => 1.0,
-            (_, (0, _)) => 0.0,
-            (_, (all, read)) => read as f64 / all as f64,
-        }
-    }
-}
-
-impl Store {
-    /// One word for the state of the store.
-    pub fn standing(&self) -> &'static str {
-        match (&self.link, &self.failure, &self.behind) {
-            (
-                _,
-                Some(Failure {
-                    sort: FailureSort::Fenced,
-                    ..
-                }),
-                _,
-            ) => "fenced",
-            (
-                _,
-                Some(Failure {
-                    sort: FailureSort::Refused,
-                    ..
-                }),
-                _,
-            ) => "refused",
-            (
-                _,
-                Some(Failure {
-                    sort: FailureSort::Busy,
-                    ..
-                }),
-                _,
-            ) => "busy",
-            (_, Some(_), _) => "unreachable",
-            (Link::Open(_), _, None) => "in step",
-            (Link::Open(_), _, Some(_)) => "behind",
-            _ => "connecting",
-        }
-    }
 }

@@ -131,7 +131,8 @@ fn random_bundle(random: &mut StdRng, tenant_: TenantId) -> Bundle {
             }
             3 => {
                 let mut made = held(kind_, &format!("k{number}"));
-                if random.random_ratio(1, 3) {
+                // A held kind keeps all its names; only what belongs to others may stand beside it.
+                if whole || random.random_ratio(1, 3) {
                     let owner = tenant("t0");
                     made.why = HoldReason::KeyTaken { owner };
                 }

@@ -1,0 +1,146 @@
+//! How a scan ends for a store: *synced* is sent when nothing speaks against it, and what differs is built again.
+
+use super::dirty::Lane;
+use super::scan::{Outcome, Phase, ROUNDS_MAX, Target};
+use super::store::Outstanding;
+use super::talk::Request;
+use super::{Millis, ScanId, StoreIx, Writer};
+use contexts::digest::Buckets;
+use contexts::name::TenantId;
+use contexts::push::{ListBuckets, Listed, SyncVerdict, Synced};
+use contexts::version::SyncId;
+use std::collections::{BTreeSet, HashSet};
+
+/// Tenants in flux that one *synced* may name; with more, it waits.
+const IN_FLUX_MAX: usize = 50_000;
+
+impl Writer {
+    /// What the scan wants of this store now: a listing of buckets, or *synced*.
+    pub(super) fn next_scan_step(
+        &mut self,
+        ix: StoreIx,
+        draw: &mut dyn FnMut() -> u128,
+    ) -> Option<Request> {
+        let position = self.reached(ix);
+        let region = self.region_of(ix);
+        let scan = self.scan.as_mut()?;
+        let target = scan.targets.get_mut(&ix).filter(|t| t.outcome.is_none())?;
+        let store = &mut self.stores[ix.0];
+        if let Some(buckets) = target.differing.take() {
+            store.outstanding = Some(Outstanding::Buckets(scan.id, buckets.clone()));
+            return Some(Request::ListBuckets(ListBuckets { buckets }));
+        }
+        let settled = matches!(scan.phase, Phase::Settling) && target.unconfirmed.is_empty();
+        // What waited when the scan began is older than the age that *synced* stands for.
+        let old = |t: &TenantId| !target.confirmed.contains(t);
+        if !settled || store.queue.has_fill() || store.queue.tenants().any(old) {
+            return None;
+        }
+        let in_flux: HashSet<TenantId> = self
+            .dirty
+            .iter()
+            .chain(self.builds.iter())
+            .chain(store.queue.tenants())
+            .cloned()
+            .collect();
+        if in_flux.len() > IN_FLUX_MAX {
+            return None;
+        }
+        let (fresh, reread) = (target.fresh, scan.reread);
+        let expected = scan.expected(&self.key, region, &in_flux);
+        let kinds = scan
+            .definitions
+            .as_ref()
+            .map(|(_, kinds)| kinds.clone())
+            .unwrap_or_default();
+        let (session, number) = store.next_number()?;
+        // In order, so that the same events give the same message.
+        let mut left_out: Vec<TenantId> = in_flux.into_iter().collect();
+        left_out.sort_unstable();
+        let synced = Synced {
+            session,
+            number,
+            id: SyncId(draw()),
+            kinds,
+            root: self.key.root(&expected),
+            in_flux: left_out,
+            fresh,
+            position,
+            reread,
+        };
+        store.outstanding = Some(Outstanding::Synced(scan.id, Box::new(expected)));
+        Some(Request::Synced(Box::new(synced)))
+    }
+
+    /// An answer counts only while its scan goes on for this store: one that was given up meanwhile may have been given
+    /// up because the store misses something.
+    pub(super) fn synced(
+        &mut self,
+        ix: StoreIx,
+        now: Millis,
+        scan: ScanId,
+        expected: &Buckets,
+        verdict: SyncVerdict,
+    ) {
+        let store = &mut self.stores[ix.0];
+        let scan = self.scan.as_mut().filter(|s| s.id == scan);
+        let target = scan.and_then(|s| s.targets.get_mut(&ix));
+        let Some(target) = target.filter(|t| t.outcome.is_none()) else {
+            return;
+        };
+        match verdict {
+            SyncVerdict::InStep { reading } => {
+                (store.reading, store.synced, store.synced_at) = (Some(reading), true, Some(now));
+                store.behind = None;
+                target.outcome = Some(Outcome::Synced);
+                let under_way = self.dirty.iter().chain(self.builds.iter());
+                let in_flux = under_way.chain(store.queue.tenants()).cloned().collect();
+                store.compared(&in_flux);
+            }
+            SyncVerdict::Differs { buckets } => {
+                target.rounds += 1;
+                target.differing = Some(expected.differing(&buckets));
+                if target.rounds > ROUNDS_MAX {
+                    let why = format!("it still differs after {ROUNDS_MAX} comparisons");
+                    target.outcome.get_or_insert(Outcome::Failed(why));
+                }
+            }
+        }
+    }
+
+    /// Tenants of the listed buckets that are not as expected, and of which nothing is under way, are built again.
+    pub(super) fn compare(&mut self, ix: StoreIx, buckets: &[u16], listed: &[Listed]) {
+        let region = self.region_of(ix);
+        let Some(scan) = &self.scan else { return };
+        let wanted: HashSet<usize> = buckets.iter().map(|b| usize::from(*b)).collect();
+        let held: HashSet<&TenantId> = listed.iter().map(|l| &l.tenant).collect();
+        let missing = scan
+            .in_buckets(&self.key, region, &wanted)
+            .filter(|t| !held.contains(t))
+            .cloned();
+        let wrong = listed
+            .iter()
+            .filter(|l| scan.digest(&l.tenant, region) != Some(l.digest))
+            .map(|l| l.tenant.clone());
+        let store = &self.stores[ix.0];
+        let under_way =
+            |t: &TenantId| self.dirty.contains(t) || self.builds.has(t) || store.queue.contains(t);
+        // Sorted, so that what follows does not depend on the order of a hash map.
+        let differing: BTreeSet<TenantId> =
+            missing.chain(wrong).filter(|t| !under_way(t)).collect();
+        for tenant in differing {
+            self.stores[ix.0].forget(&tenant);
+            self.mark(&tenant, Lane::Repair);
+            if let Some(target) = self.scan.as_mut().and_then(|s| s.targets.get_mut(&ix)) {
+                distrust(target, tenant);
+            }
+        }
+    }
+}
+
+/// The store was found to differ: earlier confirmations do not count.
+fn distrust(target: &mut Target, tenant: TenantId) {
+    target.confirmed.remove(&tenant);
+    target.unconfirmed.insert(tenant.clone());
+    target.repaired.insert(tenant);
+}
