@@ -125,7 +125,8 @@ async fn publisher_dies_at(point: &str) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publisher_killed_after_its_snapshot_leaves_nothing_behind() -> Result<()> {
-    publisher_dies_at("publisher.after_snapshot").await
+    // The first build of a scan reads the bounds of its ranges, the second a range.
+    publisher_dies_at("publisher.after_snapshot:2").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
