@@ -161,6 +161,14 @@ impl Waits {
         }
     }
 
+    /// The tenants of which requests still wait for a store.
+    pub fn pending(&self, ix: StoreIx) -> BTreeSet<TenantId> {
+        let keys = self.waits.iter().flat_map(|w| w.pending.keys());
+        keys.filter(|(_, at)| *at == ix)
+            .map(|(tenant, _)| tenant.clone())
+            .collect()
+    }
+
     /// A build could not be given to a store because it is away.
     pub fn undelivered<'a>(
         &mut self,

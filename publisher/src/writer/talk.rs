@@ -247,6 +247,9 @@ impl Writer {
         let ours = before == Some(self.term);
         let again = store.opened(granted.session, opened, granted.state, ours);
         again.iter().for_each(|t| self.mark(t, Lane::Change));
+        // What was built for a request before the session opened could not be sent: it is built again.
+        let asked = self.waits.pending(ix);
+        asked.iter().for_each(|t| self.mark(t, Lane::Change));
         self.reports.push_back(Report::Opened { store: ix });
     }
 
