@@ -92,7 +92,10 @@ async fn authorize(
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "an object such as {\"tenant\": \"t1\"}"
+)]
 struct Republish {
     tenant: serde_json::Value,
     #[serde(default)]

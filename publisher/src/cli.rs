@@ -161,9 +161,9 @@ pub(crate) enum Stop {
 impl From<SourceError> for Stop {
     fn from(e: SourceError) -> Self {
         match e {
-            SourceError::NotMigrated { .. } | SourceError::Denied { .. } => {
-                Self::Usage(e.to_string())
-            }
+            SourceError::NotMigrated { .. }
+            | SourceError::Denied { .. }
+            | SourceError::NotPermitted { .. } => Self::Usage(e.to_string()),
             _ => Self::Failed(e.to_string()),
         }
     }

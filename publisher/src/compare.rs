@@ -165,9 +165,10 @@ pub async fn compare(
             tenants: 0,
             differences: Vec::new(),
         };
-        let suspects = match &tenant {
-            Some(tenant) => Ok(vec![tenant.clone()]),
-            None => suspects(spoke, region, &truth).await,
+        let suspects = match (spoke.hello().await, &tenant) {
+            (Err(why), _) => Err(why),
+            (Ok(_), Some(tenant)) => Ok(vec![tenant.clone()]),
+            (Ok(_), None) => suspects(spoke, region, &truth).await,
         };
         match suspects {
             Err(why) => compared.unreachable = Some(why),

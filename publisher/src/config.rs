@@ -83,7 +83,7 @@ pub fn parse(
         line: e.span().map_or(1, |s| {
             text[..s.start.min(text.len())].matches('\n').count() + 1
         }),
-        message: e.message().trim().replace('\n', "; "),
+        message: plain(e.message()),
     };
     let wrong = |f: Fault| ConfigError::Wrong {
         path: path.to_owned(),
@@ -104,6 +104,25 @@ pub fn parse(
     env::expand(&mut table, path, variable).map_err(wrong)?;
     let raw: model::RawConfig = table.try_into().map_err(|e| malformed(&e))?;
     model::check(raw).map_err(wrong)
+}
+
+/// What the parser says, in one line and in the words of TOML rather than of Rust.
+fn plain(message: &str) -> String {
+    const WORDS: &[(&str, &str)] = &[
+        ("\n", "; "),
+        ("expected a sequence", "expected a list"),
+        ("invalid type: sequence", "invalid type: a list"),
+        ("invalid type: map", "invalid type: a table"),
+        (
+            "expected u64",
+            "expected a whole number that is not negative",
+        ),
+        ("missing field", "missing key"),
+    ];
+    let words = WORDS.iter();
+    words.fold(message.trim().to_owned(), |text, (from, to)| {
+        text.replace(from, to)
+    })
 }
 
 #[cfg(test)]

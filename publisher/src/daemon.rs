@@ -62,12 +62,19 @@ pub async fn run(
         scans: AtomicU64::new(0),
     };
     let mut stopped = stop.clone();
-    let serving = axum::serve(listener, api::router(Arc::new(api)))
-        .with_graceful_shutdown(async move { drop(stopped.wait_for(|s| *s).await) });
+    let (ending, mut ended) = watch::channel(false);
+    let serving =
+        axum::serve(listener, api::router(Arc::new(api))).with_graceful_shutdown(async move {
+            tokio::select! {
+                _ = stopped.wait_for(|s| *s) => {}
+                _ = ended.wait_for(|e| *e) => {}
+            }
+        });
     let serving = tokio::spawn(serving.into_future());
     tracing::info!(listen = %listen, scan = config.hub.scan, regions = config.spokes.len(), "publisher started");
     let end = stand_by(&parts, &config, &mut incoming, &view, &mut stop).await;
     drop(scheduler);
+    ending.send_replace(true);
     // Requests under way get a moment; the process ends with or without them.
     let _ = tokio::time::timeout(Duration::from_secs(2), serving).await;
     tracing::info!("publisher stopped");

@@ -8,7 +8,7 @@ use contexts::name::{Key, Kind, Region, TenantId};
 use contexts::push::ReadTenant;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A context at one place.
 #[derive(Debug, Serialize, Deserialize)]
@@ -25,6 +25,8 @@ pub struct Found {
     pub note: Option<String>,
     /// The value.
     pub value: Option<Box<RawValue>>,
+    /// Whether a person should look: it is held, out of reach, or not what the hub has.
+    pub trouble: bool,
 }
 
 impl Found {
@@ -36,6 +38,7 @@ impl Found {
             age_seconds: None,
             note: None,
             value: None,
+            trouble: false,
         }
     }
 
@@ -50,21 +53,30 @@ impl Found {
 /// # Errors
 /// [`SourceError`] if the database fails.
 pub async fn context(parts: &Parts, kind: &Kind, key: &Key) -> Result<Vec<Found>, SourceError> {
-    let mut places = at_hub(parts, kind, key).await?;
+    let (mut places, wanted) = at_hub(parts, kind, key).await?;
     let stores = parts.spokes.iter().map(|spoke| async {
-        at_store(spoke, kind, key)
-            .await
-            .unwrap_or_else(|why| Found {
-                note: Some(why),
-                ..Found::at(spoke.name())
-            })
+        let found = at_store(spoke, kind, key).await;
+        let found = found.unwrap_or_else(|why| Found {
+            note: Some(why),
+            trouble: true,
+            ..Found::at(spoke.name())
+        });
+        let there = found.value.as_ref().map(|v| v.get().to_owned());
+        Found {
+            trouble: found.trouble || there.as_ref() != wanted.get(&spoke.region),
+            ..found
+        }
     });
     places.extend(futures_util::future::join_all(stores).await);
     Ok(places)
 }
 
-/// What the hub publishes under this key, one entry per distinct answer over the regions.
-async fn at_hub(parts: &Parts, kind: &Kind, key: &Key) -> Result<Vec<Found>, SourceError> {
+/// What the hub publishes under this key, one entry per tenant that has it; and the value that belongs in each region.
+async fn at_hub(
+    parts: &Parts,
+    kind: &Kind,
+    key: &Key,
+) -> Result<(Vec<Found>, BTreeMap<Region, String>), SourceError> {
     let tenants = parts.source.tenants_with_key(kind, key).await?;
     let all: BTreeSet<Region> = parts.spokes.iter().map(|s| s.region.clone()).collect();
     let regions: Vec<Region> = all.into_iter().collect();
@@ -73,7 +85,7 @@ async fn at_hub(parts: &Parts, kind: &Kind, key: &Key) -> Result<Vec<Found>, Sou
         what: What::Tenants(tenants),
     };
     let batch = parts.source.build(&request, &regions).await?;
-    let mut found = Vec::new();
+    let (mut found, mut wanted, mut clash) = (Vec::new(), BTreeMap::new(), false);
     for built in &batch.tenants {
         let has = |i: &usize| built.bundles[*i].bundle.has(kind, key);
         let here: Vec<usize> = (0..regions.len()).filter(has).collect();
@@ -90,10 +102,14 @@ async fn at_hub(parts: &Parts, kind: &Kind, key: &Key) -> Result<Vec<Found>, Sou
             let names: Vec<&str> = here.iter().map(|i| regions[*i].as_str()).collect();
             let note =
                 (here.len() < regions.len()).then(|| format!("only for {}", names.join(", ")));
-            found.extend(context.map(|c| Found {
-                note,
-                ..hub().with_value(c)
-            }));
+            if let Some(c) = context {
+                for i in &here {
+                    let before = wanted.insert(regions[*i].clone(), c.value.to_string());
+                    clash |= before.is_some();
+                }
+                let found_here = hub().with_value(c);
+                found.push(Found { note, ..found_here });
+            }
             continue;
         }
         let held = built.bundles.iter().find_map(|b| {
@@ -114,16 +130,19 @@ async fn at_hub(parts: &Parts, kind: &Kind, key: &Key) -> Result<Vec<Found>, Sou
         let note = held.map_or("for no region".to_owned(), |why| format!("held: {why}"));
         found.push(Found {
             note: Some(note),
+            trouble: held.is_some(),
             ..hub()
         });
     }
+    // Two tenants have it in one region: it is held for one of them.
+    found.iter_mut().for_each(|f| f.trouble |= clash);
     if found.is_empty() {
         found.push(Found {
             note: Some("no such key".to_owned()),
             ..Found::at("hub".to_owned())
         });
     }
-    Ok(found)
+    Ok((found, wanted))
 }
 
 async fn at_store(spoke: &crate::spoke::Spoke, kind: &Kind, key: &Key) -> Result<Found, String> {
@@ -162,6 +181,7 @@ async fn at_store(spoke: &crate::spoke::Spoke, kind: &Kind, key: &Key) -> Result
         tenant: Some(owner),
         version,
         note,
+        trouble: held,
         ..place
     };
     Ok(

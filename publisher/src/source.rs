@@ -23,8 +23,8 @@ pub mod ranges;
 pub mod stability;
 
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection, PgConnection, PgPool};
 use std::time::Duration;
 
 /// What can go wrong with the database.
@@ -63,6 +63,16 @@ pub enum SourceError {
     /// The writer's term is over.
     #[error("another publisher is the writer now")]
     TermOver,
+    /// The role may not do it.
+    #[error(
+        "{what}: {why}; connect as a role that may, or hand what `publisher migrate --print` writes to one"
+    )]
+    NotPermitted {
+        /// What was being done.
+        what: String,
+        /// What the database says.
+        why: String,
+    },
     /// A statement failed.
     #[error("{what}: {why}")]
     Failed {
@@ -89,6 +99,8 @@ pub struct Source {
 
 /// Connections: the lease, the wait, and builds.
 const CONNECTIONS: u32 = 8;
+/// How long a connection may take.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 impl Source {
     /// Prepares connections to a database; none is opened yet.
@@ -112,7 +124,7 @@ impl Source {
         );
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
-            .acquire_timeout(Duration::from_secs(10))
+            .acquire_timeout(CONNECT_WITHIN)
             .connect_lazy_with(options);
         Ok(Self { pool, at })
     }
@@ -127,10 +139,19 @@ impl Source {
     /// # Errors
     /// [`SourceError`] says whether it is down, refuses, or is a standby.
     pub async fn ping(&self) -> Result<(), SourceError> {
+        // Past the pool, which tries again until its time is up and then does not say why.
+        let options = self.pool.connect_options();
+        let connecting = PgConnection::connect_with(&options);
+        let mut connection = match tokio::time::timeout(CONNECT_WITHIN, connecting).await {
+            Ok(connected) => connected.map_err(|e| self.error("connecting", e))?,
+            Err(_) => return Err(self.error("connecting", sqlx::Error::PoolTimedOut)),
+        };
         let standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()")
-            .fetch_one(&self.pool)
+            .fetch_one(&mut connection)
             .await
             .map_err(|e| self.error("connecting", e))?;
+        // An error here changes nothing about the answer.
+        let _ = connection.close().await;
         match standby {
             true => Err(SourceError::Standby {
                 at: self.at.clone(),
@@ -184,7 +205,10 @@ fn is_passing(error: &sqlx::Error) -> bool {
 fn message(error: &sqlx::Error) -> String {
     let text = match error {
         sqlx::Error::Database(e) => e.message().to_owned(),
-        sqlx::Error::PoolTimedOut => "no connection within 10 s".to_owned(),
+        sqlx::Error::PoolTimedOut => {
+            format!("no connection within {} s", CONNECT_WITHIN.as_secs())
+        }
+        sqlx::Error::Io(e) => e.to_string(),
         other => other.to_string(),
     };
     text.replace('\n', " ")

@@ -94,7 +94,11 @@ impl Spoke {
             .await
             .map_err(|e| CallError::Lost(root_cause(&e)))?;
         match status {
-            StatusCode::OK => push::decode(&body).map_err(|e| CallError::Rejected(e.to_string())),
+            StatusCode::OK => push::decode(&body).map_err(|e| {
+                CallError::Rejected(format!(
+                    "the answer is not that of an agent ({e}): is the address that of push_listen?"
+                ))
+            }),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(CallError::Rejected(format!(
                 "the agent refuses the token: spoke.token of region {:?} is not its push_token",
                 self.region
@@ -116,9 +120,16 @@ impl Spoke {
     /// Asks who it is.
     ///
     /// # Errors
-    /// As a line for a person.
+    /// As a line for a person; also if it serves another region.
     pub async fn hello(&self) -> Result<StoreState, String> {
-        flatten(self.call("hello", &push::Hello, ASK_WITHIN).await)
+        let state: StoreState = flatten(self.call("hello", &push::Hello, ASK_WITHIN).await)?;
+        match state.region == self.region {
+            true => Ok(state),
+            false => Err(format!(
+                "the agent serves region {:?}, not {:?}: the address or the region is wrong in the configuration",
+                state.region, self.region
+            )),
+        }
     }
 
     /// Asks which tenants some buckets hold.

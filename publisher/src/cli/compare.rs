@@ -5,6 +5,7 @@ use super::{Context, Exit, Stop};
 use crate::compare::{Comparison, Difference, Differs, compare};
 use contexts::name::Kind;
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 /// Differences that are printed per store.
@@ -68,10 +69,11 @@ async fn all(
     progress.borrow().finish();
     let mut comparison = comparison?;
     if let Some(kind) = kind {
-        comparison
-            .stores
-            .iter_mut()
-            .for_each(|s| s.differences.retain(|d| d.kind == kind));
+        for store in &mut comparison.stores {
+            store.differences.retain(|d| d.kind == kind);
+            let tenants: BTreeSet<_> = store.differences.iter().map(|d| &d.tenant).collect();
+            store.tenants = tenants.len() as u64;
+        }
     }
     Ok(comparison)
 }

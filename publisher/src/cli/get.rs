@@ -3,7 +3,6 @@
 use super::{Context, Exit, Stop};
 use crate::lookup::{self, Found};
 use contexts::name::{Key, Kind};
-use std::collections::BTreeSet;
 use std::fmt::Write;
 
 pub(super) async fn run(context: &Context, kind: &str, key: &str) -> Result<Exit, Stop> {
@@ -15,16 +14,8 @@ pub(super) async fn run(context: &Context, kind: &str, key: &str) -> Result<Exit
     let found = lookup::context(&context.parts, &kind, &key).await?;
     context.print(&found, || text(&found))?;
     let exists = found.iter().any(|f| f.value.is_some());
-    let values: BTreeSet<&str> = found
-        .iter()
-        .filter_map(|f| f.value.as_ref())
-        .map(|v| v.get())
-        .collect();
-    Ok(if exists && values.len() == 1 {
-        Exit::Done
-    } else {
-        Exit::Trouble
-    })
+    let well = exists && !found.iter().any(|f| f.trouble);
+    Ok(if well { Exit::Done } else { Exit::Trouble })
 }
 
 fn text(found: &[Found]) -> String {

@@ -89,14 +89,8 @@ fn text(receipts: &Receipts) -> String {
             receipt.store, receipt.ms
         );
     }
-    for (tenant, held) in &receipts.held {
-        for h in held {
-            let key = h
-                .key
-                .as_ref()
-                .map_or("(all keys)".to_owned(), |k| format!("{k:?}"));
-            let _ = writeln!(out, "  held: tenant {tenant}, {} {key}: {}", h.kind, h.why);
-        }
+    for line in scan::held_lines(&receipts.held) {
+        let _ = writeln!(out, "  held: {line}");
     }
     out
 }

@@ -2,7 +2,9 @@
 
 use super::{Context, Exit, Stop, progress};
 use crate::ask::{Ask, Reply};
-use crate::writer::{RegionFilter, ScanSummary};
+use crate::writer::{HeldReport, RegionFilter, ScanSummary};
+use contexts::name::TenantId;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 pub(super) async fn run(
@@ -80,12 +82,30 @@ pub(super) fn text(summary: &ScanSummary) -> String {
     for warning in &summary.warnings {
         let _ = writeln!(out, "  warning: {warning}");
     }
-    if summary.held_tenants > 0 {
+    for line in held_lines(&summary.held) {
+        let _ = writeln!(out, "  held: {line}");
+    }
+    if summary.held_tenants > summary.held.len() {
         let _ = writeln!(
             out,
-            "  something is held of {} tenants; `publisher status` names them",
+            "  something is held of {} tenants; `publisher diff` names all of them",
             summary.held_tenants
         );
     }
     out
+}
+
+/// What is held, a line for each context.
+pub(super) fn held_lines(
+    held: &BTreeMap<TenantId, Vec<HeldReport>>,
+) -> impl Iterator<Item = String> {
+    held.iter().flat_map(|(tenant, held)| {
+        held.iter().map(move |h| {
+            let key = h
+                .key
+                .as_ref()
+                .map_or("(all keys)".to_owned(), |k| format!("{k:?}"));
+            format!("tenant {tenant}, {} {key}: {}", h.kind, h.why)
+        })
+    })
 }

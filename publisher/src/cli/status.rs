@@ -1,6 +1,6 @@
 //! `publisher status`: through the daemon's API, or without it from the database and the spokes.
 
-use super::{Context, Exit, Stop};
+use super::{Context, Exit, Stop, scan};
 use crate::status::{self, Status, StoreReport};
 use secrecy::ExposeSecret;
 use std::fmt::Write;
@@ -99,19 +99,6 @@ fn text(status: &Status) -> String {
                 scan.cause
             );
         }
-        for (tenant, held) in &engine.held {
-            for h in held {
-                let key = h
-                    .key
-                    .as_ref()
-                    .map_or("(all keys)".to_owned(), |k| format!("{k:?}"));
-                let _ = writeln!(
-                    out,
-                    "held      tenant {tenant}, {} {key}: {}",
-                    h.kind, h.why
-                );
-            }
-        }
         for r in &engine.refusals {
             let _ = writeln!(
                 out,
@@ -119,6 +106,14 @@ fn text(status: &Status) -> String {
                 r.times, r.store, r.tenant, r.why
             );
         }
+    }
+    // The writer knows what is held now; without one, the last scan knew.
+    let held = match (&status.engine, &status.last_scan) {
+        (Some(engine), _) => Some(&engine.held),
+        (None, scan) => scan.as_ref().map(|s| &s.summary.held),
+    };
+    for line in held.into_iter().flat_map(scan::held_lines) {
+        let _ = writeln!(out, "held      {line}");
     }
     for problem in status.last_scan.iter().flat_map(|s| &s.summary.problems) {
         let _ = writeln!(out, "problem   {problem}");

@@ -109,6 +109,7 @@ pub struct ContextConfig {
 
 /// One entry of `watch`: a table and whose contexts a change of it concerns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(expecting = "a table such as { table = \"orders\", tenant = \"tenant_id\" }")]
 pub struct Watch {
     /// The table, as SQL would name it.
     pub table: String,
@@ -183,16 +184,15 @@ fn check_hub(raw: RawHub) -> Result<HubConfig, Fault> {
         )
     })?;
     let scan = raw.scan.unwrap_or_else(|| DEFAULT_SCAN.to_owned());
-    if let Err(e) = tokio_cron_scheduler::Job::new(scan.as_str(), |_, _| {}) {
+    if tokio_cron_scheduler::Job::new(scan.as_str(), |_, _| {}).is_err() {
         let fields = scan.split_whitespace().count();
         let hint = if fields == 5 {
             "; it needs six fields, seconds first"
         } else {
             ""
         };
-        let message = format!(
-            "{scan:?} is not a cron schedule ({e}){hint}; every ten minutes is {DEFAULT_SCAN:?}"
-        );
+        let message =
+            format!("{scan:?} is not a cron schedule{hint}; every ten minutes is {DEFAULT_SCAN:?}");
         return Err(fault("hub.scan", message));
     }
     for (place, url) in [
@@ -209,9 +209,7 @@ fn check_hub(raw: RawHub) -> Result<HubConfig, Fault> {
             ));
         }
     }
-    if raw.api_token.expose_secret().is_empty() {
-        return Err(fault("hub.api_token", "it is empty"));
-    }
+    check_token("hub.api_token", &raw.api_token)?;
     let RawHub {
         database_url,
         migrate_url,
@@ -225,6 +223,21 @@ fn check_hub(raw: RawHub) -> Result<HubConfig, Fault> {
         scan,
         api_token,
     })
+}
+
+/// A token travels in a header.
+fn check_token(place: &str, token: &SecretString) -> Result<(), Fault> {
+    let text = token.expose_secret();
+    if text.is_empty() {
+        return Err(fault(place, "it is empty"));
+    }
+    match text.bytes().all(|b| b.is_ascii_graphic()) {
+        true => Ok(()),
+        false => Err(fault(
+            place,
+            "it must be printable ASCII without spaces, since it travels in a header",
+        )),
+    }
 }
 
 fn check_spoke(i: usize, raw: RawSpoke) -> Result<SpokeConfig, Fault> {
@@ -269,9 +282,7 @@ fn check_spoke(i: usize, raw: RawSpoke) -> Result<SpokeConfig, Fault> {
         }
         agents.push(url.as_str().trim_end_matches('/').to_owned());
     }
-    if raw.token.expose_secret().is_empty() {
-        return Err(fault(place("token"), "it is empty"));
-    }
+    check_token(&place("token"), &raw.token)?;
     Ok(SpokeConfig {
         region,
         agents,

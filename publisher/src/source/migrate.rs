@@ -127,7 +127,7 @@ impl Source {
         user: Option<&str>,
     ) -> Result<Vec<String>, SourceError> {
         let mut lines = self.install_schema().await?;
-        let failed = |e| self.error("writing the definitions", e);
+        let failed = |e| self.refused("writing the definitions", e);
         let mut tx = self.pool.begin().await.map_err(failed)?;
         let settings = SETTINGS.replace("{path}", "$1").replace("{type}", "$2");
         let query = sqlx::query(AssertSqlSafe(settings))
@@ -213,8 +213,20 @@ impl Source {
         Ok(lines)
     }
 
+    /// As [`Source::error`]; what the role may not do is a wrong configuration.
+    fn refused(&self, what: &str, error: sqlx::Error) -> SourceError {
+        let code = error.as_database_error().and_then(|e| e.code());
+        match code.as_deref() {
+            Some("42501") => SourceError::NotPermitted {
+                what: what.to_owned(),
+                why: super::message(&error),
+            },
+            _ => self.error(what, error),
+        }
+    }
+
     async fn install_schema(&self) -> Result<Vec<String>, SourceError> {
-        let failed = |e| self.error("installing the schema hubcast", e);
+        let failed = |e| self.refused("installing the schema hubcast", e);
         let mut connection = self.pool.acquire().await.map_err(failed)?;
         let sql = "SELECT to_regnamespace('hubcast') IS NOT NULL";
         let there: bool = sqlx::query_scalar(sql)

@@ -124,6 +124,19 @@ pub fn bare(query: &str) -> String {
     inner(query, Tenants::All, "text")
 }
 
+/// Why a query cannot be one SELECT, seen from its first word. The database has the last word; its own message would
+/// be about a syntax error in text that nobody wrote.
+pub fn not_one_select(query: &str) -> Option<String> {
+    const FIRST: &[&str] = &["select", "with", "values", "table"];
+    match words(query).first() {
+        None => Some("it is empty".to_owned()),
+        Some(Word::Name(name)) if !FIRST.contains(&name.as_str()) => {
+            Some(format!("it begins with {}", name.to_uppercase()))
+        }
+        _ => None,
+    }
+}
+
 /// Functions whose result is not determined by the snapshot of a build. What they return would differ from build to
 /// build, or change without anybody writing, so that no scan could tell a difference from a change.
 const UNSTABLE: &[&str] = &[

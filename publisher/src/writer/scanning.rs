@@ -8,10 +8,15 @@ use super::scan::{FAILURES_MAX, Outcome, Phase, Scan, Target};
 use super::{Millis, Report, ScanId, ScanWish, StoreIx, Tick, Writer};
 use contexts::name::{Kind, Region, TenantId};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 /// A scan begins without the stores that have not answered by then.
 const FIRST_ANSWERS_WITHIN: Millis = 7_000;
+
+/// Tenants whose held contexts a summary names.
+const HELD_NAMED: usize = 20;
+/// Held contexts of a tenant that it names.
+const HELD_NAMED_EACH: usize = 10;
 
 /// How a scan went.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,6 +39,9 @@ pub struct ScanSummary {
     pub warnings: Vec<String>,
     /// Tenants of which something is held.
     pub held_tenants: usize,
+    /// What is held of the first of them.
+    #[serde(default)]
+    pub held: BTreeMap<TenantId, Vec<HeldReport>>,
     /// How it went for each store.
     pub stores: Vec<StoreSummary>,
 }
@@ -321,6 +329,12 @@ impl Writer {
         }
     }
 
+    fn held_of_first(&self, tenants: usize) -> BTreeMap<TenantId, Vec<HeldReport>> {
+        let named = |held: &Vec<HeldReport>| held.iter().take(HELD_NAMED_EACH).cloned().collect();
+        let first = self.held.iter().take(tenants);
+        first.map(|(t, held)| (t.clone(), named(held))).collect()
+    }
+
     fn finish_scan(&mut self, now: Millis) {
         if !self.scan.as_ref().is_some_and(Scan::is_over) {
             return;
@@ -381,6 +395,7 @@ impl Writer {
             problems: scan.problems.iter().cloned().collect(),
             warnings: scan.warnings.iter().cloned().collect(),
             held_tenants: self.held.len(),
+            held: self.held_of_first(HELD_NAMED),
             stores,
             cause: scan.cause,
         }));
