@@ -357,6 +357,10 @@ impl Writer {
                     super::scan::Outcome::Failed("the store cannot keep up".into()),
                 );
             }
+            // The scan that follows sends only what differs: whoever waits for a receipt gets a build.
+            for tenant in self.waits.pending_at(ix) {
+                self.mark(&tenant, Lane::Change);
+            }
         } else if let Some(target) = self.scan.as_mut().and_then(|s| s.targets.get_mut(&ix)) {
             unfilled.iter().for_each(|t| target.doubt(t));
         }
