@@ -256,7 +256,8 @@ impl Engine<'_> {
             }
             _ => {}
         }
-        while self.errands.try_join_next().is_some() {}
+        tasks::reap(&mut self.errands);
+        tasks::reap(&mut self.tasks);
         self.writer.tick(now);
         while let Some(request) = self.writer.next_build(now) {
             self.spawn_build(request);

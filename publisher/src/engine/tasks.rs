@@ -10,6 +10,7 @@ use crate::writer::{Answer, BuildRequest, Request, StoreIx};
 use contexts::push::{Ack, Granted, Hello, Listed, Pushed, Refused, StoreState, SyncVerdict};
 use contexts::version::Term;
 use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
 
 const RENEW_EVERY: Duration = Duration::from_secs(1);
 /// How often the server looks for requests while it waits for one.
@@ -23,6 +24,18 @@ pub(super) fn draw() -> u128 {
         std::process::abort();
     }
     u128::from_le_bytes(bytes)
+}
+
+/// Forgets tasks that ended. The books wait for the event that a task would have sent, so one that panicked takes the
+/// process with it: a new writer starts from the database's and the stores' own state.
+pub(super) fn reap(tasks: &mut JoinSet<()>) {
+    while let Some(ended) = tasks.try_join_next() {
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
 }
 
 impl Engine<'_> {
@@ -50,7 +63,6 @@ impl Engine<'_> {
             let answer = send(&source, &spoke, term, request).await;
             let _ = events.send(Event::Answered(ix, answer)).await;
         });
-        while self.tasks.try_join_next().is_some() {}
     }
 
     pub(super) fn spawn_heartbeats(&mut self) {

@@ -429,7 +429,7 @@ impl Reader<'_> {
                 .await
                 .map_err(|e| self.source.error(doing, e))?;
             match bound.query(sql).fetch_all(&mut *savepoint).await {
-                Ok(rows) => names.extend(rows.iter().map(|r| r.get::<String, _>(0))),
+                Ok(rows) => names.extend(rows.iter().filter_map(|r| r.get::<Option<String>, _>(0))),
                 Err(e) if is_passing(&e) => return Err(self.source.error(doing, e)),
                 Err(_) => {}
             }

@@ -16,7 +16,7 @@ pub enum Tenants {
     From,
     /// Below `$1`.
     Below,
-    /// All of them.
+    /// All of them; rows without a tenant belong to none.
     All,
     /// Rows without a tenant.
     Null,
@@ -31,7 +31,7 @@ impl Tenants {
             ),
             Self::From => format!("{column} >= $1::text::{tenant_type}"),
             Self::Below => format!("{column} < $1::text::{tenant_type}"),
-            Self::All => "true".to_owned(),
+            Self::All => format!("{column} IS NOT NULL"),
             Self::Null => format!("{column} IS NULL"),
         }
     }
