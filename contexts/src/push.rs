@@ -175,6 +175,8 @@ pub struct Synced {
     pub id: SyncId,
     /// The kinds that the scan covered.
     pub kinds: BTreeSet<Kind>,
+    /// Kinds of which the hub could not read all: for these the store goes on as before.
+    pub unsure: BTreeSet<Kind>,
     /// The root that the store must have, but for the tenants in flux.
     pub root: Digest,
     /// Tenants of which a build is under way; they are left out of the comparison.

@@ -18,6 +18,8 @@ use tokio_cron_scheduler::{Job, JobScheduler};
 
 const LOOK_AT_LEASE: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(10);
+/// How long the database may take to answer.
+const DATABASE_WITHIN: Duration = Duration::from_secs(15);
 
 /// Why the daemon ended.
 #[derive(Debug, thiserror::Error)]
@@ -171,13 +173,21 @@ async fn once(
     view: &watch::Sender<Option<EngineView>>,
     stop: &mut watch::Receiver<bool>,
 ) -> Result<Option<String>, Trouble> {
-    let differences = parts.source.definitions().await?.differences(config);
+    let differences = parts
+        .source
+        .within(DATABASE_WITHIN, parts.source.definitions())
+        .await?
+        .differences(config);
     if let Some(first) = differences.first() {
         return Err(Trouble::Stop(format!(
             "{first}: run `publisher migrate`, or use the configuration that it was run with"
         )));
     }
-    match candidate.look(parts).await? {
+    match parts
+        .source
+        .within(DATABASE_WITHIN, candidate.look(parts))
+        .await?
+    {
         Look::Held(info) => Ok(Some(info.host)),
         Look::Taken(lease) => {
             match candidate.serve(parts, lease, orders, view, stop).await? {

@@ -6,11 +6,14 @@ use crate::candidate::{Candidate, Look};
 use crate::engine::{EngineView, Parts, TermEnd};
 use crate::source::SourceError;
 use crate::source::hub::Lease;
+use std::future::Future;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// Longest wait for an answer that the writer owes while it shows no sign of life, or for receipts.
 const WITHIN: Duration = Duration::from_secs(40);
+/// How long the database may take to answer.
+const DATABASE_WITHIN: Duration = Duration::from_secs(15);
 const LOOK_AT_LEASE: Duration = Duration::from_millis(250);
 const LOOK_FOR_RECEIPT: Duration = Duration::from_millis(5);
 
@@ -75,9 +78,27 @@ async fn wait(
         if looked.is_none_or(|at| at.elapsed() >= LOOK_AT_LEASE) {
             looked = Some(Instant::now());
             let look = match &mut candidate {
-                Some(candidate) => candidate.look(parts).await,
-                None => parts.source.lease().await.map(Look::Held),
+                Some(candidate) => {
+                    parts
+                        .source
+                        .within(DATABASE_WITHIN, candidate.look(parts))
+                        .await
+                }
+                None => parts
+                    .source
+                    .within(DATABASE_WITHIN, parts.source.lease())
+                    .await
+                    .map(Look::Held),
             };
+            if let Some(id) = request
+                && !bounded(parts, parts.source.has_request(id)).await?
+                && receipt(parts, id).await?.is_none()
+            {
+                return Err(
+                    "the request was dropped before it was answered; run the command again"
+                        .to_owned(),
+                );
+            }
             match look.map_err(|e| e.to_string())? {
                 Look::Taken(lease) => {
                     if let Some(id) = request.take() {
@@ -129,13 +150,20 @@ async fn wait(
 }
 
 async fn receipt(parts: &Parts, id: i64) -> Result<Option<Reply>, String> {
-    let text = parts
-        .source
-        .fetch_receipt(id)
-        .await
-        .map_err(|e: SourceError| e.to_string())?;
+    let text = bounded(parts, parts.source.fetch_receipt(id)).await?;
     text.map(|t| serde_json::from_str(&t).map_err(|e| format!("the receipt cannot be read: {e}")))
         .transpose()
+}
+
+async fn bounded<T>(
+    parts: &Parts,
+    asking: impl Future<Output = Result<T, SourceError>>,
+) -> Result<T, String> {
+    parts
+        .source
+        .within(DATABASE_WITHIN, asking)
+        .await
+        .map_err(|e| e.to_string())
 }
 
 async fn be_the_writer(

@@ -88,6 +88,8 @@ const TICK: Duration = Duration::from_millis(50);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long receipts and records may take after the end of a term.
 const ERRANDS_WITHIN: Duration = Duration::from_secs(2);
+/// How long the giving back of the lease may take.
+const RELEASE_WITHIN: Duration = Duration::from_secs(2);
 /// How long a clean stop may take.
 const CLOSE_WITHIN: Duration = Duration::from_secs(4);
 
@@ -124,7 +126,8 @@ pub async fn run_term(
         beating: vec![false; parts.spokes.len()],
         writer,
         lease: lease.clone(),
-        born: now,
+        // The lease counts from when it was asked for.
+        born: lease.sent,
         tenure: Tenure::new(Duration::ZERO),
         events,
         tasks: JoinSet::new(),
@@ -148,7 +151,10 @@ pub async fn run_term(
     metrics::gauge!(crate::metrics::IS_WRITER).set(0.0);
     view.send_replace(None);
     if matches!(end, TermEnd::Stopped)
-        && let Err(e) = parts.source.release_lease(lease.term).await
+        && let Err(e) = parts
+            .source
+            .within(RELEASE_WITHIN, parts.source.release_lease(lease.term))
+            .await
     {
         tracing::warn!(error = %e, "the lease could not be given back; it runs out by itself in 5 s");
     }
@@ -193,6 +199,9 @@ impl Engine<'_> {
             let late = closing.is_some_and(|since| since.elapsed() > CLOSE_WITHIN);
             if self.writer.is_closed() || late {
                 return TermEnd::Stopped;
+            }
+            if self.tenure.is_over(Duration::from_millis(self.now())) {
+                return TermEnd::Lost("the lease could not be renewed for 15 s".into());
             }
         }
     }

@@ -8,6 +8,7 @@ use contexts::name::{Kind, Region};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Who may write.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,15 +84,24 @@ impl Status {
                     .as_ref()
                     .is_none_or(|v| v.behind.is_none() && v.failure.is_none())
         };
+        let scanned = self.last_scan.as_ref().is_some_and(|s| {
+            s.summary.problems.is_empty() && s.summary.stores.iter().all(|x| x.in_step)
+        });
+        // The writer knows what is held now; without one, the last scan knew.
+        let held = match (&self.engine, &self.last_scan) {
+            (Some(engine), _) => engine.held_tenants,
+            (None, scan) => scan.as_ref().map_or(0, |s| s.summary.held_tenants),
+        };
         self.database.is_none()
             && self.differences.is_empty()
             && self.stores.iter().all(store)
-            && self
-                .last_scan
-                .as_ref()
-                .is_some_and(|s| s.summary.is_clean())
+            && scanned
+            && held == 0
     }
 }
+
+/// How long the database may take to answer; whoever asks for a status has no patience.
+const DATABASE_WITHIN: Duration = Duration::from_secs(3);
 
 /// Asks everybody.
 pub async fn collect(
@@ -110,6 +120,7 @@ pub async fn collect(
         let differences = parts.source.definitions().await?.differences(config);
         Ok::<_, crate::source::SourceError>((lease, last, differences))
     };
+    let database = parts.source.within(DATABASE_WITHIN, database);
     let (stores, database) = tokio::join!(stores, database);
     let mut status = Status {
         writer: None,

@@ -7,9 +7,13 @@ use crate::writer::{Millis, Report, ScanSummary, StoreIx, Writer};
 use contexts::push::Verdict;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// The same refusal is logged once in this time.
 const SAY_AGAIN_AFTER_MS: Millis = 3_600_000;
+/// How often, and for how long each time, the writing of a receipt is tried.
+const RECEIPT_TRIES: u32 = 5;
+const RECEIPT_WITHIN: Duration = Duration::from_secs(2);
 /// Refusals that are remembered.
 const REFUSALS_MAX: usize = 200;
 
@@ -210,10 +214,14 @@ impl Engine<'_> {
             Asker::Database(id) => {
                 let (source, term) = (self.parts.source.clone(), self.lease.term);
                 self.errands.spawn(async move {
-                    let receipt =
-                        serde_json::to_string(&reply).unwrap_or_else(|_| "null".to_owned());
-                    if let Err(e) = source.write_receipt(term, id, &receipt).await {
-                        tracing::warn!(error = %e, request = id, "a receipt could not be written");
+                    let receipt = serde_json::to_string(&reply).unwrap_or_else(|_| "null".to_owned());
+                    for _ in 0..RECEIPT_TRIES {
+                        let writing = source.write_receipt(term, id, &receipt);
+                        match source.within(RECEIPT_WITHIN, writing).await {
+                            Ok(()) => return,
+                            Err(e) => tracing::warn!(error = %e, request = id, "a receipt could not be written"),
+                        }
+                        tokio::time::sleep(RECEIPT_WITHIN).await;
                     }
                 });
             }

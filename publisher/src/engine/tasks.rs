@@ -9,10 +9,15 @@ use crate::spoke::{ASK_WITHIN, CallError, PUSH_WITHIN, Spoke};
 use crate::writer::{Answer, BuildRequest, Request, StoreIx};
 use contexts::push::{Ack, Granted, Hello, Listed, Pushed, Refused, StoreState, SyncVerdict};
 use contexts::version::Term;
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 const RENEW_EVERY: Duration = Duration::from_secs(1);
+/// How long a renewal may take; later it would come too late anyway.
+const RENEW_WITHIN: Duration = Duration::from_secs(3);
+/// How long other short statements may take.
+const STATEMENT_WITHIN: Duration = Duration::from_secs(10);
 /// How often the server looks for requests while it waits for one.
 const LOOK_EVERY_MS: i32 = 5;
 
@@ -119,15 +124,20 @@ impl Engine<'_> {
             self.lease.term,
         );
         self.tasks.spawn(async move {
+            let (mut again, mut seen) = (false, HashSet::new());
             loop {
-                let pending = match source.wait_for_requests(term, LOOK_EVERY_MS).await {
+                let waiting = source.wait_for_requests(term, LOOK_EVERY_MS, again);
+                let pending = match source.within(STATEMENT_WITHIN, waiting).await {
                     Ok(pending) => pending,
                     Err(_) => {
+                        again = true;
                         // The lease says that the database is away; no need to say it twice.
                         tokio::time::sleep(RENEW_EVERY).await;
                         continue;
                     }
                 };
+                again = false;
+                let pending: Vec<_> = pending.into_iter().filter(|r| seen.insert(r.id)).collect();
                 for request in pending {
                     match serde_json::from_str::<Ask>(&request.request) {
                         Ok(ask) => {
@@ -151,7 +161,9 @@ impl Engine<'_> {
 
 async fn renew(source: &Source, lease: &mut Lease) -> Result<Instant, SourceError> {
     let sent = Instant::now();
-    source.renew_lease(lease).await?;
+    source
+        .within(RENEW_WITHIN, source.renew_lease(lease))
+        .await?;
     Ok(sent)
 }
 
@@ -169,7 +181,8 @@ async fn send(source: &Source, spoke: &Spoke, term: Term, request: Request) -> A
             answer(answered, Answer::Pushed)
         }
         Request::Synced(synced) => {
-            if let Err(e) = source.record_synced(term, synced.id, &spoke.url).await {
+            let recording = source.record_synced(term, synced.id, &spoke.url);
+            if let Err(e) = source.within(STATEMENT_WITHIN, recording).await {
                 return Answer::Lost(e.to_string());
             }
             answer(
@@ -200,7 +213,10 @@ async fn greet(source: &Source, spoke: &Spoke) -> Answer {
         .call::<_, StoreState>("hello", &Hello, ASK_WITHIN)
         .await
     {
-        Ok(Ok(state)) => match source.knows(&state.seen()).await {
+        Ok(Ok(state)) => match source
+            .within(STATEMENT_WITHIN, source.knows(&state.seen()))
+            .await
+        {
             Ok(known) => Answer::Hello {
                 state: Box::new(state),
                 known,

@@ -16,8 +16,13 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Row as _};
 use std::collections::BTreeSet;
 
-/// A failing query is asked again for parts of this many tenants at most; beyond, it is not the tenants' fault.
-const HALVE_UP_TO: usize = 4_096;
+/// A failing query is asked again for at most this many tenants at a time, and then for ever fewer.
+const PART: usize = 500;
+/// After so many tenants for which a query fails, it is held for the rest of their part without asking one by one.
+const FAILING_MAX: usize = 200;
+
+/// Problems of one build that are named.
+const PROBLEMS_MAX: usize = 100;
 
 /// Parameters of a query on tenants.
 #[derive(Debug, Clone)]
@@ -79,7 +84,7 @@ impl Source {
     ) -> Result<(sqlx::Transaction<'static, Postgres>, Definitions), SourceError> {
         let failed = |e| self.error("beginning a build", e);
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        let mut tx = self.pool.begin_with(begin).await.map_err(failed)?;
+        let mut tx = self.pool().begin_with(begin).await.map_err(failed)?;
         // What a value looks like must not depend on who connects. `row_security = off` turns rows that a policy would
         // hide into an error: hidden rows would look like deletes.
         let sql = "SELECT pg_is_in_recovery(), set_config('TimeZone', 'UTC', true), \
@@ -145,13 +150,14 @@ impl Source {
             }
             range @ Bound::Range(_) => range,
         };
-        let mut problems = BTreeSet::new();
+        let (mut problems, mut unsure) = (BTreeSet::new(), BTreeSet::new());
         for definition in &definitions.kinds {
             let mut reader = Reader {
                 source: self,
                 definitions: &definitions,
                 definition,
                 problems: &mut problems,
+                unsure: &mut unsure,
             };
             match reader.read(&mut tx, &bound, &mut assembly).await {
                 Ok(()) => {}
@@ -173,7 +179,8 @@ impl Source {
             contexts,
             definitions: definitions.fingerprint,
             kinds: definitions.kinds.iter().map(|d| d.kind.clone()).collect(),
-            problems: problems.into_iter().collect(),
+            problems: problems.into_iter().take(PROBLEMS_MAX).collect(),
+            unsure,
             warnings,
         })
     }
@@ -265,7 +272,7 @@ impl Source {
     pub async fn check_tenants(&self, names: &[String]) -> Result<Vec<TenantId>, SourceError> {
         let definitions = self.definitions().await?;
         let mut connection = self
-            .pool
+            .pool()
             .acquire()
             .await
             .map_err(|e| self.error("connecting", e))?;
@@ -295,6 +302,7 @@ struct Reader<'a> {
     definitions: &'a Definitions,
     definition: &'a Definition,
     problems: &'a mut BTreeSet<String>,
+    unsure: &'a mut BTreeSet<Kind>,
 }
 
 impl Reader<'_> {
@@ -368,29 +376,25 @@ impl Reader<'_> {
             Bound::List(tenants) => tenants.clone(),
             Bound::Range(_) => self.candidates(connection, bound, assembly).await?,
         };
-        let hold = |assembly: &mut Assembly<'_>, tenants: &[String], why: &str| {
-            for tenant in tenants.iter().filter_map(|t| TenantId::new(t).ok()) {
-                assembly.hold_kind(&self.definition.kind, tenant, why.to_owned());
-            }
-        };
-        if for_all || tenants.len() > HALVE_UP_TO {
-            hold(assembly, &tenants, &why);
-            return Ok(());
-        }
-        let mut waiting = vec![tenants];
+        let mut waiting: Vec<Vec<String>> = tenants.chunks(PART).map(<[String]>::to_vec).collect();
+        let mut failing = 0;
         while let Some(part) = waiting.pop() {
-            if part.is_empty() {
-                continue;
-            }
-            match self
-                .read(connection, &Bound::List(part.clone()), assembly)
-                .await
-            {
+            let asked = match for_all || failing > FAILING_MAX {
+                true => Err(Failure::Query {
+                    why: why.clone(),
+                    for_all: true,
+                }),
+                false => {
+                    self.read(connection, &Bound::List(part.clone()), assembly)
+                        .await
+                }
+            };
+            match asked {
                 Ok(()) => {}
                 Err(Failure::Passing(e)) => return Err(e),
-                Err(Failure::Query { why, .. }) if part.len() == 1 => {
-                    let tenant = part.iter().filter_map(|t| TenantId::new(t).ok());
-                    for tenant in tenant {
+                Err(Failure::Query { why, for_all }) if part.len() == 1 || for_all => {
+                    failing += 1;
+                    for tenant in part.iter().filter_map(|t| TenantId::new(t).ok()) {
                         assembly.hold_kind(&self.definition.kind, tenant, why.clone());
                     }
                 }
@@ -404,26 +408,19 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The tenants of a range that may have rows of the kind: those with rows of other kinds, those in a watched
-    /// table, and those that the query names, if it can say so much. A tenant that is missed here and that a store
-    /// holds is found by the comparison and built by name.
+    /// The tenants of a range that may have rows of the kind: those with rows of other kinds, and those that the query
+    /// itself names. If it cannot even name them, the kind is *unsure*: no store may conclude from this scan that a
+    /// key of it does not exist. (A tenant that is missed here and that a store holds is found by the comparison.)
     async fn candidates(
-        &self,
+        &mut self,
         connection: &mut PgConnection,
         bound: &Bound,
         assembly: &Assembly<'_>,
     ) -> Result<Vec<String>, SourceError> {
+        let doing = "looking for the tenants of a range";
         let mut names: BTreeSet<String> = assembly.tenants().map(ToString::to_string).collect();
-        let mut queries = vec![];
         for definition in &self.definitions.kinds {
-            queries.push(query::tenants(
-                definition,
-                &self.definitions.tenant_type,
-                bound.shape(),
-            ));
-        }
-        for sql in queries {
-            let doing = "looking for the tenants of a range";
+            let sql = query::tenants(definition, &self.definitions.tenant_type, bound.shape());
             let mut savepoint = connection
                 .begin()
                 .await
@@ -431,6 +428,9 @@ impl Reader<'_> {
             match bound.query(sql).fetch_all(&mut *savepoint).await {
                 Ok(rows) => names.extend(rows.iter().filter_map(|r| r.get::<Option<String>, _>(0))),
                 Err(e) if is_passing(&e) => return Err(self.source.error(doing, e)),
+                Err(_) if definition.kind == self.definition.kind => {
+                    self.unsure.insert(definition.kind.clone());
+                }
                 Err(_) => {}
             }
             savepoint

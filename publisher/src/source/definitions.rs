@@ -176,7 +176,7 @@ impl Source {
     /// [`SourceError`] if the database fails or was not migrated.
     pub async fn definitions(&self) -> Result<Definitions, SourceError> {
         let mut connection = self
-            .pool
+            .pool()
             .acquire()
             .await
             .map_err(|e| self.error("connecting", e))?;

@@ -46,7 +46,7 @@ impl Source {
         let sql = "SELECT coalesce(string_agg(quote_ident(s), ', ' ORDER BY n), 'public') \
                    FROM unnest(current_schemas(false)) WITH ORDINALITY AS u(s, n)";
         sqlx::query_scalar(sql)
-            .fetch_one(&self.pool)
+            .fetch_one(&self.pool())
             .await
             .map_err(|e| self.error("reading the search path", e))
     }
@@ -76,7 +76,7 @@ impl Source {
             )));
         }
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        let mut tx = self.pool.begin_with(begin).await.map_err(failed)?;
+        let mut tx = self.pool().begin_with(begin).await.map_err(failed)?;
         let sql = "SELECT set_config('search_path', $1, true), set_config('row_security', 'off', true), \
                    set_config('TimeZone', 'UTC', true)";
         sqlx::query(sql)

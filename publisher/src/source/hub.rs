@@ -6,6 +6,7 @@ use crate::writer::lease::LeaseRow;
 use contexts::push::Seen;
 use contexts::version::{Holder, SyncId, Term};
 use sqlx::Row;
+use std::time::Instant;
 
 /// The server behind a lease: another start time is another server, perhaps with an older state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct Lease {
     pub server: Server,
     /// The counter as left there.
     pub counter: u64,
+    /// When it was asked for.
+    pub sent: Instant,
 }
 
 /// A request of another command.
@@ -42,6 +45,8 @@ pub struct LeaseInfo {
 
 const SERVER: &str = "pg_postmaster_start_time()::text";
 
+/// Terms that are remembered. A store that obeys an older one counts as fenced.
+const TERMS_KEPT: u32 = 10_000;
 /// Part of every statement whose outcome a store is told. A server that was set to forget its last transactions in a
 /// crash would come back as one that does not know what its stores obey, and be fenced like a clone.
 const DURABLE: &str = "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'";
@@ -58,7 +63,7 @@ impl Source {
     pub async fn lease(&self) -> Result<LeaseInfo, SourceError> {
         let sql = "SELECT epoch, holder, counter, released, host FROM hubcast.writer";
         let row = sqlx::query(sql)
-            .fetch_one(&self.pool)
+            .fetch_one(&self.pool())
             .await
             .map_err(|e| self.error("reading the lease", e))?;
         let (epoch, counter): (i64, i64) = (row.get(0), row.get(2));
@@ -87,11 +92,13 @@ impl Source {
         me: Holder,
         host: &str,
     ) -> Result<Lease, SourceError> {
+        let sent = Instant::now();
         let sql = format!(
             "WITH taken AS (UPDATE hubcast.writer SET epoch = epoch + 1, holder = $1, counter = counter + 1, \
               released = false, host = $2, taken_at = now() \
               WHERE epoch = $3 AND counter = $4 AND NOT pg_is_in_recovery() RETURNING epoch, counter), \
-             term AS (INSERT INTO hubcast.terms (epoch, holder) SELECT epoch, $1 FROM taken) \
+             term AS (INSERT INTO hubcast.terms (epoch, holder) SELECT epoch, $1 FROM taken), \
+             old AS (DELETE FROM hubcast.terms USING taken WHERE terms.epoch < taken.epoch - {TERMS_KEPT}) \
              SELECT epoch, counter, {SERVER}, ({DURABLE}) FROM taken"
         );
         let row = sqlx::query(sqlx::AssertSqlSafe(sql))
@@ -99,7 +106,7 @@ impl Source {
             .bind(host)
             .bind(seen.term.epoch.cast_signed())
             .bind(seen.counter.cast_signed())
-            .fetch_optional(&self.pool)
+            .fetch_optional(&self.pool())
             .await
             .map_err(|e| self.error("taking the lease", e))?
             .ok_or(SourceError::TermOver)?;
@@ -112,6 +119,7 @@ impl Source {
             term,
             server: Server(row.get(2)),
             counter: counter.unsigned_abs(),
+            sent,
         })
     }
 
@@ -127,7 +135,7 @@ impl Source {
         let row = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(lease.term.epoch.cast_signed())
             .bind(lease.term.holder.to_string())
-            .fetch_optional(&self.pool)
+            .fetch_optional(&self.pool())
             .await
             .map_err(|e| self.error("renewing the lease", e))?
             .ok_or(SourceError::TermOver)?;
@@ -151,7 +159,7 @@ impl Source {
             .bind(term.epoch.cast_signed())
             .bind(term.holder.to_string());
         query
-            .execute(&self.pool)
+            .execute(&self.pool())
             .await
             .map_err(|e| self.error("releasing the lease", e))?;
         Ok(())
@@ -169,7 +177,7 @@ impl Source {
             .bind(seen.granted.map(|t| t.epoch.cast_signed()))
             .bind(seen.granted.map(|t| t.holder.to_string()))
             .bind(seen.last_synced.map(|id| id.to_string()))
-            .fetch_one(&self.pool)
+            .fetch_one(&self.pool())
             .await
             .map_err(|e| self.error("looking up a store's writer", e))
     }
@@ -186,7 +194,7 @@ impl Source {
     ) -> Result<(), SourceError> {
         let sql = format!(
             "WITH term AS (SELECT FROM hubcast.writer WHERE epoch = $1 AND holder = $2 FOR SHARE), \
-             old AS (DELETE FROM hubcast.syncs WHERE store = $4 AND id IN (SELECT id FROM hubcast.syncs \
+             old AS (DELETE FROM hubcast.syncs USING term WHERE store = $4 AND id IN (SELECT id FROM hubcast.syncs \
               WHERE store = $4 ORDER BY sent_at DESC OFFSET 100)) \
              INSERT INTO hubcast.syncs (id, store) SELECT $3, $4 FROM term WHERE ({DURABLE}) IS DISTINCT FROM ''"
         );
@@ -195,7 +203,7 @@ impl Source {
             .bind(term.holder.to_string())
             .bind(id.to_string())
             .bind(store)
-            .execute(&self.pool)
+            .execute(&self.pool())
             .await
             .map_err(|e| self.error("recording the end of a scan", e))?;
         if done.rows_affected() == 1 {
@@ -213,7 +221,7 @@ impl Source {
         let sql = "INSERT INTO hubcast.requests (request) VALUES ($1::jsonb) RETURNING id";
         let query = sqlx::query_scalar(sql).bind(request);
         query
-            .fetch_one(&self.pool)
+            .fetch_one(&self.pool())
             .await
             .map_err(|e| self.error("leaving a request for the writer", e))
     }
@@ -226,9 +234,20 @@ impl Source {
         let sql = "DELETE FROM hubcast.requests WHERE id = $1 AND receipt IS NOT NULL RETURNING receipt::text";
         let query = sqlx::query_scalar(sql).bind(id);
         query
-            .fetch_optional(&self.pool)
+            .fetch_optional(&self.pool())
             .await
             .map_err(|e| self.error("waiting for a receipt", e))
+    }
+
+    /// Whether a request still waits.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails.
+    pub async fn has_request(&self, id: i64) -> Result<bool, SourceError> {
+        let query =
+            sqlx::query_scalar("SELECT EXISTS (SELECT FROM hubcast.requests WHERE id = $1)");
+        let there = query.bind(id).fetch_one(&self.pool()).await;
+        there.map_err(|e| self.error("waiting for a receipt", e))
     }
 
     /// Takes a request back.
@@ -238,13 +257,14 @@ impl Source {
     pub async fn withdraw_request(&self, id: i64) -> Result<(), SourceError> {
         let query = sqlx::query("DELETE FROM hubcast.requests WHERE id = $1").bind(id);
         query
-            .execute(&self.pool)
+            .execute(&self.pool())
             .await
             .map_err(|e| self.error("withdrawing a request", e))?;
         Ok(())
     }
 
-    /// Waits on the server, at most a second, until there is a request; returns the new ones. Receipts that nobody
+    /// Waits on the server, at most a second, until there is a request; returns the new ones. After a failure ask for
+    /// those `again` that were taken and not answered: the answer that named them may be lost. Receipts that nobody
     /// fetched for an hour are removed on the way.
     ///
     /// # Errors
@@ -253,6 +273,7 @@ impl Source {
         &self,
         term: Term,
         step_ms: i32,
+        again: bool,
     ) -> Result<Vec<PendingRequest>, SourceError> {
         let failed = |e| self.error("waiting for requests", e);
         let epoch = term.epoch.cast_signed();
@@ -260,19 +281,23 @@ impl Source {
         let there: bool = sqlx::query_scalar(sql)
             .bind(step_ms)
             .bind(epoch)
-            .fetch_one(&self.pool)
+            .fetch_one(&self.pool())
             .await
             .map_err(failed)?;
-        if !there {
+        if !there && !again {
             return Ok(Vec::new());
         }
         let sql = "WITH term AS (SELECT FROM hubcast.writer WHERE epoch = $1 AND holder = $2 FOR SHARE), \
-                   old AS (DELETE FROM hubcast.requests WHERE asked_at < now() - interval '1 hour') \
+                   old AS (DELETE FROM hubcast.requests r USING term WHERE r.asked_at < now() - interval '1 hour' \
+                    AND (r.receipt IS NOT NULL OR r.taken_by IS DISTINCT FROM $1)) \
                    UPDATE hubcast.requests r SET taken_by = $1 FROM term \
-                   WHERE r.receipt IS NULL AND r.taken_by IS DISTINCT FROM $1 \
+                   WHERE r.receipt IS NULL AND (r.taken_by IS DISTINCT FROM $1 OR $3) \
                     AND r.asked_at >= now() - interval '1 hour' RETURNING r.id, r.request::text";
-        let rows = sqlx::query(sql).bind(epoch).bind(term.holder.to_string());
-        let rows = rows.fetch_all(&self.pool).await.map_err(failed)?;
+        let rows = sqlx::query(sql)
+            .bind(epoch)
+            .bind(term.holder.to_string())
+            .bind(again);
+        let rows = rows.fetch_all(&self.pool()).await.map_err(failed)?;
         let request = |r: &sqlx::postgres::PgRow| PendingRequest {
             id: r.get(0),
             request: r.get(1),
@@ -295,10 +320,9 @@ impl Source {
         let query = sqlx::query(sql)
             .bind(term.epoch.cast_signed())
             .bind(term.holder.to_string());
-        let query = query.bind(receipt).bind(id).execute(&self.pool);
-        query
-            .await
-            .map_err(|e| self.error("writing a receipt", e))?;
+        let pool = self.pool();
+        let done = query.bind(receipt).bind(id).execute(&pool).await;
+        done.map_err(|e| self.error("writing a receipt", e))?;
         Ok(())
     }
 
@@ -308,7 +332,7 @@ impl Source {
     /// [`SourceError`] if the database fails.
     pub async fn record_scan(&self, term: Term, summary: &str) -> Result<(), SourceError> {
         let sql = "WITH term AS (SELECT FROM hubcast.writer WHERE epoch = $1 AND holder = $2 FOR SHARE), \
-                   old AS (DELETE FROM hubcast.scans WHERE ended_at IN \
+                   old AS (DELETE FROM hubcast.scans USING term WHERE ended_at IN \
                     (SELECT ended_at FROM hubcast.scans ORDER BY ended_at DESC OFFSET 100)) \
                    INSERT INTO hubcast.scans (epoch, summary) SELECT $1, $3::jsonb FROM term";
         let query = sqlx::query(sql)
@@ -316,7 +340,7 @@ impl Source {
             .bind(term.holder.to_string())
             .bind(summary);
         query
-            .execute(&self.pool)
+            .execute(&self.pool())
             .await
             .map_err(|e| self.error("recording a scan", e))?;
         Ok(())
@@ -330,7 +354,7 @@ impl Source {
         let sql = "SELECT extract(epoch FROM clock_timestamp() - ended_at)::float8, summary::text FROM hubcast.scans \
                    ORDER BY ended_at DESC LIMIT 1";
         let row = sqlx::query(sql)
-            .fetch_optional(&self.pool)
+            .fetch_optional(&self.pool())
             .await
             .map_err(|e| self.error("reading the last scan", e))?;
         Ok(row.map(|r| (r.get(0), r.get(1))))

@@ -128,7 +128,7 @@ impl Source {
     ) -> Result<Vec<String>, SourceError> {
         let mut lines = self.install_schema().await?;
         let failed = |e| self.refused("writing the definitions", e);
-        let mut tx = self.pool.begin().await.map_err(failed)?;
+        let mut tx = self.pool().begin().await.map_err(failed)?;
         let settings = SETTINGS.replace("{path}", "$1").replace("{type}", "$2");
         let query = sqlx::query(AssertSqlSafe(settings))
             .bind(&desired.search_path)
@@ -227,7 +227,7 @@ impl Source {
 
     async fn install_schema(&self) -> Result<Vec<String>, SourceError> {
         let failed = |e| self.refused("installing the schema hubcast", e);
-        let mut connection = self.pool.acquire().await.map_err(failed)?;
+        let mut connection = self.pool().acquire().await.map_err(failed)?;
         let sql = "SELECT to_regnamespace('hubcast') IS NOT NULL";
         let there: bool = sqlx::query_scalar(sql)
             .fetch_one(&mut *connection)

@@ -30,7 +30,7 @@ impl Source {
         let doing = "building a sample twice";
         let failed = |e| self.error(doing, e);
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        let mut tx = self.pool.begin_with(begin).await.map_err(failed)?;
+        let mut tx = self.pool().begin_with(begin).await.map_err(failed)?;
         let sql = "SELECT set_config('search_path', $1, true), set_config('row_security', 'off', true), \
                    set_config('TimeZone', 'UTC', true)";
         sqlx::query(sql)

@@ -83,6 +83,8 @@ pub struct BuiltBatch {
     pub definitions: u128,
     /// Their kinds.
     pub kinds: BTreeSet<Kind>,
+    /// Kinds of which not even the tenants could be read: nobody may conclude that a key of theirs does not exist.
+    pub unsure: BTreeSet<Kind>,
     /// What is wrong with the hub's data beside single tenants.
     pub problems: Vec<String>,
     /// What is odd there and stops nothing.

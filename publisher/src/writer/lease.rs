@@ -64,6 +64,9 @@ impl Tenure {
     /// After this long without a renewal the writer stops. Well before anybody else may take the lease.
     pub const STOP_AFTER: Duration = Duration::from_secs(3);
 
+    /// After this long the term is over: a new one begins when the database is back.
+    pub const OVER_AFTER: Duration = Duration::from_secs(15);
+
     /// A lease that was taken or renewed by a statement sent at `sent`.
     pub fn new(sent: Duration) -> Self {
         Self { renewed: sent }
@@ -72,6 +75,11 @@ impl Tenure {
     /// A renewal succeeded whose statement was sent at `sent`.
     pub fn renewed(&mut self, sent: Duration) {
         self.renewed = self.renewed.max(sent);
+    }
+
+    /// Whether the term is over.
+    pub fn is_over(&self, now: Duration) -> bool {
+        now.saturating_sub(self.renewed) >= Self::OVER_AFTER
     }
 
     /// Whether the writer may still send.

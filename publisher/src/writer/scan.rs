@@ -107,6 +107,8 @@ impl Target {
 
 /// After so many comparisons that found differences a scan gives up on a store.
 pub const ROUNDS_MAX: u8 = 8;
+/// Lines about the hub's data that a scan keeps, of each sort.
+const LINES_MAX: usize = 100;
 /// After so many failures in a row a scan gives up.
 pub const FAILURES_MAX: u32 = 5;
 
@@ -131,6 +133,8 @@ pub struct Scan {
     pub away: BTreeMap<StoreIx, String>,
     /// The definitions, as the first range found them.
     pub definitions: Option<(u128, BTreeSet<Kind>)>,
+    /// Kinds of which not even the tenants could be read somewhere.
+    pub unsure: BTreeSet<Kind>,
     /// Ranges in all, and read.
     pub ranges: (usize, usize),
     /// Contexts read.
@@ -167,6 +171,7 @@ impl Scan {
             targets: BTreeMap::new(),
             away: BTreeMap::new(),
             definitions: None,
+            unsure: BTreeSet::new(),
             ranges: (0, 0),
             contexts: 0,
             failures: 0,
@@ -232,6 +237,17 @@ impl Scan {
             let there = digests[region].is_some() && buckets.contains(&key.bucket(tenant));
             there.then_some(tenant)
         })
+    }
+
+    /// Takes note of what is wrong or odd at the hub, up to a hundred lines of each.
+    pub fn note(&mut self, problems: Vec<String>, warnings: Vec<String>) {
+        for (lines, noted) in [
+            (problems, &mut self.problems),
+            (warnings, &mut self.warnings),
+        ] {
+            let room = LINES_MAX.saturating_sub(noted.len());
+            noted.extend(lines.into_iter().take(room));
+        }
     }
 
     /// Ends the scan for a store, unless it has ended there.

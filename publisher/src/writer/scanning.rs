@@ -218,8 +218,8 @@ impl Writer {
         }
         scan.failures = 0;
         scan.contexts += result.contexts;
-        scan.problems.extend(result.problems);
-        scan.warnings.extend(result.warnings);
+        scan.unsure.extend(result.unsure);
+        scan.note(result.problems, result.warnings);
         let mut tenants: Vec<_> = result
             .tenants
             .into_iter()

@@ -13,6 +13,8 @@ use std::collections::{BTreeSet, HashSet};
 
 /// Tenants in flux that one *synced* may name; with more, it waits.
 const IN_FLUX_MAX: usize = 50_000;
+/// Tenants that a repair sends in one commit; more go in several.
+const TOGETHER_MAX: usize = 50;
 
 impl Writer {
     /// What the scan wants of this store now: a listing of buckets, or *synced*.
@@ -48,11 +50,9 @@ impl Writer {
         }
         let (fresh, reread) = (target.fresh, scan.reread);
         let expected = scan.expected(&self.key, region, &in_flux);
-        let kinds = scan
-            .definitions
-            .as_ref()
-            .map(|(_, kinds)| kinds.clone())
-            .unwrap_or_default();
+        let unsure = scan.unsure.clone();
+        let defined = scan.definitions.iter().flat_map(|(_, kinds)| kinds);
+        let kinds = defined.filter(|k| !unsure.contains(k)).cloned().collect();
         let (session, number) = store.next_number()?;
         // In order, so that the same events give the same message.
         let mut left_out: Vec<TenantId> = in_flux.into_iter().collect();
@@ -62,6 +62,7 @@ impl Writer {
             number,
             id: SyncId(draw()),
             kinds,
+            unsure,
             root: self.key.root(&expected),
             in_flux: left_out,
             fresh,
@@ -128,9 +129,18 @@ impl Writer {
         // Sorted, so that what follows does not depend on the order of a hash map.
         let differing: BTreeSet<TenantId> =
             missing.chain(wrong).filter(|t| !under_way(t)).collect();
+        // Few enough go in one commit, so that a key which moved between them is never absent in between.
+        let together = (2..=TOGETHER_MAX).contains(&differing.len());
+        for tenant in &differing {
+            self.stores[ix.0].forget(tenant);
+            if !together {
+                self.mark(tenant, Lane::Repair);
+            }
+        }
+        if together {
+            self.mark_together(differing.iter().cloned().collect());
+        }
         for tenant in differing {
-            self.stores[ix.0].forget(&tenant);
-            self.mark(&tenant, Lane::Repair);
             if let Some(target) = self.scan.as_mut().and_then(|s| s.targets.get_mut(&ix)) {
                 distrust(target, tenant);
             }

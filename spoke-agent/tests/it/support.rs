@@ -181,6 +181,7 @@ impl Hub {
             number: self.number,
             id: SyncId(u128::from(self.number) << 64 | u128::from(self.term.epoch)),
             kinds: kinds.iter().map(|text| kind(text)).collect::<BTreeSet<_>>(),
+            unsure: BTreeSet::new(),
             root: digest_key().root(buckets),
             in_flux: Vec::new(),
             fresh: fresh.reading,

@@ -291,7 +291,8 @@ impl Agent {
         }
         let d = &mut self.durable;
         d.last_synced = Some(synced.id);
-        d.kinds = synced.kinds.clone();
+        let as_before: Vec<_> = synced.unsure.intersection(&d.kinds).cloned().collect();
+        d.kinds = synced.kinds.iter().cloned().chain(as_before).collect();
         d.fresh = Some(synced.fresh.micros / 1_000);
         d.position = d.position.max(synced.position);
         let reading = self.reading(now);

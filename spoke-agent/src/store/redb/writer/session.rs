@@ -99,9 +99,11 @@ impl Writer {
         let now = self.clock.reading();
         let meta = &self.state.meta;
         let fresh = (synced.fresh.boot == now.boot).then(|| Fresh::named(synced.fresh.min(now)));
+        let as_before = synced.unsure.intersection(&meta.synced_kinds).cloned();
+        let kinds = synced.kinds.iter().cloned().chain(as_before).collect();
         let in_step = Meta {
             last_synced: Some(synced.id),
-            synced_kinds: Arc::new(synced.kinds),
+            synced_kinds: Arc::new(kinds),
             position: meta.position.max(synced.position),
             fresh: fresh.max(meta.fresh),
             ..meta.clone()
