@@ -115,6 +115,8 @@ pub async fn collect(
         .map(|spoke| report(spoke.clone(), &engine));
     let stores = futures_util::future::join_all(stores);
     let database = async {
+        // Says why, where the pool would only say that it waited.
+        parts.source.ping().await?;
         let lease = parts.source.lease().await?;
         let last = parts.source.last_scan().await?;
         let differences = parts.source.definitions().await?.differences(config);

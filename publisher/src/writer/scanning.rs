@@ -382,6 +382,10 @@ impl Writer {
                 filled: false,
             });
         }
+        if self.closing && stores.iter().any(|s| !s.in_step) {
+            // Broken off by the end of the term, it says nothing about a store; whoever asked for it asks the next writer.
+            return;
+        }
         self.reports.push_back(Report::ScanEnded(ScanSummary {
             id: scan.id.0,
             ms: now.saturating_sub(scan.started_at),

@@ -38,10 +38,10 @@ async fn typed(desk: &Desk, hub: &system_tests::hub::Hub) -> Result<String> {
     for args in [
         &["check"][..],
         &["scan"],
+        &["status"],
+        &["diff"],
         &["republish", "tenant", "t1"],
         &["republish", "tenant", "t1", "--region", "eu"],
-        &["diff"],
-        &["status"],
         &["get", "part", "p1"],
     ] {
         out.push_str(&desk.types_with(hub, args).await?);

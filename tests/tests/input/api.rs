@@ -1,6 +1,6 @@
 //! The HTTP API as a job service uses it.
 
-use crate::desk::{Desk, expect};
+use crate::desk::{Desk, address, expect};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -255,10 +255,14 @@ async fn status_and_tenants_have_their_documented_parts() -> Result<()> {
 #[tokio::test]
 async fn readiness_follows_the_database_and_liveness_does_not() -> Result<()> {
     let mut desk = Desk::new(&["eu"]).await?;
-    let (host, name) = desk.database.rsplit_once('/').ok_or("no address")?;
-    let port: u16 = host.rsplit_once(':').ok_or("no port")?.1.parse()?;
-    let relay = Relay::start(port, Duration::ZERO).await?;
-    let through = format!("postgres://postgres@127.0.0.1:{}/{name}", relay.port);
+    let server: reqwest::Url = desk.database.parse()?;
+    let relay = Relay::start(server.port().unwrap_or(5432), Duration::ZERO).await?;
+    let through = address(&desk.database, |url| {
+        let _ = (
+            url.set_host(Some("127.0.0.1")),
+            url.set_port(Some(relay.port)),
+        );
+    })?;
     let mut hub = desk.edited(&desk.database, &through)?;
     hub.start().await?;
     let api = Api::of(&hub)?;

@@ -49,7 +49,8 @@ async fn diff_names_what_is_missing_extra_changed_and_held() -> Result<()> {
     out.push_str("repaired:\n");
     desk.sql("UPDATE item SET body = 'short' WHERE key = 'i4'")
         .await?;
-    out.push_str(&desk.types(&["scan"]).await?);
+    // Which store is told to have differed depends on who is compared first: a repair goes to all of them.
+    desk.hub.run(&["scan"]).await?.ok()?;
     out.push_str(&desk.types(&["diff"]).await?);
     out.push_str(&desk.types(&["get", "item", "i5"]).await?);
     shows!(out);

@@ -20,25 +20,28 @@ async fn status(hub: &Hub) -> Option<Value> {
 
 /// Waits until a daemon is the writer and its start-up scan is over.
 async fn writes(hub: &Hub) -> Result<Value> {
-    until(
-        "the daemon to be the writer, after its scan",
-        WITHIN,
-        || async {
-            let status = status(hub).await?;
-            let engine = &status["engine"];
-            let at_rest = engine.is_object() && engine["scan"].is_null() && engine["dirty"] == 0;
-            let open = engine["stores"].as_array()?.iter();
-            let in_step = open.clone().all(|s| s["standing"] == "in step");
-            (at_rest && in_step).then_some(status)
-        },
-    )
-    .await
+    let last = std::cell::RefCell::new(Value::Null);
+    let what = "the daemon to be the writer, after its scan";
+    let waited = until(what, WITHIN, || async {
+        let status = status(hub).await?;
+        let engine = &status["engine"];
+        let at_rest = engine.is_object() && engine["scan"].is_null() && engine["dirty"] == 0;
+        let in_step = |s: &Value| s["standing"] == "in step";
+        let all = engine["stores"]
+            .as_array()
+            .is_some_and(|s| s.iter().all(in_step));
+        last.replace(status.clone());
+        (at_rest && all).then_some(status)
+    });
+    waited
+        .await
+        .map_err(|e| format!("{e}: {:#}", last.borrow()).into())
 }
 
 #[tokio::test]
 async fn run_waits_for_a_database_that_is_down_at_its_start() -> Result<()> {
     let mut desk = Desk::new(&["eu"]).await?;
-    let mut postgres = Postgres::start(&find_bin()?, false).await?;
+    let mut postgres = Postgres::start(&find_bin()?, true).await?;
     let database = postgres.database().await?;
     system_tests::postgres::execute(&database, crate::desk::SCHEMA).await?;
     let mut hub = desk.edited(&desk.database, &database)?;
@@ -55,7 +58,7 @@ async fn run_waits_for_a_database_that_is_down_at_its_start() -> Result<()> {
     })
     .await?;
     expect(hub.daemon()?.is_running(), "it waits")?;
-    postgres.resume(false).await?;
+    postgres.resume(true).await?;
     writes(&hub).await?;
     hub.stop().await
 }

@@ -1,6 +1,6 @@
 //! The database: out of reach, refusing, hiding rows, not migrated, or migrated with something else.
 
-use crate::desk::{CONTEXTS, Desk, expect};
+use crate::desk::{CONTEXTS, Desk, address, expect};
 use crate::shows;
 use std::time::{Duration, Instant};
 use system_tests::postgres::{Postgres, execute, find_bin};
@@ -22,7 +22,8 @@ const COMMANDS: &[&[&str]] = &[
 async fn a_database_that_is_down_ends_every_command_within_a_minute() -> Result<()> {
     let desk = Desk::new(&["eu"]).await?;
     let (_, name) = desk.database.rsplit_once('/').unwrap_or_default();
-    let nowhere = format!("postgres://postgres@127.0.0.1:{}/{name}", free_port()?);
+    let port = free_port()?;
+    let nowhere = format!("postgres://postgres@127.0.0.1:{port}/{name}");
     let hub = desk.edited(&desk.database, &nowhere)?;
     let began = Instant::now();
     // Side by side: each may wait for some seconds.
@@ -53,22 +54,24 @@ async fn a_database_that_refuses_the_user_is_a_wrong_configuration() -> Result<(
     execute(&admin, "COPY (SELECT line FROM hba ORDER BY n) TO PROGRAM 'cat > pg_hba.conf' WITH (DELIMITER E'\\x01')").await?;
     execute(&admin, "SELECT pg_reload_conf()").await?;
     let desk = Desk::prepared(&["eu"]).await?;
-    let at = |user: &str, name: &str| admin.replace("postgres@", user).replace("/postgres", name);
+    let (_, server) = admin.rsplit_once('@').unwrap_or_default();
+    let (server, _) = server.split_once('/').unwrap_or_default();
     let mut out = String::new();
     for (user, name) in [
-        ("guarded:very-wrong@", "/postgres"),
-        ("guarded@", "/postgres"),
-        ("nobody-here@", "/postgres"),
-        ("postgres@", "/missing"),
+        ("guarded:very-wrong", "postgres"),
+        ("guarded", "postgres"),
+        ("nobody-here", "postgres"),
+        ("postgres", "missing"),
     ] {
-        let hub = desk.edited(&desk.database, &at(user, name))?;
+        let hub = desk.edited(
+            &desk.database,
+            &format!("postgres://{user}@{server}/{name}"),
+        )?;
         for args in [&["check"][..], &["migrate"], &["scan"], &["run"]] {
             out.push_str(&desk.types_with(&hub, args).await?);
         }
     }
     expect(!out.contains("very-wrong"), "no password is shown")?;
-    let (_, server) = admin.rsplit_once('@').unwrap_or_default();
-    let (server, _) = server.split_once('/').unwrap_or_default();
     shows!(out.replace(server, "[server]"));
     Ok(())
 }
@@ -134,24 +137,25 @@ async fn a_configuration_that_differs_from_what_migrate_stored_is_refused() -> R
     Ok(())
 }
 
-/// The configuration, for another role.
-fn role(desk: &Desk, name: &str) -> (String, String) {
-    let (_, at) = desk.database.split_once('@').unwrap_or_default();
-    (format!("postgres://{name}@{at}"), name.to_owned())
-}
-
-/// A role's name, unique on a server that other tests use at the same time.
-fn role_name(desk: &Desk) -> String {
+/// A role that may log in and nothing more: its name, unique on a server that other tests use at the same time, and
+/// its address.
+async fn new_role(desk: &Desk) -> Result<(String, String)> {
     let (_, name) = desk.database.rsplit_once('/').unwrap_or_default();
-    name.replace("hubcast_", "role_")
+    let name = name.replace("hubcast_", "role_");
+    desk.sql(&format!("CREATE ROLE {name} LOGIN PASSWORD 'known'"))
+        .await?;
+    let url = address(&desk.database, |url| {
+        let _ = (url.set_username(&name), url.set_password(Some("known")));
+    })?;
+    Ok((name, url))
 }
 
 #[tokio::test]
 async fn a_role_under_row_level_security_is_refused_rather_than_shown_less() -> Result<()> {
     let mut desk = Desk::new(&["eu"]).await?;
-    let (url, name) = role(&desk, &role_name(&desk));
+    let (name, url) = new_role(&desk).await?;
     desk.sql(&format!(
-        "CREATE ROLE {name} LOGIN; GRANT SELECT ON item, part TO {name}; GRANT USAGE ON SCHEMA hubcast TO {name};
+        "GRANT SELECT ON item, part TO {name}; GRANT USAGE ON SCHEMA hubcast TO {name};
          GRANT ALL ON ALL TABLES IN SCHEMA hubcast TO {name};
          ALTER TABLE item ENABLE ROW LEVEL SECURITY; CREATE POLICY few ON item USING (tenant = 't1');"
     ))
@@ -178,9 +182,9 @@ async fn a_role_under_row_level_security_is_refused_rather_than_shown_less() -> 
 async fn a_publisher_without_the_right_to_create_works_beside_a_migrate_url() -> Result<()> {
     let mut desk = Desk::prepared(&["eu"]).await?;
     desk.agents[0].start().await?;
-    let (url, name) = role(&desk, &role_name(&desk));
+    let (name, url) = new_role(&desk).await?;
     desk.sql(&format!(
-        "CREATE ROLE {name} LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC; GRANT SELECT ON item, part TO {name};"
+        "REVOKE CREATE ON SCHEMA public FROM PUBLIC; GRANT SELECT ON item, part TO {name};"
     ))
     .await?;
     let alone = desk.edited(&desk.database, &url)?;
@@ -192,9 +196,9 @@ async fn a_publisher_without_the_right_to_create_works_beside_a_migrate_url() ->
         &["migrate"],
         &["check"],
         &["scan"],
-        &["republish", "tenant", "t1"],
-        &["diff"],
         &["status"],
+        &["diff"],
+        &["republish", "tenant", "t1"],
     ] {
         out.push_str(&desk.types_with(&hub, args).await?);
     }

@@ -21,6 +21,12 @@ pub const FILTERS: &[(&str, &str)] = &[
     (r"the last was \S+ \(process \d+\)", "the last was [host]"),
     (r"running: \S+ \(process \d+\)", "running: [host]"),
     (r"release \d+\.\d+\.\d+", "release [release]"),
+    (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "[time]"),
+    // The table of `status`: age and position.
+    (
+        r"(?m)^(\S+ http://\[[^\]]+\]  \w[a-z ]*?) +(\d+ s|\d+ min|-) +(\d+|-) +(\d+|-)  (\d+\.\d+|-)$",
+        "$1  [age]  $3  $4  [v]",
+    ),
 ];
 
 /// A table for each of two kinds; the share of an item fails at run time where the divisor is 0.
@@ -221,6 +227,13 @@ pub async fn run(name: &str, args: &[&str], env: &[(&str, &str)], dir: &Path) ->
         stdout: text(&output.stdout),
         stderr: text(&output.stderr),
     })
+}
+
+/// The address of a database with some of it changed.
+pub fn address(database: &str, change: impl FnOnce(&mut reqwest::Url)) -> Result<String> {
+    let mut url = reqwest::Url::parse(database)?;
+    change(&mut url);
+    Ok(url.into())
 }
 
 /// A folder with one file.
