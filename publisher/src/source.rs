@@ -23,6 +23,7 @@ pub mod ranges;
 pub mod stability;
 
 use secrecy::{ExposeSecret, SecretString};
+use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
 use std::future::Future;
@@ -117,7 +118,9 @@ impl Source {
                     what: "hub.database_url".into(),
                     why: "it is not a Postgres address".into(),
                 })?;
-        let options = options.application_name("hubcast");
+        let options = options
+            .application_name("hubcast")
+            .disable_statement_logging();
         let at = format!(
             "{}:{}/{}",
             options.get_host(),
@@ -159,13 +162,18 @@ impl Source {
             Ok(answer) => answer,
             Err(_) => {
                 self.reconnect();
-                let why = format!("no answer within {} s", limit.as_secs());
-                Err(SourceError::Down {
-                    at: self.at.clone(),
-                    why,
-                })
+                Err(self.silent(limit))
             }
         }
+    }
+
+    /// What is said of a database that did not answer in time.
+    pub fn silent(&self, limit: Duration) -> SourceError {
+        let (at, why) = (
+            self.at.clone(),
+            format!("no answer within {} s", limit.as_secs()),
+        );
+        SourceError::Down { at, why }
     }
 
     /// Host, port and name of the database.

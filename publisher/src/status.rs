@@ -122,8 +122,7 @@ pub async fn collect(
         let differences = parts.source.definitions().await?.differences(config);
         Ok::<_, crate::source::SourceError>((lease, last, differences))
     };
-    let database = parts.source.within(DATABASE_WITHIN, database);
-    let (stores, database) = tokio::join!(stores, database);
+    let (stores, database) = tokio::join!(stores, tokio::time::timeout(DATABASE_WITHIN, database));
     let mut status = Status {
         writer: None,
         database: None,
@@ -132,7 +131,7 @@ pub async fn collect(
         last_scan: None,
         differences: Vec::new(),
     };
-    match database {
+    match database.unwrap_or_else(|_| Err(parts.source.silent(DATABASE_WITHIN))) {
         Ok((lease, last, differences)) => {
             let (epoch, released) = (lease.row.term.epoch, lease.row.released);
             status.writer = Some(WriterStatus {

@@ -159,7 +159,7 @@ struct ScanWish {
     reread: bool,
 }
 
-/// Tenants of which what is held is remembered; beyond, only the count is right.
+/// Tenants of which what is held is remembered; those beyond are reported again by every scan, and not counted.
 const HELD_MAX: usize = 10_000;
 
 /// The state of a writer in its term.

@@ -183,7 +183,8 @@ impl Agent {
         if let Some(socket) = &self.socket {
             socket.remove();
         }
-        drop(self.writer);
+        // A request that is cut may hold the way to the writer still, so that it would wait for ever.
+        let _ = self.writer.stop().await;
         let thread = self.writer_thread;
         let joined = tokio::task::spawn_blocking(move || thread.join().is_ok()).await;
         if !joined.unwrap_or(false) {
@@ -238,6 +239,16 @@ impl Socket {
         };
         match std::fs::symlink_metadata(path) {
             Ok(there) if there.file_type().is_socket() => {
+                // One that answers belongs to an agent that runs; only a stale one is ours to remove.
+                if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                    let why = "another process listens there".to_owned();
+                    let address = path.display().to_string();
+                    return Err(StartError::Listen {
+                        key: "read_socket",
+                        address,
+                        why,
+                    });
+                }
                 std::fs::remove_file(path).map_err(listen_error)?;
             }
             Ok(_) => {

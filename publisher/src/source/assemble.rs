@@ -9,6 +9,9 @@ use contexts::name::{Key, Kind, Region, TenantId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// Lines about odd rows that one build gives.
+const WARNINGS_MAX: usize = 100;
+
 /// One row of a context query.
 #[derive(Debug, Clone)]
 pub struct Row {
@@ -129,6 +132,7 @@ impl<'a> Assembly<'a> {
             let name = name.ok_or("regions contains NULL")?;
             match self.regions.iter().find(|r| r.as_str() == name) {
                 Some(region) => found.push(region.clone()),
+                None if self.warnings.len() >= WARNINGS_MAX => {}
                 None => {
                     let name: String = name.chars().take(64).collect();
                     self.warnings.insert(format!(

@@ -9,6 +9,9 @@ use contexts::version::Version;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Tenants that a request sends in one commit; more go in several.
+const TOGETHER_MAX: usize = 50;
+
 /// Which regions a request concerns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RegionFilter {
@@ -28,6 +31,9 @@ impl RegionFilter {
     }
 }
 
+/// Held names of one tenant that are reported; its bundles have all of them.
+const HELD_EACH: usize = 20;
+
 /// Something that is held, for a person.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldReport {
@@ -40,7 +46,7 @@ pub struct HeldReport {
 }
 
 impl HeldReport {
-    /// Everything that is held of a tenant in any region, each once.
+    /// What is held of a tenant in any region, each once, the first of them.
     pub fn of(built: &Built) -> Vec<Self> {
         let mut all: BTreeMap<(Kind, Option<Key>), String> = BTreeMap::new();
         for bundle in &built.bundles {
@@ -52,6 +58,7 @@ impl HeldReport {
             }
         }
         all.into_iter()
+            .take(HELD_EACH)
             .map(|((kind, key), why)| Self { kind, key, why })
             .collect()
     }
@@ -213,7 +220,11 @@ impl Writer {
                     pending.insert((tenant.clone(), StoreIx(i)), ());
                 }
             }
-            self.mark(tenant, Lane::Change);
+        }
+        // In one snapshot and one commit, so that a key which moved between them is never absent in between.
+        match tenants.len() {
+            2..=TOGETHER_MAX => self.mark_together(tenants.clone()),
+            _ => tenants.iter().for_each(|t| self.mark(t, Lane::Change)),
         }
         let deadline = now + timeout;
         self.waits.waits.push(Wait {

@@ -123,12 +123,22 @@ impl Writer {
             .iter()
             .filter(|l| scan.digest(&l.tenant, region) != Some(l.digest))
             .map(|l| l.tenant.clone());
+        let elsewhere: BTreeSet<&TenantId> =
+            scan.targets.values().flat_map(|t| &t.repaired).collect();
         let store = &self.stores[ix.0];
         let under_way =
             |t: &TenantId| self.dirty.contains(t) || self.builds.has(t) || store.queue.contains(t);
         // Sorted, so that what follows does not depend on the order of a hash map.
-        let differing: BTreeSet<TenantId> =
-            missing.chain(wrong).filter(|t| !under_way(t)).collect();
+        let (waiting, differing): (BTreeSet<TenantId>, BTreeSet<TenantId>) =
+            missing.chain(wrong).partition(|t| under_way(t));
+        // What another store of the scan was found to need is a repair here too.
+        let shared: Vec<TenantId> = waiting
+            .into_iter()
+            .filter(|t| elsewhere.contains(t))
+            .collect();
+        if let Some(target) = self.scan.as_mut().and_then(|s| s.targets.get_mut(&ix)) {
+            target.repaired.extend(shared);
+        }
         // Few enough go in one commit, so that a key which moved between them is never absent in between.
         let together = (2..=TOGETHER_MAX).contains(&differing.len());
         for tenant in &differing {

@@ -171,7 +171,8 @@ impl Writer {
         store.state = Some(state);
         let why = format!(
             "fenced: it obeys a writer of epoch {epoch} that this database does not know, so this database is a clone or \
-             an older copy of the one that writer used; nothing is sent to it"
+             an older copy of the one that writer used; nothing is sent to it. If this is the right database, stop the agent, \
+             move its file away and start it: it is filled anew"
         );
         self.close_store(
             ix,

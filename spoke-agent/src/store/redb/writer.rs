@@ -54,6 +54,8 @@ pub enum Command {
     Release(Release, Reply<Ack>),
     /// The process ran and read its sockets for this long.
     Ran(Duration),
+    /// Commit what came before, and end.
+    Stop,
 }
 
 /// The way to the writer. It ends when the last handle is gone.
@@ -80,6 +82,14 @@ impl WriterHandle {
     /// Tells it that the process ran. If it has no time for that now, the time does not count, which is safe.
     pub fn ran(&self, step: Duration) {
         let _ = self.commands.try_send(Command::Ran(step));
+    }
+
+    /// Asks it to end once it has done what it was asked before.
+    ///
+    /// # Errors
+    /// If it has stopped.
+    pub async fn stop(&self) -> Result<(), mpsc::error::SendError<Command>> {
+        self.commands.send(Command::Stop).await
     }
 
     /// Returns when the writer has stopped.
@@ -200,14 +210,12 @@ impl Writer {
     }
 
     fn run(mut self, mut queue: mpsc::Receiver<Command>) {
-        let mut group = Vec::new();
-        while let Some(first) = queue.blocking_recv() {
-            self.take(first, &mut group);
-            for _ in 1..GROUP {
-                match queue.try_recv() {
-                    Ok(next) => self.take(next, &mut group),
-                    Err(_) => break,
-                }
+        let (mut group, mut stopping) = (Vec::new(), false);
+        while !stopping && let Some(first) = queue.blocking_recv() {
+            let more = std::iter::from_fn(|| queue.try_recv().ok());
+            for command in std::iter::once(first).chain(more.take(GROUP - 1)) {
+                stopping |= matches!(command, Command::Stop);
+                self.take(command, &mut group);
             }
             self.commit_group(&mut group);
         }
@@ -217,6 +225,7 @@ impl Writer {
     fn take(&mut self, command: Command, group: &mut Vec<Waiting>) {
         match command {
             Command::Ran(step) => self.gate.ran(step),
+            Command::Stop => {}
             Command::Heartbeat(beat, reply) => {
                 let _ = reply.send(self.heartbeat(&beat));
             }
