@@ -97,7 +97,10 @@ async fn authorize(
     expecting = "an object such as {\"tenant\": \"t1\"}"
 )]
 struct Republish {
-    tenant: serde_json::Value,
+    #[serde(default)]
+    tenant: Option<serde_json::Value>,
+    #[serde(default)]
+    tenants: Vec<serde_json::Value>,
     #[serde(default)]
     kinds: Option<Vec<Kind>>,
     #[serde(default)]
@@ -106,22 +109,36 @@ struct Republish {
     wait: bool,
 }
 
+/// The names of the tenants, as text.
+fn names<'a>(
+    given: impl Iterator<Item = &'a serde_json::Value>,
+) -> Result<Vec<String>, &'static str> {
+    let name = |value: &serde_json::Value| match value {
+        serde_json::Value::String(text) => Some(text.clone()),
+        serde_json::Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    };
+    let names: Option<Vec<String>> = given.map(name).collect();
+    match names {
+        Some(names) if names.is_empty() => Err("name a tenant, or several as tenants"),
+        Some(names) => Ok(names),
+        None => Err("a tenant must be a string or a number"),
+    }
+}
+
 async fn republish(State(api): State<Arc<Api>>, body: Bytes) -> Response {
     let wanted: Republish = match serde_json::from_slice(&body) {
         Ok(wanted) => wanted,
         Err(e) => return problem(StatusCode::BAD_REQUEST, "bad_request", &e.to_string()),
     };
-    let tenant = match &wanted.tenant {
-        serde_json::Value::String(text) => text.clone(),
-        serde_json::Value::Number(number) => number.to_string(),
-        _ => {
-            return problem(
-                StatusCode::BAD_REQUEST,
-                "bad_request",
-                "tenant must be a string or a number",
-            );
-        }
+    let names = match names(wanted.tenant.iter().chain(&wanted.tenants)) {
+        Ok(names) => names,
+        Err(message) => return problem(StatusCode::BAD_REQUEST, "bad_request", message),
     };
+    if wanted.regions.as_ref().is_some_and(BTreeSet::is_empty) {
+        let message = "regions is empty: leave it out for every region";
+        return problem(StatusCode::BAD_REQUEST, "bad_request", message);
+    }
     if let Err(message) = known(
         &api.config,
         wanted.kinds.as_deref(),
@@ -129,7 +146,7 @@ async fn republish(State(api): State<Arc<Api>>, body: Bytes) -> Response {
     ) {
         return problem(StatusCode::BAD_REQUEST, "bad_request", &message);
     }
-    let tenants = match api.parts.source.check_tenants(&[tenant]).await {
+    let tenants = match api.parts.source.check_tenants(&names).await {
         Ok(tenants) => tenants,
         Err(e) if e.is_down() => {
             return problem(StatusCode::SERVICE_UNAVAILABLE, "database", &e.to_string());
@@ -222,7 +239,7 @@ async fn read_tenant(State(api): State<Arc<Api>>, Path(tenant): Path<String>) ->
         Err(e) => problem(StatusCode::BAD_REQUEST, "bad_request", &e.to_string()),
         Ok(tenant) => {
             let stores = lookup::tenant(&api.parts, &tenant).await;
-            Json(json!({ "tenant": tenant, "stores": stores })).into_response()
+            Json(lookup::TenantEverywhere { tenant, stores }).into_response()
         }
     }
 }

@@ -53,7 +53,18 @@ impl Found {
 /// # Errors
 /// [`SourceError`] if the database fails.
 pub async fn context(parts: &Parts, kind: &Kind, key: &Key) -> Result<Vec<Found>, SourceError> {
-    let (mut places, wanted) = at_hub(parts, kind, key).await?;
+    let (mut places, wanted) = match at_hub(parts, kind, key).await {
+        Ok(found) => found,
+        // When the hub cannot say, what the stores hold is what somebody needs to see.
+        Err(e) => {
+            let hub = Found {
+                note: Some(e.to_string()),
+                trouble: true,
+                ..Found::at("hub".to_owned())
+            };
+            (vec![hub], BTreeMap::new())
+        }
+    };
     let stores = parts.spokes.iter().map(|spoke| async {
         let found = at_store(spoke, kind, key).await;
         let found = found.unwrap_or_else(|why| Found {
@@ -145,6 +156,11 @@ async fn at_hub(
     Ok((found, wanted))
 }
 
+fn now_micros() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
+}
+
 async fn at_store(spoke: &crate::spoke::Spoke, kind: &Kind, key: &Key) -> Result<Found, String> {
     let age_seconds = spoke.hello().await?.age;
     let place = Found {
@@ -175,7 +191,16 @@ async fn at_store(spoke: &crate::spoke::Spoke, kind: &Kind, key: &Key) -> Result
     };
     let held =
         state.held.iter().any(|(k, x)| k == kind && x == key) || state.held_kinds.contains(kind);
-    let note = held.then(|| "held: the last good value".to_owned());
+    let context = state
+        .contexts
+        .iter()
+        .find(|c| c.kind == *kind && c.key == *key);
+    let expired = context.is_some_and(|c| c.expires.is_some_and(|at| at <= now_micros()));
+    let note = match (held, expired) {
+        (true, _) => Some("held: the last good value".to_owned()),
+        (false, true) => Some("expired: gateways are answered 404".to_owned()),
+        (false, false) => None,
+    };
     let version = state.version.map(|v| v.to_string());
     let found = Found {
         tenant: Some(owner),
@@ -184,19 +209,22 @@ async fn at_store(spoke: &crate::spoke::Spoke, kind: &Kind, key: &Key) -> Result
         trouble: held,
         ..place
     };
-    Ok(
-        match state
-            .contexts
-            .iter()
-            .find(|c| c.kind == *kind && c.key == *key)
-        {
-            Some(context) => found.with_value(context),
-            None => Found {
-                note: Some("held: there is no good value".to_owned()),
-                ..found
-            },
+    Ok(match context {
+        Some(context) => found.with_value(context),
+        None => Found {
+            note: Some("held: there is no good value".to_owned()),
+            ..found
         },
-    )
+    })
+}
+
+/// A tenant at every store.
+#[derive(Debug, Serialize)]
+pub struct TenantEverywhere {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The stores.
+    pub stores: Vec<TenantAt>,
 }
 
 /// What a store holds of a tenant.

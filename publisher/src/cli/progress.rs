@@ -51,9 +51,10 @@ impl Progress {
     fn stage(&mut self, stage: &Stage) {
         match stage {
             Stage::Connecting => {}
-            Stage::Asked { host } => {
-                self.show(0.0, format!("asked the publisher that is running: {host}"))
-            }
+            Stage::Asked { host } => self.show(
+                0.0,
+                format!("asked the publisher that holds the lease: {host}"),
+            ),
             Stage::Writing(view) => match &view.scan {
                 Some(scan) => {
                     let tenths = (scan.progress * 10.0).floor() / 10.0;

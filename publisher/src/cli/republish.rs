@@ -11,15 +11,20 @@ pub(super) async fn run(
     kind: Option<&str>,
     region: Option<&str>,
 ) -> Result<Exit, Stop> {
-    context.kind(kind)?;
+    let kind = context.kind(kind)?;
     let regions = context.regions(region)?;
     let tenants = match what {
         Republish::All => {
-            return scan::ask(context, "publisher republish all", regions, true).await;
+            return scan::ask(context, "publisher republish all", regions, kind, true).await;
+        }
+        Republish::Region { name } if region.is_some_and(|r| r != name) => {
+            return Err(Stop::Usage(format!(
+                "republish region {name} and --region contradict each other"
+            )));
         }
         Republish::Region { name } => {
             let regions = context.regions(Some(&name))?;
-            return scan::ask(context, "publisher republish region", regions, true).await;
+            return scan::ask(context, "publisher republish region", regions, kind, true).await;
         }
         Republish::Tenant { tenants } => tenants,
     };
@@ -33,13 +38,14 @@ pub(super) async fn run(
             true => Stop::Failed(e.to_string()),
             false => Stop::Usage(e.to_string()),
         })?;
-    let Reply::Republished(receipts) =
+    let Reply::Republished(mut receipts) =
         progress::ask(context, Ask::Republish { tenants, regions }).await?
     else {
         return Err(Stop::Failed(
             "the writer answered something else than was asked".into(),
         ));
     };
+    scan::only(kind.as_ref(), &mut receipts.held);
     context.print(&receipts, || text(&receipts))?;
     let delivered = receipts
         .receipts
@@ -71,7 +77,7 @@ fn text(receipts: &Receipts) -> String {
                 version,
                 contexts: 0,
                 ..
-            } => format!("version {version}, no contexts: not in this region"),
+            } => format!("version {version}, no contexts: not in this region, or no such tenant"),
             Delivery::Delivered {
                 version,
                 contexts,

@@ -3,7 +3,7 @@
 use super::{Context, Exit, Stop, progress};
 use crate::ask::{Ask, Reply};
 use crate::writer::{HeldReport, RegionFilter, ScanSummary};
-use contexts::name::TenantId;
+use contexts::name::{Kind, TenantId};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -13,8 +13,8 @@ pub(super) async fn run(
     region: Option<&str>,
 ) -> Result<Exit, Stop> {
     let regions = context.regions(region)?;
-    context.kind(kind)?;
-    ask(context, "publisher scan", regions, false).await
+    let kind = context.kind(kind)?;
+    ask(context, "publisher scan", regions, kind, false).await
 }
 
 /// Scans, prints the summary, and says how it went.
@@ -22,6 +22,7 @@ pub(super) async fn ask(
     context: &Context,
     cause: &str,
     regions: RegionFilter,
+    kind: Option<Kind>,
     reread: bool,
 ) -> Result<Exit, Stop> {
     context.require_migrated().await?;
@@ -30,11 +31,12 @@ pub(super) async fn ask(
         regions,
         reread,
     };
-    let Reply::Scanned(summary) = progress::ask(context, ask).await? else {
+    let Reply::Scanned(mut summary) = progress::ask(context, ask).await? else {
         return Err(Stop::Failed(
             "the writer answered something else than was asked".into(),
         ));
     };
+    only(kind.as_ref(), &mut summary.held);
     context.print(&summary, || text(&summary))?;
     Ok(if summary.is_clean() {
         Exit::Done
@@ -95,17 +97,37 @@ pub(super) fn text(summary: &ScanSummary) -> String {
     out
 }
 
-/// What is held, a line for each context.
-pub(super) fn held_lines(
-    held: &BTreeMap<TenantId, Vec<HeldReport>>,
-) -> impl Iterator<Item = String> {
-    held.iter().flat_map(|(tenant, held)| {
-        held.iter().map(move |h| {
-            let key = h
-                .key
-                .as_ref()
-                .map_or("(all keys)".to_owned(), |k| format!("{k:?}"));
-            format!("tenant {tenant}, {} {key}: {}", h.kind, h.why)
-        })
-    })
+/// Leaves in a report what concerns a kind.
+pub(super) fn only(kind: Option<&Kind>, held: &mut BTreeMap<TenantId, Vec<HeldReport>>) {
+    let Some(kind) = kind else { return };
+    held.values_mut()
+        .for_each(|held| held.retain(|h| h.kind == *kind));
+    held.retain(|_, held| !held.is_empty());
+}
+
+/// Tenants that are named when the same is held of several for the same reason.
+const NAMED: usize = 3;
+
+/// What is held: a line for each context, and one for a kind that is held of several tenants for one reason.
+pub(super) fn held_lines(held: &BTreeMap<TenantId, Vec<HeldReport>>) -> Vec<String> {
+    let mut whole: BTreeMap<(&Kind, &str), Vec<&TenantId>> = BTreeMap::new();
+    let mut lines = Vec::new();
+    for (tenant, held) in held {
+        for h in held {
+            match &h.key {
+                Some(key) => lines.push(format!("tenant {tenant}, {} {key:?}: {}", h.kind, h.why)),
+                None => whole.entry((&h.kind, &h.why)).or_default().push(tenant),
+            }
+        }
+    }
+    for ((kind, why), tenants) in whole {
+        let names: Vec<&str> = tenants.iter().take(NAMED).map(|t| t.as_str()).collect();
+        let who = match tenants.len() {
+            1 => format!("tenant {}", names[0]),
+            n if n <= NAMED => format!("tenants {}", names.join(", ")),
+            n => format!("tenants {} and {} more", names.join(", "), n - NAMED),
+        };
+        lines.push(format!("{who}, {kind} (all keys): {why}"));
+    }
+    lines
 }

@@ -119,7 +119,10 @@ fn text(status: &Status) -> String {
         let _ = writeln!(out, "problem   {problem}");
     }
     for difference in &status.differences {
-        let _ = writeln!(out, "problem   {difference}: run `publisher migrate`");
+        let _ = writeln!(
+            out,
+            "problem   {difference}: run `publisher migrate`, or start the publisher with the configuration that it was run with"
+        );
     }
     out
 }

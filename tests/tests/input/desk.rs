@@ -188,7 +188,7 @@ impl Desk {
 /// Lines that tell how far a command is; how many there are depends on the machine.
 const PROGRESS: &[&str] = &[
     "this process is the writer;",
-    "asked the publisher that is running:",
+    "asked the publisher that holds the lease:",
     "all ranges read;",
     "reading: ",
     "comparing",
