@@ -2,12 +2,12 @@
 
 use crate::desk::{Desk, expect};
 use crate::shows;
-use axum_free::refusing_server;
 use std::fmt::Write;
+use stranger::refusing_server;
 use system_tests::Result;
 
 /// A server that is no agent, in a few lines.
-mod axum_free {
+mod stranger {
     use system_tests::Result;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;

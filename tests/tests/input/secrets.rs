@@ -4,6 +4,7 @@ use crate::desk::{Desk, address, expect};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+use system_tests::hub::Hub;
 use system_tests::process::{Process, program};
 use system_tests::{Result, until};
 
@@ -19,6 +20,42 @@ fn logs(dir: &Path) -> Result<String> {
         }
     }
     Ok(all)
+}
+
+/// All that the APIs of the hub and of a region answer.
+async fn answers(desk: &Desk, hub: &Hub, client: &reqwest::Client) -> Result<String> {
+    let mut seen = String::new();
+    for path in [
+        "/v1/status",
+        "/v1/tenants/t1",
+        "/metrics",
+        "/readyz",
+        "/v1/nothing",
+    ] {
+        let request = client.get(hub.url(path)).bearer_auth(&hub.token);
+        seen.push_str(&request.send().await?.text().await?);
+    }
+    let request = client
+        .post(hub.url("/v1/republish"))
+        .bearer_auth(&hub.token);
+    let answer = request
+        .body(r#"{"tenant":"t1","wait":true}"#)
+        .send()
+        .await?;
+    seen.push_str(&answer.text().await?);
+    seen.push_str(&format!(
+        "{:?}",
+        hub.run(&["republish", "tenant", "t1"]).await?
+    ));
+    for path in ["/v1/status", "/metrics", "/v1/contexts/item/i1"] {
+        let answer = desk.agents[0]
+            .client()
+            .get(desk.agents[0].url(path))
+            .send()
+            .await?;
+        seen.push_str(&answer.text().await?);
+    }
+    Ok(seen)
 }
 
 #[tokio::test]
@@ -65,36 +102,7 @@ async fn nothing_shows_a_token_or_the_password() -> Result<()> {
         },
     )
     .await?;
-    for path in [
-        "/v1/status",
-        "/v1/tenants/t1",
-        "/metrics",
-        "/readyz",
-        "/v1/nothing",
-    ] {
-        let request = client.get(hub.url(path)).bearer_auth(&hub.token);
-        seen.push_str(&request.send().await?.text().await?);
-    }
-    let request = client
-        .post(hub.url("/v1/republish"))
-        .bearer_auth(&hub.token);
-    let answer = request
-        .body(r#"{"tenant":"t1","wait":true}"#)
-        .send()
-        .await?;
-    seen.push_str(&answer.text().await?);
-    seen.push_str(&format!(
-        "{:?}",
-        hub.run(&["republish", "tenant", "t1"]).await?
-    ));
-    for path in ["/v1/status", "/metrics", "/v1/contexts/item/i1"] {
-        let answer = desk.agents[0]
-            .client()
-            .get(desk.agents[0].url(path))
-            .send()
-            .await?;
-        seen.push_str(&answer.text().await?);
-    }
+    seen.push_str(&answers(&desk, &hub, &client).await?);
     drop(daemon);
     desk.agents[0].stop().await?;
     let logs = logs(desk.dir.path())?;
