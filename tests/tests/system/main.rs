@@ -17,4 +17,5 @@ mod rot;
 mod sample_truth;
 mod traffic;
 mod truth;
+mod unsure;
 mod world;
