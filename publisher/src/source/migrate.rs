@@ -6,7 +6,8 @@ use super::{Source, SourceError};
 use crate::config::Config;
 use contexts::name::Region;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::{AssertSqlSafe, Row, SqlSafeStr};
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, PgConnection, Row, SqlSafeStr};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -129,82 +130,19 @@ impl Source {
         let mut lines = self.install_schema().await?;
         let failed = |e| self.refused("writing the definitions", e);
         let mut tx = self.pool().begin().await.map_err(failed)?;
-        let settings = SETTINGS.replace("{path}", "$1").replace("{type}", "$2");
-        let query = sqlx::query(AssertSqlSafe(settings))
-            .bind(&desired.search_path)
-            .bind(&desired.tenant_type);
-        if query
-            .execute(&mut *tx)
-            .await
-            .map_err(failed)?
-            .rows_affected()
-            > 0
-        {
-            lines.push(format!(
-                "settings: tenants are {}, search path {}",
-                desired.tenant_type, desired.search_path
-            ));
-        }
+        lines.extend(write_settings(&mut tx, desired).await.map_err(failed)?);
         for definition in &desired.definitions {
-            let sql = "INSERT INTO hubcast.definitions (kind, definition) VALUES ($1, $2::jsonb) \
-                       ON CONFLICT (kind) DO UPDATE SET definition = excluded.definition \
-                       WHERE definitions.definition IS DISTINCT FROM excluded.definition RETURNING xmax = 0";
-            let query = sqlx::query(sql)
-                .bind(definition.kind.as_str())
-                .bind(json(definition)?);
-            if let Some(row) = query.fetch_optional(&mut *tx).await.map_err(failed)? {
-                let word = if row.get(0) { "added" } else { "changed" };
-                lines.push(format!("kind {}: {word}", definition.kind));
-            }
+            let json = json(definition)?;
+            let word = write_definition(&mut tx, definition, json)
+                .await
+                .map_err(failed)?;
+            lines.extend(word.map(|word| format!("kind {}: {word}", definition.kind)));
         }
-        let kinds: Vec<String> = desired
-            .definitions
-            .iter()
-            .map(|d| d.kind.to_string())
-            .collect();
-        let sql = "DELETE FROM hubcast.definitions WHERE kind <> ALL($1) RETURNING kind";
-        for row in sqlx::query(sql)
-            .bind(kinds)
-            .fetch_all(&mut *tx)
-            .await
-            .map_err(failed)?
-        {
-            lines.push(format!("kind {}: removed", row.get::<String, _>(0)));
-        }
-        let (urls, regions): (Vec<String>, Vec<String>) = desired
-            .stores
-            .iter()
-            .map(|(url, region)| (url.clone(), region.to_string()))
-            .unzip();
-        let sql = "INSERT INTO hubcast.stores (url, region) SELECT * FROM unnest($1::text[], $2::text[]) \
-                   ON CONFLICT (url) DO UPDATE SET region = excluded.region \
-                   WHERE stores.region <> excluded.region RETURNING url, region";
-        for row in sqlx::query(sql)
-            .bind(&urls)
-            .bind(&regions)
-            .fetch_all(&mut *tx)
-            .await
-            .map_err(failed)?
-        {
-            lines.push(format!(
-                "region {}: the store {}",
-                row.get::<String, _>(1),
-                row.get::<String, _>(0)
-            ));
-        }
-        let sql = "DELETE FROM hubcast.stores WHERE url <> ALL($1) RETURNING url, region";
-        for row in sqlx::query(sql)
-            .bind(&urls)
-            .fetch_all(&mut *tx)
-            .await
-            .map_err(failed)?
-        {
-            let (url, region): (String, String) = (row.get(0), row.get(1));
-            lines.push(format!("region {region}: the store {url} is no longer written to; what it holds stays there"));
-        }
+        lines.extend(remove_other_kinds(&mut tx, desired).await.map_err(failed)?);
+        lines.extend(write_stores(&mut tx, desired).await.map_err(failed)?);
         if let Some(user) = user {
-            let grant = grants(user);
-            sqlx::raw_sql(AssertSqlSafe(grant))
+            let grants = AssertSqlSafe(grants(user));
+            sqlx::raw_sql(grants)
                 .execute(&mut *tx)
                 .await
                 .map_err(failed)?;
@@ -270,6 +208,85 @@ impl Source {
             n => vec![format!("schema hubcast: {n} of {after} migrations applied")],
         })
     }
+}
+
+async fn write_settings(tx: &mut PgConnection, desired: &Desired) -> sqlx::Result<Option<String>> {
+    let sql = SETTINGS.replace("{path}", "$1").replace("{type}", "$2");
+    let query = sqlx::query(AssertSqlSafe(sql))
+        .bind(&desired.search_path)
+        .bind(&desired.tenant_type);
+    let changed = query.execute(tx).await?.rows_affected() > 0;
+    let line = || {
+        format!(
+            "settings: tenants are {}, search path {}",
+            desired.tenant_type, desired.search_path
+        )
+    };
+    Ok(changed.then(line))
+}
+
+/// Says what became of a definition, if it is not as it was.
+async fn write_definition(
+    tx: &mut PgConnection,
+    definition: &Definition,
+    json: String,
+) -> sqlx::Result<Option<&'static str>> {
+    let sql = "INSERT INTO hubcast.definitions (kind, definition) VALUES ($1, $2::jsonb) \
+               ON CONFLICT (kind) DO UPDATE SET definition = excluded.definition \
+               WHERE definitions.definition IS DISTINCT FROM excluded.definition RETURNING xmax = 0";
+    let query = sqlx::query(sql).bind(definition.kind.as_str()).bind(json);
+    let row = query.fetch_optional(tx).await?;
+    Ok(row.map(|row| if row.get(0) { "added" } else { "changed" }))
+}
+
+async fn remove_other_kinds(tx: &mut PgConnection, desired: &Desired) -> sqlx::Result<Vec<String>> {
+    let kinds: Vec<String> = desired
+        .definitions
+        .iter()
+        .map(|d| d.kind.to_string())
+        .collect();
+    let sql = "DELETE FROM hubcast.definitions WHERE kind <> ALL($1) RETURNING kind";
+    let rows = sqlx::query(sql).bind(kinds).fetch_all(tx).await?;
+    Ok(rows
+        .iter()
+        .map(|row| format!("kind {}: removed", row.get::<String, _>(0)))
+        .collect())
+}
+
+async fn write_stores(tx: &mut PgConnection, desired: &Desired) -> sqlx::Result<Vec<String>> {
+    let each = desired
+        .stores
+        .iter()
+        .map(|(url, region)| (url.clone(), region.to_string()));
+    let (urls, regions): (Vec<String>, Vec<String>) = each.unzip();
+    let sql = "INSERT INTO hubcast.stores (url, region) SELECT * FROM unnest($1::text[], $2::text[]) \
+               ON CONFLICT (url) DO UPDATE SET region = excluded.region \
+               WHERE stores.region <> excluded.region RETURNING url, region";
+    let written = sqlx::query(sql)
+        .bind(&urls)
+        .bind(&regions)
+        .fetch_all(&mut *tx)
+        .await?;
+    let sql = "DELETE FROM hubcast.stores WHERE url <> ALL($1) RETURNING url, region";
+    let removed = sqlx::query(sql).bind(&urls).fetch_all(&mut *tx).await?;
+    let name = |row: &PgRow| {
+        format!(
+            "region {}: the store {}",
+            row.get::<String, _>(1),
+            row.get::<String, _>(0)
+        )
+    };
+    let gone = |row| {
+        format!(
+            "{} is no longer written to; what it holds stays there",
+            name(row)
+        )
+    };
+    Ok(written
+        .iter()
+        .map(name)
+        .chain(removed.iter().map(gone))
+        .collect())
 }
 
 /// The same as a script for a DBA, to be run once by `psql` or any other client.
