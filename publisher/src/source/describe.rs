@@ -75,18 +75,23 @@ impl Source {
                  publish the column and compare in the reader, or use the column `expires`"
             )));
         }
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        let mut tx = self.pool().begin_with(begin).await.map_err(failed)?;
-        let sql = "SELECT set_config('search_path', $1, true), set_config('row_security', 'off', true), \
-                   set_config('TimeZone', 'UTC', true)";
-        sqlx::query(sql)
-            .bind(search_path)
-            .execute(&mut *tx)
-            .await
-            .map_err(failed)?;
+        let mut tx = self.begin_looking(search_path).await.map_err(failed)?;
         let described = self.examine(&mut tx, context).await;
         tx.rollback().await.map_err(failed)?;
         described
+    }
+
+    /// Begins a transaction that reads under the settings of a build, without a definition.
+    pub(super) async fn begin_looking(
+        &self,
+        search_path: &str,
+    ) -> sqlx::Result<sqlx::Transaction<'static, sqlx::Postgres>> {
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        let mut tx = self.pool().begin_with(begin).await?;
+        let sql = "SELECT set_config('search_path', $1, true), set_config('row_security', 'off', true), \
+                   set_config('TimeZone', 'UTC', true)";
+        sqlx::query(sql).bind(search_path).execute(&mut *tx).await?;
+        Ok(tx)
     }
 
     async fn examine(

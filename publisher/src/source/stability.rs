@@ -29,15 +29,7 @@ impl Source {
     ) -> Result<Option<String>, SourceError> {
         let doing = "building a sample twice";
         let failed = |e| self.error(doing, e);
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        let mut tx = self.pool().begin_with(begin).await.map_err(failed)?;
-        let sql = "SELECT set_config('search_path', $1, true), set_config('row_security', 'off', true), \
-                   set_config('TimeZone', 'UTC', true)";
-        sqlx::query(sql)
-            .bind(search_path)
-            .execute(&mut *tx)
-            .await
-            .map_err(failed)?;
+        let mut tx = self.begin_looking(search_path).await.map_err(failed)?;
         let sample = format!(
             "{} LIMIT {SAMPLE}",
             query::tenants(definition, tenant_type, Tenants::All)
