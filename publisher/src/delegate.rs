@@ -90,15 +90,6 @@ async fn wait(
                     .await
                     .map(Look::Held),
             };
-            if let Some(id) = request
-                && !bounded(parts, parts.source.has_request(id)).await?
-                && receipt(parts, id).await?.is_none()
-            {
-                return Err(
-                    "the request was dropped before it was answered; run the command again"
-                        .to_owned(),
-                );
-            }
             match look.map_err(|e| e.to_string())? {
                 Look::Taken(lease) => {
                     if let Some(id) = request.take() {
@@ -117,6 +108,15 @@ async fn wait(
                 }
                 Look::Held(info) => {
                     stage.send_replace(Stage::Asked { host: info.host });
+                    if let Some(id) = request
+                        && !bounded(parts, parts.source.has_request(id)).await?
+                        && receipt(parts, id).await?.is_none()
+                    {
+                        let hint = "run the command again";
+                        return Err(format!(
+                            "the request was dropped before it was answered; {hint}"
+                        ));
+                    }
                     if request.is_none() {
                         request = Some(
                             parts
