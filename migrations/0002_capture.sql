@@ -25,9 +25,11 @@ CREATE TABLE hubcast.outbox (
 CREATE INDEX outbox_id ON hubcast.outbox (id);
 
 CREATE FUNCTION hubcast.has_room() RETURNS boolean
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $hubcast$
-    SELECT (SELECT last_value FROM hubcast.outbox_ids) - (SELECT last_value FROM hubcast.outbox_acked)
-         < (SELECT last_value FROM hubcast.outbox_cap)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $hubcast$
+BEGIN
+    RETURN (SELECT last_value FROM hubcast.outbox_ids) - (SELECT last_value FROM hubcast.outbox_acked)
+         < (SELECT last_value FROM hubcast.outbox_cap);
+END
 $hubcast$;
 
 -- For applications: says inside their own transaction that a tenant's contexts change by something that no trigger sees.
