@@ -58,6 +58,20 @@ pub async fn ask_the_writer(
     }
 }
 
+/// Becomes the writer by force, takes the stores by force, and does it.
+///
+/// # Errors
+/// A line for a person, if the lease cannot be taken.
+pub async fn take_over(
+    parts: &Parts,
+    ask: Ask,
+    stage: &watch::Sender<Stage>,
+) -> Result<Reply, String> {
+    let mut candidate = Candidate::default();
+    let lease = bounded(parts, candidate.take_by_force(parts)).await?;
+    be_the_writer(parts, &mut candidate, lease, ask, stage).await
+}
+
 enum Waited {
     Reply(Reply),
     Lease(Box<Lease>),

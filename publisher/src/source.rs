@@ -11,6 +11,7 @@
 //! | [`stability`] | whether a query gives the same however it is run |
 //! | [`capture`] | the outbox: looks and acknowledgements |
 //! | [`hub`] | the lease, terms, requests and scans in the schema `hubcast` |
+//! | [`standby`] | who stands by |
 //! | [`migrate`] | installs the schema and the definitions |
 
 pub mod assemble;
@@ -23,6 +24,7 @@ pub mod migrate;
 pub mod query;
 pub mod ranges;
 pub mod stability;
+pub mod standby;
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::ConnectOptions;

@@ -23,6 +23,8 @@ pub struct Lease {
     pub counter: u64,
     /// When it was asked for.
     pub sent: Instant,
+    /// A person decided that the stores are to be taken from whoever has them.
+    pub is_forced: bool,
 }
 
 /// A request of another command.
@@ -95,7 +97,7 @@ impl Source {
         let sent = Instant::now();
         let sql = format!(
             "WITH taken AS (UPDATE hubcast.writer SET epoch = epoch + 1, holder = $1, counter = counter + 1, \
-              released = false, host = $2, taken_at = now() \
+              released = false, host = $2, taken_at = now(), renewed_at = now() \
               WHERE epoch = $3 AND counter = $4 AND NOT pg_is_in_recovery() RETURNING epoch, counter), \
              term AS (INSERT INTO hubcast.terms (epoch, holder) SELECT epoch, $1 FROM taken), \
              old AS (DELETE FROM hubcast.terms USING taken WHERE terms.epoch < taken.epoch - {TERMS_KEPT}) \
@@ -120,7 +122,41 @@ impl Source {
             server: Server(row.get(2)),
             counter: counter.unsigned_abs(),
             sent,
+            is_forced: false,
         })
+    }
+
+    /// Takes the lease from whoever has it, in an epoch above `epoch`, which a store named.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails.
+    pub async fn force_lease(
+        &self,
+        epoch: u64,
+        me: Holder,
+        host: &str,
+    ) -> Result<Lease, SourceError> {
+        loop {
+            let mut seen = self.lease().await?.row;
+            if seen.term.epoch < epoch {
+                let raised =
+                    "UPDATE hubcast.writer SET epoch = $1, counter = counter + 1 WHERE epoch < $1";
+                let query = sqlx::query(raised).bind(epoch.cast_signed());
+                let done = query.execute(&self.pool()).await;
+                done.map_err(|e| self.error("raising the epoch", e))?;
+                seen = self.lease().await?.row;
+            }
+            match self.take_lease(&seen, me, host).await {
+                // It was renewed in between.
+                Err(SourceError::TermOver) => {}
+                taken => {
+                    return taken.map(|lease| Lease {
+                        is_forced: true,
+                        ..lease
+                    });
+                }
+            }
+        }
     }
 
     /// Renews the lease.
@@ -129,7 +165,7 @@ impl Source {
     /// [`SourceError::TermOver`] if it is somebody else's, or the database is not the one it was taken in.
     pub async fn renew_lease(&self, lease: &mut Lease) -> Result<(), SourceError> {
         let sql = format!(
-            "UPDATE hubcast.writer SET counter = counter + 1 WHERE epoch = $1 AND holder = $2 AND NOT released \
+            "UPDATE hubcast.writer SET counter = counter + 1, renewed_at = now() WHERE epoch = $1 AND holder = $2 AND NOT released \
              RETURNING counter, {SERVER}"
         );
         let row = sqlx::query(sqlx::AssertSqlSafe(sql))
