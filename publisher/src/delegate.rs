@@ -15,7 +15,7 @@ const WITHIN: Duration = Duration::from_secs(40);
 /// How long the database may take to answer.
 const DATABASE_WITHIN: Duration = Duration::from_secs(15);
 const LOOK_AT_LEASE: Duration = Duration::from_millis(250);
-const LOOK_FOR_RECEIPT: Duration = Duration::from_millis(5);
+const LOOK_FOR_RECEIPT: Duration = Duration::from_millis(2);
 
 /// What a waiting command shows.
 #[derive(Debug, Clone, PartialEq)]
