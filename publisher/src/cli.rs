@@ -189,8 +189,8 @@ pub(crate) struct Context {
 impl Context {
     fn new(global: &Global) -> Result<Self, Stop> {
         let config = config::load(&global.config).map_err(|e| Stop::Usage(e.to_string()))?;
-        let source =
-            Source::new(&config.hub.database_url).map_err(|e| Stop::Usage(e.to_string()))?;
+        let (key, url) = config.hub.address();
+        let source = Source::new(key, url).map_err(|e| Stop::Usage(e.to_string()))?;
         let spokes = Spoke::all(&config)
             .map_err(Stop::Failed)?
             .into_iter()

@@ -1,9 +1,9 @@
 //! Who stands by. Information for people only: nothing is decided by it.
 
-use super::migrate::literal;
+use super::statement::Statement;
 use super::{Source, SourceError};
 use serde::{Deserialize, Serialize};
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::Row;
 
 /// A publisher that would become the writer if the lease were free.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,15 +23,13 @@ impl Source {
     /// # Errors
     /// [`SourceError`] if the database fails.
     pub async fn stand_by(&self, host: &str) -> Result<(), SourceError> {
-        let host = literal(host);
         let sql = format!(
-            "WITH old AS (DELETE FROM hubcast.standbys WHERE seen_at < now() - {HEARD_WITHIN} AND host <> {host}) \
-             INSERT INTO hubcast.standbys (host) VALUES ({host}) ON CONFLICT (host) DO UPDATE SET seen_at = now()"
+            "WITH old AS (DELETE FROM hubcast.standbys WHERE seen_at < now() - {HEARD_WITHIN} AND host <> $1) \
+             INSERT INTO hubcast.standbys (host) VALUES ($1) ON CONFLICT (host) DO UPDATE SET seen_at = now()"
         );
-        sqlx::raw_sql(AssertSqlSafe(sql))
-            .execute(&self.pool())
-            .await
-            .map_err(|e| self.error("saying that this publisher stands by", e))?;
+        let statement = Statement::new(sql).bind(host);
+        self.execute("saying that this publisher stands by", statement)
+            .await?;
         Ok(())
     }
 
@@ -40,14 +38,9 @@ impl Source {
     /// # Errors
     /// [`SourceError`] if the database fails.
     pub async fn leave_standby(&self, host: &str) -> Result<(), SourceError> {
-        let sql = format!(
-            "DELETE FROM hubcast.standbys WHERE host = {}",
-            literal(host)
-        );
-        sqlx::raw_sql(AssertSqlSafe(sql))
-            .execute(&self.pool())
-            .await
-            .map_err(|e| self.error("saying that this publisher stands by no more", e))?;
+        let statement = Statement::new("DELETE FROM hubcast.standbys WHERE host = $1").bind(host);
+        self.execute("saying that this publisher stands by no more", statement)
+            .await?;
         Ok(())
     }
 
@@ -61,10 +54,9 @@ impl Source {
              (SELECT host, extract(epoch FROM clock_timestamp() - seen_at)::float8 FROM hubcast.standbys \
               WHERE seen_at > now() - {HEARD_WITHIN} ORDER BY host)"
         );
-        let rows = sqlx::raw_sql(AssertSqlSafe(sql))
-            .fetch_all(&self.pool())
-            .await
-            .map_err(|e| self.error("asking who stands by", e))?;
+        let rows = self
+            .fetch_all("asking who stands by", Statement::new(sql))
+            .await?;
         let (mut standbys, mut renewed) = (Vec::new(), 0.0);
         for row in rows {
             let seconds_ago: f64 = row.get(1);
