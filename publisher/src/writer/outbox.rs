@@ -16,7 +16,8 @@ const AWAY_MAX: Millis = 10_000;
 impl Writer {
     /// The next look at the outbox. Its statement must be sent after this.
     pub fn next_look(&mut self, now: Millis) -> Option<LookRequest> {
-        if self.suspended || self.closing {
+        // While changes wait for their turn to be built, looking for more would only cost the primary.
+        if self.suspended || self.closing || self.wake_at(now).is_some() {
             return None;
         }
         let trusted = self.is_capturing();
