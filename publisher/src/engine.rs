@@ -264,7 +264,7 @@ impl Engine<'_> {
             Event::Triggers(checked) => {
                 self.triggers_at = Some(Instant::now() + LOOK_AT_TRIGGERS);
                 match checked {
-                    Ok(gap) => self.writer.checked_triggers(now, gap),
+                    Ok(gap) => self.writer.checked_triggers(gap),
                     Err(e) => tracing::warn!(error = %e, "the change triggers cannot be looked at"),
                 }
             }

@@ -50,19 +50,19 @@ impl Writer {
         }
         self.beats.wanted |= looked.beat;
         if !looked.has_room {
-            self.distrust(now, "the outbox was full, so triggers did not write");
+            self.distrust("the outbox was full, so triggers did not write");
         }
         if self.overflow.is_some_and(|xid| looked.seen.is_past(xid)) {
             self.overflow = None;
-            self.all_behind(now, "the outbox was full");
+            self.all_behind("the outbox was full");
         }
         if looked.is_backlog {
-            self.all_behind(now, "more changes waited than are taken one by one");
+            self.all_behind("more changes waited than are taken one by one");
         }
         if let Some(why) = looked.everyone {
             let due = self.everyone_at.map_or(now, |at| at + EVERYONE_EVERY);
             self.everyone_at = Some(due.max(now));
-            self.all_behind(now, &why);
+            self.all_behind(&why);
             let later = self.stores.iter_mut();
             later.for_each(|s| s.scan_after = s.scan_after.max(due));
         }
@@ -94,19 +94,19 @@ impl Writer {
         }
         if request.make_room && xid.is_some() {
             self.overflow = xid;
-            self.all_behind(now, "the outbox was full");
+            self.all_behind("the outbox was full");
         }
     }
 
     /// What a look at the triggers themselves found: whether every change leaves a row, or why not.
-    pub fn checked_triggers(&mut self, now: Millis, gap: Option<String>) {
+    pub fn checked_triggers(&mut self, gap: Option<String>) {
         if gap == self.gap {
             return;
         }
         let first = self.gap.as_deref() == Some(super::UNCHECKED);
         match &gap {
             Some(_) => self.forget_fresh(),
-            None if !first => self.all_behind(now, "the change triggers were not all in place"),
+            None if !first => self.all_behind("the change triggers were not all in place"),
             None => {}
         }
         self.gap.clone_from(&gap);
@@ -129,10 +129,10 @@ impl Writer {
         (self.capture.len(), self.retries.len())
     }
 
-    fn distrust(&mut self, now: Millis, why: &str) {
+    fn distrust(&mut self, why: &str) {
         self.overflow.get_or_insert(u64::MAX);
         self.forget_fresh();
-        self.all_behind(now, why);
+        self.all_behind(why);
     }
 
     fn forget_fresh(&mut self) {
@@ -141,15 +141,10 @@ impl Writer {
         }
     }
 
-    fn all_behind(&mut self, now: Millis, why: &str) {
+    fn all_behind(&mut self, why: &str) {
         let since = self.now();
-        for ix in (0..self.stores.len()).map(StoreIx) {
-            let store = &mut self.stores[ix.0];
+        for store in &mut self.stores {
             store.set_behind(why.to_owned(), since);
-            // Nothing will be delivered to it one by one.
-            if store.session().is_none() {
-                self.capture.strike_store(now, ix);
-            }
         }
     }
 
@@ -174,6 +169,8 @@ impl Writer {
             let store = &self.stores[ix.0];
             let away = store.down_since.is_some_and(|at| now >= at + AWAY_MAX);
             match store.behind.is_some() {
+                // Nothing is delivered one by one to a store that is away; the scan speaks for what it misses.
+                true if store.session().is_none() => self.capture.strike_store(now, ix),
                 false if away => self.give_up_changes(now, ix, "it was away"),
                 false if store.has_lost_much() => {
                     self.give_up_changes(now, ix, "too many changes were not delivered");
