@@ -2,8 +2,9 @@
 
 use super::definitions::Definition;
 use super::describe::Undescribed;
+use super::triggers::apply;
 use super::{Source, SourceError};
-use crate::config::Config;
+use crate::config::{Config, Watch};
 use contexts::name::Region;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::PgRow;
@@ -12,8 +13,19 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// The files of `migrations/`, in their order.
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, "hub", include_str!("../../../migrations/0001_hub.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "hub", include_str!("../../../migrations/0001_hub.sql")),
+    (
+        2,
+        "capture",
+        include_str!("../../../migrations/0002_capture.sql"),
+    ),
+    (
+        3,
+        "triggers",
+        include_str!("../../../migrations/0003_triggers.sql"),
+    ),
+];
 /// Where it is remembered which were applied.
 const TABLE: &str = "hubcast.migrations";
 
@@ -29,6 +41,10 @@ pub struct Desired {
 }
 
 impl Desired {
+    fn watches(&self) -> impl Iterator<Item = &Watch> {
+        self.definitions.iter().flat_map(|d| &d.watch)
+    }
+
     /// Builds a sample of each kind twice; a line for each kind whose result depends on the plan.
     ///
     /// # Errors
@@ -128,8 +144,28 @@ impl Source {
         user: Option<&str>,
     ) -> Result<Vec<String>, SourceError> {
         let mut lines = self.install_schema().await?;
+        // Triggers come before the definitions that count on them, and go after them.
+        let work = self.plan_triggers(desired.watches(), &desired.search_path);
+        let work = work.await?;
+        lines.extend(self.install_triggers(&work).await?);
+        lines.extend(self.write(desired, user).await?);
+        lines.extend(self.remove_triggers(&work).await?);
+        Ok(lines)
+    }
+
+    /// Writes settings, definitions and stores, and what the publisher's role may do.
+    async fn write(
+        &self,
+        desired: &Desired,
+        user: Option<&str>,
+    ) -> Result<Vec<String>, SourceError> {
+        let mut lines = Vec::new();
         let failed = |e| self.refused("writing the definitions", e);
         let mut tx = self.pool().begin().await.map_err(failed)?;
+        sqlx::raw_sql(AssertSqlSafe(apply::preamble()))
+            .execute(&mut *tx)
+            .await
+            .map_err(failed)?;
         lines.extend(write_settings(&mut tx, desired).await.map_err(failed)?);
         for definition in &desired.definitions {
             let json = json(definition)?;
@@ -152,7 +188,7 @@ impl Source {
     }
 
     /// As [`Source::error`]; what the role may not do is a wrong configuration.
-    fn refused(&self, what: &str, error: sqlx::Error) -> SourceError {
+    pub(super) fn refused(&self, what: &str, error: sqlx::Error) -> SourceError {
         let code = error.as_database_error().and_then(|e| e.code());
         match code.as_deref() {
             Some("42501") => SourceError::NotPermitted {
@@ -289,12 +325,33 @@ async fn write_stores(tx: &mut PgConnection, desired: &Desired) -> sqlx::Result<
         .collect())
 }
 
-/// The same as a script for a DBA, to be run once by `psql` or any other client.
-///
-/// # Errors
-/// [`SourceError::Failed`] if a definition cannot be written as JSON.
-pub fn script(desired: &Desired, user: Option<&str>) -> Result<String, SourceError> {
-    let mut out = String::from("BEGIN;\nCREATE SCHEMA IF NOT EXISTS hubcast;\n");
+impl Source {
+    /// The same as a script for a DBA, to be run once by `psql` or any other client.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails, or a definition cannot be written as JSON.
+    pub async fn migrate_script(
+        &self,
+        desired: &Desired,
+        user: Option<&str>,
+    ) -> Result<String, SourceError> {
+        let work = self.plan_triggers(desired.watches(), &desired.search_path);
+        let (before, after) = work.await?.script();
+        script(desired, user, &before, &after)
+    }
+}
+
+fn script(
+    desired: &Desired,
+    user: Option<&str>,
+    triggers: &str,
+    cleanup: &str,
+) -> Result<String, SourceError> {
+    let mut out = format!(
+        "-- All or nothing. It waits for no lock longer than two seconds; if it gives up, run it again.\nBEGIN;\n{}",
+        apply::preamble()
+    );
+    out.push_str("CREATE SCHEMA IF NOT EXISTS hubcast;\n");
     out.push_str(&format!(
         "CREATE TABLE IF NOT EXISTS {TABLE} (version bigint PRIMARY KEY, description text NOT NULL, \
          installed_on timestamptz NOT NULL DEFAULT now(), success boolean NOT NULL, checksum bytea NOT NULL, \
@@ -316,6 +373,7 @@ pub fn script(desired: &Desired, user: Option<&str>) -> Result<String, SourceErr
             name = literal(&migration.description),
         ));
     }
+    out.push_str(triggers);
     let settings = SETTINGS.replace("{path}", &literal(&desired.search_path));
     out.push_str(&format!(
         "{};\n",
@@ -339,6 +397,7 @@ pub fn script(desired: &Desired, user: Option<&str>) -> Result<String, SourceErr
             "INSERT INTO hubcast.stores (url, region) VALUES ({values});\n"
         ));
     }
+    out.push_str(cleanup);
     out.push_str(&user.map(grants).unwrap_or_default());
     out.push_str("COMMIT;\n");
     Ok(out)
@@ -350,7 +409,9 @@ fn grants(user: &str) -> String {
     format!(
         "GRANT USAGE ON SCHEMA hubcast TO {user};\n\
          GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA hubcast TO {user};\n\
-         GRANT USAGE ON ALL SEQUENCES IN SCHEMA hubcast TO {user};\n"
+         GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA hubcast TO {user};\n\
+         GRANT EXECUTE ON FUNCTION hubcast.wait(integer, integer, bigint, pg_snapshot, bigint, integer), \
+         hubcast.has_room() TO {user};\n"
     )
 }
 
@@ -362,6 +423,6 @@ fn json(definition: &Definition) -> Result<String, SourceError> {
 }
 
 /// A string literal that means the same whatever `standard_conforming_strings` is.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
