@@ -128,13 +128,16 @@ pub async fn run_term(
     };
     let stores = parts.spokes.iter().map(spec).collect();
     let limits = WriterLimits::default();
-    let writer = Writer::new(
+    let mut writer = Writer::new(
         lease.term,
         definitions.digest_key.clone(),
         stores,
         limits,
         0,
     );
+    if lease.is_forced {
+        writer.force();
+    }
     let (events, mut incoming) = mpsc::channel(1024);
     let now = Instant::now();
     let mut engine = Engine {
@@ -198,6 +201,10 @@ impl Engine<'_> {
         ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut closing: Option<Instant> = None;
         loop {
+            let now = self.now();
+            let wake = self.writer.wake_at(now).map_or(TICK, |at| {
+                Duration::from_millis(at.saturating_sub(now).max(1))
+            });
             tokio::select! {
                 Some(event) = incoming.recv() => {
                     if let Some(end) = self.take(event) {
@@ -211,6 +218,7 @@ impl Engine<'_> {
                 }
                 Some(order) = orders.recv() => self.accept(order.ask, Asker::Here(order.reply)),
                 _ = ticker.tick() => {}
+                () = tokio::time::sleep(wake), if wake < TICK => {}
                 Ok(()) = stop.changed(), if closing.is_none() => {}
             }
             if *stop.borrow() && closing.is_none() {

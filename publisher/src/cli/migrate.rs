@@ -3,7 +3,7 @@
 use super::{Context, Exit, Stop};
 use crate::source::Source;
 use crate::source::describe::Undescribed;
-use crate::source::migrate::{desired, script};
+use crate::source::migrate::desired;
 use secrecy::ExposeSecret;
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
@@ -23,25 +23,20 @@ pub(super) async fn run(context: &Context, print: bool) -> Result<Exit, Stop> {
     // Looked at as the role that will build, so that what it may not read shows now.
     let desired = desired(source, &context.config, source.search_path().await?).await?;
     let user = context.config.hub.migrate_url.as_ref().and_then(|_| {
-        let options: PgConnectOptions = context
-            .config
-            .hub
-            .database_url
-            .expose_secret()
-            .parse()
-            .ok()?;
+        let (_, url) = context.config.hub.address();
+        let options: PgConnectOptions = url.expose_secret().parse().ok()?;
         Some(options.get_username().to_owned())
     });
     for warning in &desired.warnings {
         eprintln!("warning: {warning}");
     }
     if print {
-        let sql = script(&desired, user.as_deref())?;
+        let sql = source.migrate_script(&desired, user.as_deref()).await?;
         context.print(&json!({ "sql": sql }), || sql.clone())?;
         return Ok(Exit::Done);
     }
     let migrator = match &context.config.hub.migrate_url {
-        Some(url) => Source::new(url)?,
+        Some(url) => Source::new("hub.migrate_url", url)?,
         None => source.clone(),
     };
     let lines = migrator.migrate(&desired, user.as_deref()).await?;
