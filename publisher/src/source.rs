@@ -7,6 +7,7 @@
 //! | [`describe`] | what a query of the configuration returns, and what is wrong with it |
 //! | [`assemble`] | rows to bundles: pure |
 //! | [`build`] | tenants and ranges, each in one snapshot |
+//! | [`at_once`] | tenants in one statement, where nothing is wrong |
 //! | [`ranges`] | the bounds of a scan |
 //! | [`stability`] | whether a query gives the same however it is run |
 //! | [`statement`] | statements that pass a transaction pooler |
@@ -14,6 +15,7 @@
 //! | [`migrate`] | installs the schema and the definitions |
 
 pub mod assemble;
+pub mod at_once;
 pub mod build;
 pub mod definitions;
 pub mod describe;
@@ -22,8 +24,9 @@ pub mod migrate;
 pub mod query;
 pub mod ranges;
 pub mod stability;
-mod statement;
+pub mod statement;
 
+use at_once::Known;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -101,6 +104,7 @@ pub struct Source {
     pool: Arc<RwLock<PgPool>>,
     at: String,
     key: &'static str,
+    known: Arc<RwLock<Option<Arc<Known>>>>,
 }
 
 /// Connections: the lease, the wait, and builds.
@@ -134,7 +138,13 @@ impl Source {
             options.get_database().unwrap_or(options.get_username())
         );
         let pool = Arc::new(RwLock::new(pool_of(options)));
-        Ok(Self { pool, at, key })
+        let known = Arc::default();
+        Ok(Self {
+            pool,
+            at,
+            key,
+            known,
+        })
     }
 
     fn pool(&self) -> PgPool {

@@ -41,7 +41,10 @@ fn a_good_configuration_is_read_with_its_defaults() {
 
 #[test]
 fn a_direct_address_is_used_instead() {
-    assert_eq!(read(GOOD).expect("good").hub.address().0, "hub.database_url");
+    assert_eq!(
+        read(GOOD).expect("good").hub.address().0,
+        "hub.database_url"
+    );
     let with = GOOD.replace("api_token", "direct_url = \"postgres://db/x\"\napi_token");
     let config = read(&with).expect("good");
     let (key, url) = config.hub.address();
