@@ -14,8 +14,10 @@ SELECT setval('hubcast.outbox_cap', 1000000);
 -- One row says one of: this tenant may have changed; this row of a table with a `tenants` query was changed; or a mark:
 -- 'all' (every tenant may have changed), 'token' (somebody asks when this transaction is visible), 'beat'.
 CREATE TABLE hubcast.outbox (
-    id      bigint NOT NULL DEFAULT nextval('hubcast.outbox_ids'),
+    -- First, so that no id is drawn by a transaction that has no number yet: see the lower bound in the publisher's
+    -- writer/capture.rs.
     xid     xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    id      bigint NOT NULL DEFAULT nextval('hubcast.outbox_ids'),
     tenant  text,
     watch   text,
     changed jsonb,
@@ -79,6 +81,13 @@ CREATE TABLE hubcast.retry (
     next_at  timestamptz NOT NULL,
     reason   text NOT NULL
 );
+
+-- Information for people: who stands by, and when the writer last renewed its lease.
+CREATE TABLE hubcast.standbys (
+    host    text PRIMARY KEY,
+    seen_at timestamptz NOT NULL DEFAULT now()
+);
+ALTER TABLE hubcast.writer ADD COLUMN renewed_at timestamptz NOT NULL DEFAULT now();
 
 -- Set in the transaction that acknowledges changes which the store has not got: it needs a scan.
 ALTER TABLE hubcast.stores ADD COLUMN behind_since timestamptz;

@@ -12,7 +12,9 @@ mod republish;
 mod run;
 mod scan;
 mod status;
+mod takeover;
 pub mod telemetry;
+mod uninstall;
 
 use crate::config::{self, Config};
 use crate::engine::Parts;
@@ -69,11 +71,20 @@ enum LogFormat {
 enum Command {
     /// The daemon: scans on schedule, serves the API, answers other commands
     Run,
-    /// Install or update the schema `hubcast`, the definitions and the stores
+    /// Install or update the schema `hubcast`, the change triggers, the definitions and the stores
     Migrate {
         /// Write the SQL for somebody else to run, and change nothing
         #[arg(long)]
         print: bool,
+    },
+    /// Remove the change triggers and the schema `hubcast`; the stores keep what they hold
+    Uninstall {
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        /// Even while a publisher is the writer
+        #[arg(long)]
+        force: bool,
     },
     /// Check the configuration against the database and every spoke; changes nothing
     Check,
@@ -105,6 +116,15 @@ enum Command {
         /// The API of the daemon, if it is not at hub.listen
         #[arg(long, value_name = "URL")]
         hub: Option<String>,
+    },
+    /// Take the lease and the stores from whoever has them, also from a writer that is alive, and scan
+    ///
+    /// For a database that was restored from a backup or cloned, whose publisher the stores refuse ("fenced"): run with the
+    /// right database, it fences the other one for good.
+    Takeover {
+        /// Yes, take them
+        #[arg(long)]
+        force: bool,
     },
     /// What differs between the hub's truth and the stores; changes nothing; exit code 1 if anything does
     Diff {
@@ -269,6 +289,7 @@ async fn dispatch(context: Context, command: Command) -> Result<Exit, Stop> {
     match command {
         Command::Run => run::run(context).await,
         Command::Migrate { print } => migrate::run(&context, print).await,
+        Command::Uninstall { yes, force } => uninstall::run(&context, yes, force).await,
         Command::Check => check::run(&context).await,
         Command::Scan {
             kind,
@@ -283,6 +304,7 @@ async fn dispatch(context: Context, command: Command) -> Result<Exit, Stop> {
         Command::Republish { what, kind, region } => {
             republish::run(&context, what, kind.as_deref(), region.as_deref()).await
         }
+        Command::Takeover { force } => takeover::run(&context, force).await,
         Command::Status { hub } => status::run(&context, hub).await,
         Command::Diff { tenant, region } => {
             compare::diff(&context, tenant.as_deref(), region.as_deref()).await

@@ -5,18 +5,24 @@
 //! | [`query`] | the text of the queries, made from a definition: pure |
 //! | [`definitions`] | what `migrate` put into the database |
 //! | [`describe`] | what a query of the configuration returns, and what is wrong with it |
+//! | [`watched`] | what a watch of the configuration names, and what is wrong with it |
 //! | [`assemble`] | rows to bundles: pure |
 //! | [`build`] | tenants and ranges, each in one snapshot |
 //! | [`at_once`] | tenants in one statement, where nothing is wrong |
 //! | [`ranges`] | the bounds of a scan |
 //! | [`stability`] | whether a query gives the same however it is run |
+//! | [`capture`] | the outbox: looks and acknowledgements |
 //! | [`statement`] | statements that pass a transaction pooler |
 //! | [`hub`] | the lease, terms, requests and scans in the schema `hubcast` |
-//! | [`migrate`] | installs the schema and the definitions |
+//! | [`standby`] | who stands by |
+//! | [`triggers`] | the change triggers on watched tables |
+//! | [`migrate`] | installs the schema, the triggers and the definitions |
+//! | [`uninstall`] | removes all of it |
 
 pub mod assemble;
 pub mod at_once;
 pub mod build;
+pub mod capture;
 pub mod definitions;
 pub mod describe;
 pub mod hub;
@@ -24,7 +30,11 @@ pub mod migrate;
 pub mod query;
 pub mod ranges;
 pub mod stability;
+pub mod standby;
 pub mod statement;
+pub mod triggers;
+pub mod uninstall;
+mod watched;
 
 use at_once::Known;
 use secrecy::{ExposeSecret, SecretString};
@@ -108,7 +118,7 @@ pub struct Source {
 }
 
 /// Connections: the lease, the wait, and builds.
-const CONNECTIONS: u32 = 8;
+const CONNECTIONS: u32 = 12;
 /// How long a connection may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 

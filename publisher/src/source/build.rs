@@ -129,6 +129,7 @@ impl Source {
     ) -> Result<BuiltBatch, SourceError> {
         match &request.what {
             What::Bounds => self.read_bounds().await,
+            What::Beat => self.read_beat().await,
             What::Range(range) => self.build_bound(Bound::Range(range.clone()), regions).await,
             What::Tenants(tenants) => match self.build_at_once(tenants, regions).await {
                 Some(batch) => Ok(batch),
@@ -148,6 +149,17 @@ impl Source {
     ) -> Result<BuiltBatch, SourceError> {
         let names = tenants.iter().map(ToString::to_string).collect();
         self.build_bound(Bound::List(names), regions).await
+    }
+
+    async fn read_beat(&self) -> Result<BuiltBatch, SourceError> {
+        let (mut tx, _) = self.snapshot().await?;
+        let row = unnamed("SELECT n FROM hubcast.beat").fetch_one(&mut *tx);
+        let row = row.await.map_err(|e| self.error("reading the beat", e))?;
+        let n: i64 = row.get(0);
+        Ok(BuiltBatch {
+            beat: Some(n.unsigned_abs()),
+            ..BuiltBatch::default()
+        })
     }
 
     async fn build_bound(
@@ -307,6 +319,7 @@ pub(super) fn batch(
     let (warnings, contexts) = (assembly.take_warnings(), assembly.contexts());
     BuiltBatch {
         ranges: Vec::new(),
+        beat: None,
         tenants: assembly.finish(),
         contexts,
         definitions: definitions.fingerprint,

@@ -24,6 +24,8 @@ pub struct Lease {
     pub counter: u64,
     /// When it was asked for.
     pub sent: Instant,
+    /// A person decided that the stores are to be taken from whoever has them.
+    pub is_forced: bool,
 }
 
 /// A request of another command.
@@ -103,7 +105,7 @@ impl Source {
         let sent = Instant::now();
         let sql = format!(
             "WITH taken AS (UPDATE hubcast.writer SET epoch = epoch + 1, holder = $1, counter = counter + 1, \
-              released = false, host = $2, taken_at = now() \
+              released = false, host = $2, taken_at = now(), renewed_at = now() \
               WHERE epoch = $3 AND counter = $4 AND NOT pg_is_in_recovery() RETURNING epoch, counter), \
              term AS (INSERT INTO hubcast.terms (epoch, holder) SELECT epoch, $1 FROM taken), \
              old AS (DELETE FROM hubcast.terms USING taken WHERE terms.epoch < taken.epoch - {TERMS_KEPT}) \
@@ -126,7 +128,40 @@ impl Source {
             server: Server(row.get(2)),
             counter: counter.unsigned_abs(),
             sent,
+            is_forced: false,
         })
+    }
+
+    /// Takes the lease from whoever has it, in an epoch above `epoch`, which a store named.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails.
+    pub async fn force_lease(
+        &self,
+        epoch: u64,
+        me: Holder,
+        host: &str,
+    ) -> Result<Lease, SourceError> {
+        loop {
+            let mut seen = self.lease().await?.row;
+            if seen.term.epoch < epoch {
+                let raised =
+                    "UPDATE hubcast.writer SET epoch = $1, counter = counter + 1 WHERE epoch < $1";
+                let statement = Statement::new(raised).bind(epoch.cast_signed());
+                self.execute("raising the epoch", statement).await?;
+                seen = self.lease().await?.row;
+            }
+            match self.take_lease(&seen, me, host).await {
+                // It was renewed in between.
+                Err(SourceError::TermOver) => {}
+                taken => {
+                    return taken.map(|lease| Lease {
+                        is_forced: true,
+                        ..lease
+                    });
+                }
+            }
+        }
     }
 
     /// Renews the lease.
@@ -135,7 +170,7 @@ impl Source {
     /// [`SourceError::TermOver`] if it is somebody else's, or the database is not the one it was taken in.
     pub async fn renew_lease(&self, lease: &mut Lease) -> Result<(), SourceError> {
         let sql = format!(
-            "UPDATE hubcast.writer SET counter = counter + 1 WHERE epoch = $1 AND holder = $2 AND NOT released \
+            "UPDATE hubcast.writer SET counter = counter + 1, renewed_at = now() WHERE epoch = $1 AND holder = $2 AND NOT released \
              RETURNING counter, {SERVER}"
         );
         let statement = of_term(sql, lease.term);
@@ -246,26 +281,17 @@ impl Source {
         Ok(())
     }
 
-    /// Waits on the server, at most a second, until there is a request; returns the new ones. After a failure ask for
-    /// those `again` that were taken and not answered: the answer that named them may be lost. Receipts that nobody
-    /// fetched for an hour are removed on the way.
+    /// Takes the new requests; `again` also those that were taken and not answered. Receipts that nobody fetched for an
+    /// hour are removed on the way.
     ///
     /// # Errors
     /// [`SourceError`] if the database fails.
-    pub async fn wait_for_requests(
+    pub(super) async fn take_requests(
         &self,
         term: Term,
-        step_ms: i32,
         again: bool,
     ) -> Result<Vec<PendingRequest>, SourceError> {
-        let doing = "waiting for requests";
-        let waiting = Statement::new("SELECT hubcast.wait(1000, $1, $2)")
-            .bind(step_ms)
-            .bind(term.epoch.cast_signed());
-        let there: bool = self.fetch_one(doing, waiting).await?.get(0);
-        if !there && !again {
-            return Ok(Vec::new());
-        }
+        let doing = "taking requests";
         let sql = "WITH term AS (SELECT FROM hubcast.writer WHERE epoch = $1 AND holder = $2 FOR SHARE), \
                    old AS (DELETE FROM hubcast.requests r USING term WHERE r.asked_at < now() - interval '1 hour' \
                     AND (r.receipt IS NOT NULL OR r.taken_by IS DISTINCT FROM $1)) \
