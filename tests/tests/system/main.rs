@@ -12,6 +12,7 @@ mod inbound_only;
 mod kill_points;
 mod order;
 mod random_kills;
+mod receipts;
 mod requests;
 mod rot;
 mod sample_truth;

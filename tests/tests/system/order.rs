@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 const REGIONS: [&str; 2] = ["eu-west-1", "us-east-1"];
 
 /// A query waits for this lock when it comes to the row of the tenant `gate`, and its snapshot grows old.
-const GATE: &str = r"
+pub const GATE: &str = r"
 CREATE FUNCTION gate(tenant text) RETURNS boolean LANGUAGE plpgsql STABLE COST 1000000 AS $$
 BEGIN
     IF tenant = 'gate' THEN
@@ -25,13 +25,13 @@ END $$;
 INSERT INTO counters VALUES ('gate', 1)";
 
 /// Reads a tenant in every region without end; its number never becomes smaller.
-struct Watch {
+pub struct Watch {
     stop: Arc<AtomicBool>,
     task: JoinHandle<Result<u64>>,
 }
 
 impl Watch {
-    fn on(world: &World, tenant: &'static str) -> Self {
+    pub fn on(world: &World, tenant: &'static str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let agents: Vec<Agent> = world.agents.iter().map(Agent::reader).collect();
@@ -52,7 +52,7 @@ impl Watch {
         Self { stop, task }
     }
 
-    async fn end(self) -> Result<()> {
+    pub async fn end(self) -> Result<()> {
         self.stop.store(true, Ordering::SeqCst);
         let reads = self.task.await??;
         assert!(reads > 20, "only {reads} reads");
@@ -61,7 +61,7 @@ impl Watch {
 }
 
 /// The counter of a tenant; none while the region does not know.
-async fn number_if_ready(agent: &Agent, tenant: &str) -> Result<Option<i64>> {
+pub async fn number_if_ready(agent: &Agent, tenant: &str) -> Result<Option<i64>> {
     let (status, body) = agent.get("counter", tenant).await?;
     match status.as_u16() {
         200 => Ok(serde_json::from_str::<serde_json::Value>(&body)?["n"].as_i64()),
@@ -70,20 +70,20 @@ async fn number_if_ready(agent: &Agent, tenant: &str) -> Result<Option<i64>> {
     }
 }
 
-async fn close_gate(connection: &mut PgConnection) -> Result<()> {
+pub async fn close_gate(connection: &mut PgConnection) -> Result<()> {
     let sql = "SELECT pg_advisory_lock(4711)";
     sqlx::query(sql).execute(connection).await?;
     Ok(())
 }
 
-async fn open_gate(connection: &mut PgConnection) -> Result<()> {
+pub async fn open_gate(connection: &mut PgConnection) -> Result<()> {
     let sql = "SELECT pg_advisory_unlock(4711)";
     sqlx::query(sql).execute(connection).await?;
     Ok(())
 }
 
 /// Waits until a build stands at the gate, its snapshot taken.
-async fn somebody_waits(world: &World) -> Result<()> {
+pub async fn somebody_waits(world: &World) -> Result<()> {
     let sql = "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
                AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     until("a build to wait at the gate", HEALS_WITHIN, || async {
