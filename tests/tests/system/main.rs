@@ -9,6 +9,7 @@ mod alone;
 mod copies;
 mod hostile;
 mod inbound_only;
+mod interleaved;
 mod kill_points;
 mod order;
 mod random_kills;
