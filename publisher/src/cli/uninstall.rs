@@ -32,7 +32,7 @@ pub(super) async fn run(context: &Context, yes: bool, force: bool) -> Result<Exi
         return Err(Stop::Failed("nothing was removed".into()));
     }
     let migrator = match &context.config.hub.migrate_url {
-        Some(url) => Source::new(url)?,
+        Some(url) => Source::new("hub.migrate_url", url)?,
         None => source.clone(),
     };
     let lines = migrator.uninstall().await?;

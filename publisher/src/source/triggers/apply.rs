@@ -8,7 +8,7 @@ use super::Event;
 use super::facts::{self, Facts};
 use super::plan::{Difference, Differing, Function, Plan, Planned, plan};
 use crate::config::Watch;
-use crate::source::migrate::literal;
+use crate::source::statement::quoted;
 use crate::source::{Source, SourceError, message};
 use sqlx::{AssertSqlSafe, Row};
 use std::collections::{BTreeMap, BTreeSet};
@@ -311,7 +311,7 @@ fn trigger(planned: &Planned, event: Event) -> String {
 }
 
 fn remember(planned: &Planned) -> String {
-    let name = literal(&planned.name);
+    let name = quoted(&planned.name);
     format!(
         "INSERT INTO hubcast.triggers (relation, name) VALUES ({name}::regclass, {name}) \
          ON CONFLICT (relation) DO UPDATE SET name = excluded.name;\n"
@@ -320,7 +320,7 @@ fn remember(planned: &Planned) -> String {
 
 /// Forgets every table that should have no triggers.
 fn forget(plan: &Plan) -> String {
-    let names: Vec<String> = plan.tables.values().map(|t| literal(&t.name)).collect();
+    let names: Vec<String> = plan.tables.values().map(|t| quoted(&t.name)).collect();
     format!(
         "DELETE FROM hubcast.triggers WHERE relation::oid <> ALL (ARRAY[{}]::regclass[]::oid[]);\n",
         names.join(", ")

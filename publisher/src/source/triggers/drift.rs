@@ -81,6 +81,13 @@ impl Drift {
     }
 }
 
+impl Drift {
+    /// Whether changes may happen that leave no row in the outbox.
+    pub fn misses_changes(&self) -> bool {
+        !matches!(self, Self::Leftover { .. } | Self::Query { .. })
+    }
+}
+
 const MIGRATE: &str = "run `publisher migrate`; until then scans find its changes";
 
 impl fmt::Display for Drift {
