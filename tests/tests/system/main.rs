@@ -6,6 +6,7 @@
 //! `HUBCAST_TEST_POSTGRES` names a running server to use; without it each test starts a throw-away one.
 
 mod alone;
+mod capture;
 mod copies;
 mod hostile;
 mod inbound_only;
