@@ -7,12 +7,15 @@
 
 mod alone;
 mod builds;
+mod capture;
 mod copies;
 mod hostile;
 mod inbound_only;
+mod interleaved;
 mod kill_points;
 mod order;
 mod random_kills;
+mod receipts;
 mod requests;
 mod rot;
 mod sample_truth;

@@ -190,6 +190,5 @@ pub async fn read(connection: &mut PgConnection, names: &[String]) -> sqlx::Resu
         .bind(names.to_vec())
         .fetch_one(connection)
         .await?;
-    let json: sqlx::types::Json<Facts> = facts.try_get(0)?;
-    Ok(json.0)
+    Ok(facts.get::<sqlx::types::Json<Facts>, _>(0).0)
 }
