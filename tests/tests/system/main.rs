@@ -20,6 +20,7 @@ mod requests;
 mod rot;
 mod sample_truth;
 mod slow;
+mod takeover;
 mod traffic;
 mod truth;
 mod unsure;
