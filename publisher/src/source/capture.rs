@@ -33,6 +33,8 @@ pub struct Found {
     pub looked: Looked,
     /// For whoever answers requests.
     pub requests: Vec<PendingRequest>,
+    /// Half of the room is taken.
+    pub is_filling: bool,
 }
 
 /// What became of a transaction.
@@ -91,8 +93,9 @@ impl Source {
             None => "NULL".to_owned(),
         };
         let sql = format!(
-            "SELECT seen::text, last_id, has_room, requests, waiting, changes FROM \
-             hubcast.wait({WAIT_MS}, {step}, {}, {after}, {}, {ROWS_MAX})",
+            "SELECT seen::text, last_id, has_room, requests, waiting, changes, \
+              2 * (last_id - (SELECT last_value FROM hubcast.outbox_acked)) >= (SELECT last_value FROM hubcast.outbox_cap) \
+             FROM hubcast.wait({WAIT_MS}, {step}, {}, {after}, {}, {ROWS_MAX})",
             term.epoch, request.from_id
         );
         let row = self
@@ -133,7 +136,11 @@ impl Source {
             true => self.take_requests(term, again).await?,
             false => Vec::new(),
         };
-        Ok(Found { looked, requests })
+        Ok(Found {
+            looked,
+            requests,
+            is_filling: row.get(6),
+        })
     }
 
     fn unreadable(&self, what: &str) -> SourceError {
