@@ -499,6 +499,15 @@ impl Capture {
         self.entries.len() > ENTRIES_MAX
     }
 
+    /// The stores that wait for the oldest change of all that are followed.
+    pub fn laggards(&self) -> Vec<StoreIx> {
+        let first = |d: &Delivery| d.missing.keys().next().copied();
+        let oldest = self.deliveries.iter().filter_map(first).min();
+        let stores = self.deliveries.iter().enumerate();
+        let waiting = stores.filter(|(_, d)| oldest.is_some() && first(d) == oldest);
+        waiting.map(|(i, _)| StoreIx(i)).collect()
+    }
+
     /// Rows that are seen and not acknowledged.
     pub fn len(&self) -> usize {
         self.rows.len()
@@ -659,6 +668,19 @@ mod tests {
         books.0.delivered(0, B, &t("b"), Tick(12));
         assert_eq!(books.ack(8).map(|a| (a.ids, a.done_to)), Some((vec![2], 2)));
         assert!(books.0.is_idle());
+    }
+
+    #[test]
+    fn who_waits_for_the_oldest_change_holds_the_others_up() {
+        let mut books = Books::new();
+        assert_eq!(books.0.laggards(), []);
+        books.look(1, looked("5:5:", 1, vec![change(1, 4, &["a"])]));
+        books.look(2, looked("6:6:", 2, vec![change(2, 5, &["b"])]));
+        assert_eq!(books.0.laggards(), [A, B]);
+        books.0.delivered(0, B, &t("a"), Tick(11));
+        assert_eq!(books.0.laggards(), [A]);
+        books.0.strike_store(0, A);
+        assert_eq!(books.0.laggards(), [B]);
     }
 
     #[test]
