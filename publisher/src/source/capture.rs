@@ -33,6 +33,8 @@ pub struct Found {
     pub looked: Looked,
     /// For whoever answers requests.
     pub requests: Vec<PendingRequest>,
+    /// Half of the room is taken.
+    pub is_filling: bool,
 }
 
 /// What became of a transaction.
@@ -91,8 +93,9 @@ impl Source {
             None => "NULL".to_owned(),
         };
         let sql = format!(
-            "SELECT seen::text, last_id, has_room, requests, waiting, changes FROM \
-             hubcast.wait({WAIT_MS}, {step}, {}, {after}, {}, {ROWS_MAX})",
+            "SELECT seen::text, last_id, has_room, requests, waiting, changes, \
+              2 * (last_id - (SELECT last_value FROM hubcast.outbox_acked)) >= (SELECT last_value FROM hubcast.outbox_cap) \
+             FROM hubcast.wait({WAIT_MS}, {step}, {}, {after}, {}, {ROWS_MAX})",
             term.epoch, request.from_id
         );
         let row = self
@@ -133,7 +136,11 @@ impl Source {
             true => self.take_requests(term, again).await?,
             false => Vec::new(),
         };
-        Ok(Found { looked, requests })
+        Ok(Found {
+            looked,
+            requests,
+            is_filling: row.get(6),
+        })
     }
 
     fn unreadable(&self, what: &str) -> SourceError {
@@ -150,10 +157,10 @@ impl Source {
         rows: &[RawRow],
         everyone: &mut Option<String>,
     ) -> Result<BTreeMap<i64, Vec<TenantId>>, SourceError> {
-        let mut by_watch: BTreeMap<&str, Vec<(i64, &Value)>> = BTreeMap::new();
+        let mut by_watch: BTreeMap<&str, Vec<(&RawRow, &Value)>> = BTreeMap::new();
         for row in rows {
             if let Some((watch, value)) = &row.changed {
-                by_watch.entry(watch).or_default().push((row.id, value));
+                by_watch.entry(watch).or_default().push((row, value));
             }
         }
         let mut resolved = BTreeMap::new();
@@ -169,7 +176,12 @@ impl Source {
             };
             let values: Vec<&Value> = changed.iter().map(|(_, value)| *value).collect();
             match self.tenants_of(watch, &values).await {
-                Ok(tenants) => resolved.extend(changed.first().map(|(id, _)| (*id, tenants))),
+                // One row of each transaction stands for all: its receipt waits for every tenant that was found.
+                Ok(tenants) => {
+                    let firsts: BTreeMap<u64, i64> =
+                        changed.iter().rev().map(|(r, _)| (r.xid, r.id)).collect();
+                    resolved.extend(firsts.into_values().map(|id| (id, tenants.clone())));
+                }
                 Err(e) if e.is_down() => return Err(e),
                 Err(e) => {
                     let why = format!("watch: the tenants query on {}: {e}", watch.table);

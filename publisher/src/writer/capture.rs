@@ -283,9 +283,13 @@ impl Capture {
         })
     }
 
-    /// A look failed: it is taken again soon.
+    /// A look failed: it is taken again soon. What it may have found is found by the next one, so its readings say
+    /// nothing once that one is complete but not delivered.
     pub fn look_failed(&mut self, now: Millis) {
-        self.looking = None;
+        let failed = self.looking.take();
+        for delivery in &mut self.deliveries {
+            delivery.marks.retain(|mark| Some(mark.look) != failed);
+        }
         self.failures += 1;
         self.retry_at = now + (100_u64 << self.failures.min(5)).min(2_000);
     }
@@ -495,6 +499,15 @@ impl Capture {
         self.entries.len() > ENTRIES_MAX
     }
 
+    /// The stores that wait for the oldest change of all that are followed.
+    pub fn laggards(&self) -> Vec<StoreIx> {
+        let first = |d: &Delivery| d.missing.keys().next().copied();
+        let oldest = self.deliveries.iter().filter_map(first).min();
+        let stores = self.deliveries.iter().enumerate();
+        let waiting = stores.filter(|(_, d)| oldest.is_some() && first(d) == oldest);
+        waiting.map(|(i, _)| StoreIx(i)).collect()
+    }
+
     /// Rows that are seen and not acknowledged.
     pub fn len(&self) -> usize {
         self.rows.len()
@@ -658,6 +671,19 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_the_oldest_change_holds_the_others_up() {
+        let mut books = Books::new();
+        assert_eq!(books.0.laggards(), []);
+        books.look(1, looked("5:5:", 1, vec![change(1, 4, &["a"])]));
+        books.look(2, looked("6:6:", 2, vec![change(2, 5, &["b"])]));
+        assert_eq!(books.0.laggards(), [A, B]);
+        books.0.delivered(0, B, &t("a"), Tick(11));
+        assert_eq!(books.0.laggards(), [A]);
+        books.0.strike_store(0, A);
+        assert_eq!(books.0.laggards(), [B]);
+    }
+
+    #[test]
     fn a_store_is_as_fresh_as_the_last_look_of_which_it_has_everything() {
         let mut books = Books::new();
         books.look(100, looked("5:5:", 1, vec![change(1, 4, &["a"])]));
@@ -672,6 +698,18 @@ mod tests {
         );
         books.0.strike_before(0, B, Tick(11));
         assert_eq!(books.0.fresh(B), at(200));
+    }
+
+    #[test]
+    fn a_look_that_failed_says_nothing_about_the_age() {
+        let mut books = Books::new();
+        assert!(books.0.next_look(0, &[at(100), at(100)]).is_some());
+        books.0.look_failed(0);
+        books.0.retry_at = 0;
+        books.look(200, looked("5:5:", 1, vec![change(1, 4, &["a"])]));
+        assert_eq!(books.0.fresh(A), None, "the change may be from before 100");
+        books.0.delivered(0, A, &t("a"), Tick(11));
+        assert_eq!(books.0.fresh(A), at(200));
     }
 
     #[test]

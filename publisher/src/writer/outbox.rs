@@ -67,9 +67,19 @@ impl Writer {
             later.for_each(|s| s.scan_after = s.scan_after.max(due));
         }
         if self.capture.is_crowded() {
-            for ix in (0..self.stores.len()).map(StoreIx) {
-                self.give_up_changes(now, ix, "more changes wait for it than are followed");
-            }
+            self.give_up_laggards(now);
+        }
+    }
+
+    /// Half of the room in the outbox is taken: whoever holds up the rest is given up, before triggers stop writing and
+    /// every store needs a scan.
+    pub fn outbox_fills(&mut self, now: Millis) {
+        self.give_up_laggards(now);
+    }
+
+    fn give_up_laggards(&mut self, now: Millis) {
+        for ix in self.capture.laggards() {
+            self.give_up_changes(now, ix, "more changes wait for it than are followed");
         }
     }
 

@@ -6,16 +6,23 @@
 //! `HUBCAST_TEST_POSTGRES` names a running server to use; without it each test starts a throw-away one.
 
 mod alone;
+mod builds;
 mod capture;
 mod copies;
 mod hostile;
 mod inbound_only;
+mod interleaved;
+mod keys;
 mod kill_points;
 mod order;
+mod outbox;
 mod random_kills;
+mod receipts;
 mod requests;
 mod rot;
 mod sample_truth;
+mod slow;
+mod takeover;
 mod traffic;
 mod truth;
 mod unsure;
