@@ -7,6 +7,8 @@
 
 mod alone;
 mod copies;
+mod drift;
+mod failover;
 mod hostile;
 mod inbound_only;
 mod interleaved;
@@ -22,6 +24,7 @@ mod sample_truth;
 mod slow;
 mod takeover;
 mod traffic;
+mod trigger_path;
 mod truth;
 mod unsure;
 mod world;
