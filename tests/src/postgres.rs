@@ -125,6 +125,8 @@ impl Postgres {
             "listen_addresses=127.0.0.1",
             "-c",
             "max_connections=200",
+            "-c",
+            "max_prepared_transactions=20",
         ]);
         if !durable {
             command.args([

@@ -283,9 +283,13 @@ impl Capture {
         })
     }
 
-    /// A look failed: it is taken again soon.
+    /// A look failed: it is taken again soon. What it may have found is found by the next one, so its readings say
+    /// nothing once that one is complete but not delivered.
     pub fn look_failed(&mut self, now: Millis) {
-        self.looking = None;
+        let failed = self.looking.take();
+        for delivery in &mut self.deliveries {
+            delivery.marks.retain(|mark| Some(mark.look) != failed);
+        }
         self.failures += 1;
         self.retry_at = now + (100_u64 << self.failures.min(5)).min(2_000);
     }
@@ -694,6 +698,18 @@ mod tests {
         );
         books.0.strike_before(0, B, Tick(11));
         assert_eq!(books.0.fresh(B), at(200));
+    }
+
+    #[test]
+    fn a_look_that_failed_says_nothing_about_the_age() {
+        let mut books = Books::new();
+        assert!(books.0.next_look(0, &[at(100), at(100)]).is_some());
+        books.0.look_failed(0);
+        books.0.retry_at = 0;
+        books.look(200, looked("5:5:", 1, vec![change(1, 4, &["a"])]));
+        assert_eq!(books.0.fresh(A), None, "the change may be from before 100");
+        books.0.delivered(0, A, &t("a"), Tick(11));
+        assert_eq!(books.0.fresh(A), at(200));
     }
 
     #[test]

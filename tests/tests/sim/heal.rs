@@ -2,7 +2,7 @@
 //! stays dead holds up nobody else; and when nothing changes any more, nothing more is built.
 
 use crate::agent::Agent;
-use crate::database::Name;
+use crate::state::Name;
 use crate::world::{Checked, Event, World, violated};
 use contexts::name::TenantId;
 use publisher::writer::StoreIx;

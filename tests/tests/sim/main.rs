@@ -9,8 +9,10 @@
 //! A failure prints its seed and the last events. `HUBCAST_SIM_SEED=n` runs that seed alone, with
 //! `HUBCAST_SIM_VERBOSE=1` and `--nocapture` with every event; `HUBCAST_SIM_SEEDS=n` runs so many.
 
+mod age;
 mod agent;
 mod books;
+mod capture;
 mod check;
 mod database;
 mod faults;
@@ -18,10 +20,15 @@ mod heal;
 mod hub;
 mod network;
 mod origins;
+mod outbox;
+mod proof;
 mod publisher;
+mod state;
 mod store;
 mod traffic;
+mod transactions;
 mod world;
+mod xids;
 
 use world::{Variant, Violation, World};
 

@@ -6,6 +6,8 @@
 //! `HUBCAST_TEST_POSTGRES` names a running server to use; without it each test starts a throw-away one.
 
 mod alone;
+mod builds;
+mod capture;
 mod copies;
 mod drift;
 mod failover;
