@@ -21,9 +21,10 @@ impl World {
         let scanned = d.scanned.filter(|(of, _)| *of == db);
         let scanned = scanned.map_or(0, |(_, at)| self.dbs[db].index_at(at));
         for (tenant, touches) in &self.dbs[db].touches {
-            let due = touches.iter().rev().find(|touch| {
-                touch.commit <= then && (touch.captured || touch.commit <= scanned)
-            });
+            let due = touches
+                .iter()
+                .rev()
+                .find(|touch| touch.commit <= then && (touch.captured || touch.commit <= scanned));
             let Some(due) = due else { continue };
             let shown = d.origins.get(tenant).copied();
             let shown = shown.unwrap_or(Origin { db, commit: 0 });
@@ -85,5 +86,4 @@ impl World {
         }
         Ok(())
     }
-
 }

@@ -12,8 +12,8 @@
 //! A tenant with a value that was edited by hand is left out until the value is written again.
 
 use crate::agent::{Handled, Message};
-use crate::state::State;
 use crate::publisher::Wish;
+use crate::state::State;
 use crate::store::{Durable, Origin};
 use crate::world::{Checked, World, violated};
 use contexts::bundle::{Bundle, HoldReason};

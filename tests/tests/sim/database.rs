@@ -205,10 +205,7 @@ impl Database {
 
     /// Rolls a transaction back: its ids are gone, and its number has ended.
     pub fn abort(&mut self, transaction: &Transaction) {
-        transaction
-            .xid
-            .iter()
-            .for_each(|xid| self.xids.abort(*xid));
+        transaction.xid.iter().for_each(|xid| self.xids.abort(*xid));
     }
 
     /// The server stops at once and starts again.
@@ -314,4 +311,3 @@ fn ranges(bounds: &[&str]) -> Vec<TenantRange> {
     })
     .collect()
 }
-

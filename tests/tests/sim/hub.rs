@@ -7,7 +7,7 @@ use crate::world::{Event, Step, Variant, World};
 use contexts::name::TenantId;
 use contexts::version::{Holder, Term};
 use publisher::writer::lease::{Observer, Standing};
-use publisher::writer::{BuildRequest, RegionFilter, Writer, WriterLimits};
+use publisher::writer::{BuildRequest, RegionFilter, What, Writer, WriterLimits};
 use rand::Rng;
 use std::collections::BTreeSet;
 
@@ -135,8 +135,20 @@ impl World {
             Ok(batch)
         };
         let delay = self.build_delay();
+        self.builds += u64::from(!self.is_routine(db, &request.what));
         let step = Step::Built(request.id, result);
         self.at(delay, Event::Publisher(p, run, step));
+    }
+
+    /// Whether a build is made again and again although nothing changes: of the beat, and of tenants that cannot be
+    /// built.
+    fn is_routine(&self, db: usize, what: &What) -> bool {
+        let broken = &self.dbs[db].now().broken;
+        match what {
+            What::Beat => true,
+            What::Tenants(all) => all.iter().all(|t| broken.iter().any(|(b, _)| b == t)),
+            What::Bounds | What::Range(_) => false,
+        }
     }
 
     /// How long half a build takes.

@@ -89,7 +89,10 @@ impl Database {
             seen: Snapshot::parse(&snapshot.text()).expect("a snapshot"),
             last_id: self.outbox.ids,
             has_room,
-            changes: found.iter().map(|(id, line)| self.resolve(*id, line)).collect(),
+            changes: found
+                .iter()
+                .map(|(id, line)| self.resolve(*id, line))
+                .collect(),
             is_backlog,
             everyone: everyone.then(|| "every tenant may have changed".to_owned()),
             beat: found.iter().any(|(_, line)| line.note == Note::Beat),

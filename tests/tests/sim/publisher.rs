@@ -7,9 +7,7 @@ use crate::world::{Checked, Event, Step, Variant, Violation, World};
 use contexts::name::TenantId;
 use contexts::version::{Holder, SessionId, Term};
 use publisher::writer::lease::{LeaseRow, Observer, Tenure};
-use publisher::writer::{
-    Answer, RegionFilter, Report, Request, ScanId, StoreIx, Ticket, Writer,
-};
+use publisher::writer::{Answer, RegionFilter, Report, Request, ScanId, StoreIx, Ticket, Writer};
 use rand::Rng;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -307,7 +305,6 @@ impl World {
             builds.push(request);
         }
         for request in builds {
-            self.builds += 1;
             let (run, delay) = (self.publishers[p].run, self.build_delay());
             self.log(|| format!("p{p} builds {:?}", request.what));
             self.at(delay, Event::Publisher(p, run, Step::Snapshot(request)));

@@ -109,6 +109,13 @@ pub enum Step {
     Timeout(u64),
 }
 
+/// Whether what happens is noted. It takes most of the time of a run, so a seed that fails is run again for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trace {
+    Off,
+    On { verbose: bool },
+}
+
 /// The world.
 pub struct World {
     pub rng: SmallRng,
@@ -130,12 +137,13 @@ pub struct World {
     pub dead: Option<usize>,
     queue: BTreeMap<(u64, u64), Event>,
     seq: u64,
+    tracing: Trace,
     trace: VecDeque<String>,
 }
 
 impl World {
     /// The world of a seed.
-    pub fn new(seed: u64, variant: Variant) -> Self {
+    pub fn new(seed: u64, variant: Variant, tracing: Trace) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let agents = stores(&mut rng, variant);
         let weather = Weather::random(&mut rng);
@@ -159,6 +167,7 @@ impl World {
             dead: None,
             queue: BTreeMap::new(),
             seq: 0,
+            tracing,
             trace: VecDeque::new(),
         };
         let regions = world.regions();
@@ -205,11 +214,14 @@ impl World {
 
     /// Notes what happened, for the trace.
     pub fn log(&mut self, what: impl FnOnce() -> String) {
+        let Trace::On { verbose } = self.tracing else {
+            return;
+        };
         if self.trace.len() == TRACE {
             self.trace.pop_front();
         }
         let line = format!("{:>9.3} {}", self.now as f64 / 1_000.0, what());
-        if std::env::var_os("HUBCAST_SIM_VERBOSE").is_some() {
+        if verbose {
             println!("{line}");
         }
         self.trace.push_back(line);
