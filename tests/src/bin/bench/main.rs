@@ -2,13 +2,16 @@
 //! real durability. It ends with 0 also if a goal is missed, since the figure is the result, and with 1 if a
 //! measurement was not valid.
 
+mod bulk;
 mod clock;
 mod load;
+mod primary;
 mod propagation;
 mod report;
 mod stage;
 mod trace;
 mod wire;
+mod writers;
 
 use clap::{Parser, ValueEnum};
 use report::Report;
@@ -42,6 +45,8 @@ struct Args {
 enum Name {
     /// From a commit at the hub to a reader in a region (P1, P2)
     Propagation,
+    /// What capture costs writers at the hub (P3, P4, P5)
+    Primary,
 }
 
 /// How much to measure.
@@ -97,6 +102,7 @@ fn measured(args: &Args) -> Result<Report> {
         }
     });
     let mut report = match args.name {
+        Name::Primary => primary::measure(&runtime, args.plan())?,
         Name::Propagation => propagation::measure(&runtime, args.plan())?,
     };
     if args.quick {

@@ -164,7 +164,7 @@ impl Bench {
         })?;
         let table = stage::items("items", ROWS, TENANTS);
         for address in [&theirs, &database] {
-            fill(address, &table)?;
+            stage::fill(address, &table)?;
         }
         let copy = wait(runtime, replicate(&theirs, &replica))?;
         let contexts = stage::context("item", "items", "");
@@ -234,19 +234,11 @@ impl Bench {
     }
 }
 
-fn fill(address: &str, sql: &str) -> Result<()> {
-    let mut session = Session::open(address)?;
-    for statement in sql.split(';') {
-        session.simple(statement)?;
-    }
-    Ok(())
-}
-
 /// Sets up logical replication of `items` into a second cluster; returns the address of the copy.
 async fn replicate(from: &str, replica: &Postgres) -> Result<String> {
     let copy = replica.database().await?;
-    fill(from, "CREATE PUBLICATION bench FOR TABLE items")?;
-    fill(&copy, &stage::items("items", 0, TENANTS))?;
+    stage::fill(from, "CREATE PUBLICATION bench FOR TABLE items")?;
+    stage::fill(&copy, &stage::items("items", 0, TENANTS))?;
     let mut store = Session::open(&copy)?;
     store.simple(&format!(
         "CREATE SUBSCRIPTION bench CONNECTION '{from}' PUBLICATION bench WITH (synchronous_commit = on)"

@@ -9,7 +9,6 @@ pub enum Goal {
     /// At most this; the second is where we are going.
     AtMost(f64, f64),
     /// At least this.
-    #[expect(dead_code)]
     AtLeast(f64, f64),
 }
 

@@ -4,6 +4,7 @@
 use crate::clock;
 use crate::trace::Relays;
 use crate::wire::Session;
+use serde_json::Value;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -24,7 +25,7 @@ const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 pub fn items(name: &str, rows: u32, tenants: u32) -> String {
     format!(
         "CREATE TABLE {name} (id integer PRIMARY KEY, tenant text NOT NULL, v bigint NOT NULL, note text NOT NULL)
-             WITH (fillfactor = 80);
+             WITH (fillfactor = 80, autovacuum_enabled = false);
          INSERT INTO {name} SELECT n, 'tenant-' || n % {tenants}, 0, repeat(md5(n::text), 8)
              FROM generate_series(1, {rows}) n;
          CREATE INDEX ON {name} (tenant);
@@ -123,15 +124,30 @@ impl Stage {
         })
     }
 
-    /// Starts the publisher and waits until the agent was found in step.
+    /// Starts the publisher and waits until its first scan has ended and the agent is ready.
     pub async fn start(&mut self) -> Result<()> {
+        let began = Instant::now();
         self.hub.start().await?;
-        let agent = &self.agent;
+        let (hub, agent) = (&self.hub, &self.agent);
         until("the agent to be in step", FILL, || async move {
-            agent.is_ready().await.then_some(())
+            let request = agent.client().get(hub.url("/v1/status"));
+            let answer = request.bearer_auth(&hub.token).send().await.ok()?;
+            let status: Value = answer.json().await.ok()?;
+            // An older scan was one of a publisher before this one.
+            let ended = status["last_scan"]["seconds_ago"].as_f64()?;
+            (ended < began.elapsed().as_secs_f64() && agent.is_ready().await).then_some(())
         })
         .await
     }
+}
+
+/// Runs statements, each by itself, as some of them must.
+pub fn fill(address: &str, sql: &str) -> Result<()> {
+    let mut session = Session::open(address)?;
+    for statement in sql.split(';') {
+        session.simple(statement)?;
+    }
+    Ok(())
 }
 
 /// Runs what has to be waited for, unless it is interrupted.
