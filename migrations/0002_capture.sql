@@ -14,8 +14,10 @@ SELECT setval('hubcast.outbox_cap', 1000000);
 -- One row says one of: this tenant may have changed; this row of a table with a `tenants` query was changed; or a mark:
 -- 'all' (every tenant may have changed), 'token' (somebody asks when this transaction is visible), 'beat'.
 CREATE TABLE hubcast.outbox (
-    id      bigint NOT NULL DEFAULT nextval('hubcast.outbox_ids'),
+    -- First, so that no id is drawn by a transaction that has no number yet: see the lower bound in the publisher's
+    -- writer/capture.rs.
     xid     xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    id      bigint NOT NULL DEFAULT nextval('hubcast.outbox_ids'),
     tenant  text,
     watch   text,
     changed jsonb,

@@ -3,7 +3,8 @@
 //! What must hold:
 //! * A claim is granted only to a higher epoch than any granted, or to the same holder again; and, to another holder,
 //!   only if the last one released the store or has been silent for [`limits::SILENCE`] *of time in which this
-//!   process ran*. A store that was paused, or has just started, cannot know that a writer was silent meanwhile.
+//!   process ran*. A store that was paused, or has just started, cannot know that a writer was silent meanwhile. A
+//!   person may force a claim: then nobody waits for silence, and the old session ends.
 //! * The store must be as the claimant saw it, so that what the claimant checked in its database still stands.
 //! * A grant is durable before it is answered, and opens a session that lives in memory only. Whatever was sent before
 //!   (held back by a network, retried, sent before a restart) names an older session and is refused.
@@ -71,9 +72,11 @@ impl Gate {
         match state.seen.granted {
             Some(granted) if granted == term => Ok(term),
             Some(granted) if granted.epoch >= term.epoch => Err(Refused::Fenced { granted }),
-            Some(_) if !state.released && self.silent < limits::SILENCE => Err(Refused::Busy {
-                silent_ms: self.silent.as_millis() as u64,
-            }),
+            Some(_) if !state.released && !claim.force && self.silent < limits::SILENCE => {
+                Err(Refused::Busy {
+                    silent_ms: self.silent.as_millis() as u64,
+                })
+            }
             _ => Ok(term),
         }
     }
@@ -154,6 +157,7 @@ mod tests {
             term: t,
             seen: seen(granted),
             digest_key: DigestKey([0; 32]),
+            force: false,
         }
     }
 

@@ -62,6 +62,8 @@ pub struct StoreState {
     pub reading: Reading,
     /// Seconds since the moment up to which it has every change, if it knows.
     pub age: Option<f64>,
+    /// The last beat that it has on disk.
+    pub beat: u64,
     /// Its release.
     pub release: String,
 }
@@ -77,6 +79,8 @@ pub struct Claim {
     pub seen: Seen,
     /// The deployment's digest key.
     pub digest_key: DigestKey,
+    /// A person decided that the store is to be taken, also from a writer that is alive.
+    pub force: bool,
 }
 
 /// The part of a store's state that a claim depends on.
@@ -128,8 +132,12 @@ pub struct Push {
     pub session: SessionId,
     /// One more than that of the last push or *synced* of the session.
     pub number: u64,
-    /// At most one per tenant.
+    /// At most one per tenant; none if only a beat travels.
     pub bundles: Vec<Sent>,
+    /// The store's clock at a moment up to which every change is durable here already, or named as held.
+    pub fresh: Option<Reading>,
+    /// The number of the newest beat that the store has everything before.
+    pub beat: Option<u64>,
 }
 
 /// What became of one bundle.
@@ -211,6 +219,8 @@ pub struct Heartbeat {
     pub session: SessionId,
     /// The position, once a scan was synced in this session's epoch.
     pub position: Option<Version>,
+    /// As in a push.
+    pub fresh: Option<Reading>,
 }
 
 /// Gives the store back, so that the next writer need not wait for silence.

@@ -1,6 +1,8 @@
 //! The hub's HTTP API, for the job service and for whoever watches. A publisher that is not the writer passes requests
 //! on to the one that is.
 
+mod visible;
+
 use crate::ask::{Ask, Orders, Reply};
 use crate::config::Config;
 use crate::delegate::{self, Stage};
@@ -48,6 +50,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/republish", post(republish))
         .route("/v1/scan", post(scan))
         .route("/v1/status", get(read_status))
+        .route("/v1/visible", get(visible::visible))
         .route("/v1/tenants/{tenant}", get(read_tenant))
         .route_layer(middleware::from_fn_with_state(api.clone(), authorize));
     let open = Router::new()
@@ -59,6 +62,14 @@ pub fn router(api: Arc<Api>) -> Router {
 
 fn problem(status: StatusCode, error: &str, message: &str) -> Response {
     (status, Json(json!({ "error": error, "message": message }))).into_response()
+}
+
+fn answered_otherwise() -> Response {
+    problem(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "failed",
+        "the writer answered otherwise; is it of another release?",
+    )
 }
 
 async fn nowhere() -> Response {
@@ -169,11 +180,7 @@ async fn republish(State(api): State<Arc<Api>>, body: Bytes) -> Response {
             Json(json!({ "delivered": delivered, "receipts": receipts.receipts, "held": receipts.held })).into_response()
         }
         Ok(Reply::Failed(why)) => problem(StatusCode::INTERNAL_SERVER_ERROR, "failed", &why),
-        Ok(Reply::Scanned(_)) => problem(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "failed",
-            "the writer answered otherwise",
-        ),
+        Ok(_) => answered_otherwise(),
         Err(why) => problem(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &why),
     }
 }

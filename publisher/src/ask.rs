@@ -1,7 +1,7 @@
 //! What everybody but the writer can ask of it, and what it answers. The same words are used in process, over the
 //! API and through `hubcast.requests`.
 
-use crate::writer::{HeldReport, Receipt, RegionFilter, ScanSummary};
+use crate::writer::{HeldReport, Millis, Receipt, RegionFilter, ScanSummary, VisibleAt};
 use contexts::name::TenantId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -31,6 +31,15 @@ pub enum Ask {
         /// Compare what is on the stores' disks, read again.
         reread: bool,
     },
+    /// Where a transaction is visible.
+    Visible {
+        /// Its number.
+        xid: u64,
+        /// Which stores are asked about.
+        regions: RegionFilter,
+        /// Milliseconds that the answer may take.
+        within: Millis,
+    },
 }
 
 /// An answer.
@@ -41,6 +50,8 @@ pub enum Reply {
     Republished(Receipts),
     /// To [`Ask::Scan`].
     Scanned(Box<ScanSummary>),
+    /// To [`Ask::Visible`].
+    Visible(Vec<VisibleAt>),
     /// It cannot be done.
     Failed(String),
 }

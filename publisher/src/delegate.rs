@@ -135,7 +135,7 @@ async fn wait(
             return Ok(Waited::Reply(reply));
         }
         // A scan takes as long as it takes while its writer lives; were it silent, the lease would have been taken.
-        let owed = matches!(ask, Ask::Republish { .. }) || candidate.is_none();
+        let owed = !matches!(ask, Ask::Scan { .. }) || candidate.is_none();
         if owed && began.elapsed() > WITHIN {
             if let Some(id) = request {
                 let _ = parts.source.withdraw_request(id).await;

@@ -10,18 +10,19 @@ mod view;
 pub use view::{EngineView, ScanView, StoreView};
 
 use crate::ask::{Ask, Order, RECEIPTS_WITHIN, Reply};
-use crate::source::hub::Lease;
+use crate::source::capture::Found;
+use crate::source::hub::{Lease, PendingRequest};
 use crate::source::{Source, SourceError};
 use crate::spoke::Spoke;
 use crate::writer::lease::Tenure;
 use crate::writer::{
-    Answer, BatchId, BuiltBatch, ScanId, StoreIx, StoreSpec, Ticket, Writer, WriterLimits,
+    Answer, BatchId, BuiltBatch, LookId, ScanId, StoreIx, StoreSpec, Ticket, Writer, WriterLimits,
 };
 use contexts::name::Region;
 use contexts::push::{Ack, Refused};
 use contexts::version::SessionId;
 use reports::Reporter;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -44,7 +45,10 @@ pub(crate) enum Event {
     Heartbeat(StoreIx, SessionId, Option<Result<Ack, Refused>>),
     Renewed(Instant),
     LeaseLost(String),
-    Asked(i64, Ask),
+    Looked(LookId, Result<Found, SourceError>),
+    Acked(Option<u64>),
+    Beat(Option<(u64, Instant)>),
+    Triggers(Result<Option<String>, SourceError>),
 }
 
 /// Where the answer to a request goes.
@@ -77,15 +81,28 @@ struct Engine<'a> {
     errands: JoinSet<()>,
     beating: Vec<bool>,
     beat_at: Instant,
+    /// Requests of other commands that were taken in this term, and whether some may have been missed.
+    taken: HashSet<i64>,
+    take_again: bool,
+    /// When the row of the beat is due, unless one is under way.
+    own_beat_at: Option<Instant>,
+    /// When the triggers are looked at again, unless that is under way.
+    triggers_at: Option<Instant>,
+    scans_seen: Option<ScanId>,
     shown_at: Instant,
     republishing: HashMap<Ticket, Asker>,
     scanning: HashMap<ScanId, Asker>,
+    asking: HashMap<Ticket, Asker>,
     reporter: Reporter,
     view: &'a watch::Sender<Option<EngineView>>,
 }
 
 const TICK: Duration = Duration::from_millis(50);
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often the row of the beat is changed.
+const OWN_BEAT: Duration = Duration::from_secs(2);
+/// How often the triggers themselves are looked at, beside every scan.
+const LOOK_AT_TRIGGERS: Duration = Duration::from_secs(60);
 /// How long receipts and records may take after the end of a term.
 const ERRANDS_WITHIN: Duration = Duration::from_secs(2);
 /// How long the giving back of the lease may take.
@@ -133,9 +150,15 @@ pub async fn run_term(
         tasks: JoinSet::new(),
         errands: JoinSet::new(),
         beat_at: now,
+        taken: HashSet::new(),
+        take_again: false,
+        own_beat_at: Some(now),
+        triggers_at: Some(now),
+        scans_seen: None,
         shown_at: now,
         republishing: HashMap::new(),
         scanning: HashMap::new(),
+        asking: HashMap::new(),
         reporter: Reporter::default(),
         view,
     };
@@ -143,7 +166,6 @@ pub async fn run_term(
     metrics::gauge!(crate::metrics::IS_WRITER).set(1.0);
     metrics::gauge!(crate::metrics::EPOCH).set(lease.term.epoch as f64);
     engine.spawn_lease();
-    engine.spawn_requests();
     let end = engine.run(&mut incoming, orders, stop).await;
     engine.tasks.abort_all();
     let errands = async { while engine.errands.join_next().await.is_some() {} };
@@ -222,9 +244,52 @@ impl Engine<'_> {
                 .tenure
                 .renewed(sent.saturating_duration_since(self.born)),
             Event::LeaseLost(why) => return Some(TermEnd::Lost(why)),
-            Event::Asked(id, ask) => self.accept(ask, Asker::Database(id)),
+            Event::Looked(id, found) => self.looked(now, id, found),
+            Event::Acked(xid) => self.writer.acked(now, xid),
+            Event::Beat(beat) => {
+                self.own_beat_at = Some(Instant::now() + OWN_BEAT);
+                if let Some((n, at)) = beat {
+                    let at = at.saturating_duration_since(self.born).as_millis() as u64;
+                    self.writer.beat_committed(n, at);
+                }
+            }
+            Event::Triggers(checked) => {
+                self.triggers_at = Some(Instant::now() + LOOK_AT_TRIGGERS);
+                match checked {
+                    Ok(gap) => self.writer.checked_triggers(gap),
+                    Err(e) => tracing::warn!(error = %e, "the change triggers cannot be looked at"),
+                }
+            }
         }
         None
+    }
+
+    fn looked(&mut self, now: u64, id: LookId, found: Result<Found, SourceError>) {
+        self.take_again = found.is_err();
+        match found {
+            Ok(Found { looked, requests }) => {
+                self.writer.looked(now, id, Ok(looked));
+                for request in requests {
+                    self.take_request(request);
+                }
+            }
+            // The lease says that the database is away; no need to say it twice.
+            Err(e) => self.writer.looked(now, id, Err(e.to_string())),
+        }
+    }
+
+    /// Hands a request of another command to the writer, or says that it cannot be read.
+    fn take_request(&mut self, request: PendingRequest) {
+        if !self.taken.insert(request.id) {
+            return;
+        }
+        match serde_json::from_str::<Ask>(&request.request) {
+            Ok(ask) => self.accept(ask, Asker::Database(request.id)),
+            Err(e) => {
+                let why = format!("the writer cannot read the request: {e}");
+                self.reply(Asker::Database(request.id), Reply::Failed(why));
+            }
+        }
     }
 
     fn accept(&mut self, ask: Ask, asker: Asker) {
@@ -244,6 +309,15 @@ impl Engine<'_> {
                 metrics::counter!(crate::metrics::REQUESTS, "kind" => "scan").increment(1);
                 let id = self.writer.request_scan(&cause, regions, reread);
                 self.scanning.insert(id, asker);
+            }
+            Ask::Visible {
+                xid,
+                regions,
+                within,
+            } => {
+                metrics::counter!(crate::metrics::REQUESTS, "kind" => "visible").increment(1);
+                let ticket = self.writer.ask_visible(now, xid, &regions, within);
+                self.asking.insert(ticket, asker);
             }
         }
     }
@@ -268,6 +342,9 @@ impl Engine<'_> {
         tasks::reap(&mut self.errands);
         tasks::reap(&mut self.tasks);
         self.writer.tick(now);
+        if let Some(request) = self.writer.next_look(now) {
+            self.spawn_look(request);
+        }
         while let Some(request) = self.writer.next_build(now) {
             self.spawn_build(request);
         }
@@ -275,6 +352,19 @@ impl Engine<'_> {
             if let Some(request) = self.writer.next_request(ix, now, &mut tasks::draw) {
                 self.spawn_request(ix, request);
             }
+        }
+        if let Some(request) = self.writer.next_ack(now) {
+            self.spawn_ack(request);
+        }
+        let scan = self.writer.scan().map(|s| s.id);
+        let scan_began = scan.is_some() && scan != self.scans_seen;
+        self.scans_seen = scan;
+        let is_due = |at: &mut Option<Instant>| at.take_if(|at| *at <= Instant::now()).is_some();
+        if is_due(&mut self.own_beat_at) {
+            self.spawn_beat();
+        }
+        if is_due(&mut self.triggers_at) || (scan_began && self.triggers_at.take().is_some()) {
+            self.spawn_trigger_check();
         }
         if self.beat_at.elapsed() >= HEARTBEAT {
             self.beat_at = Instant::now();

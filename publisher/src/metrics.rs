@@ -38,6 +38,9 @@ pub const REPAIRED: &str = "hubcast_scan_repaired_tenants_total";
 /// Requests of other commands and of the API.
 pub const REQUESTS: &str = "hubcast_requests_total";
 
+/// Per store: seconds from the commit of a beat at the hub until it is durable there.
+pub const LAG_SECONDS: &str = "hubcast_store_lag_seconds";
+
 /// Installs the recorder and describes every metric.
 ///
 /// # Errors
@@ -79,6 +82,11 @@ pub fn install() -> Result<PrometheusHandle, String> {
     describe_counter!(
         REQUESTS,
         "requests of other commands and of the API, by kind"
+    );
+    describe_histogram!(
+        LAG_SECONDS,
+        Unit::Seconds,
+        "from a commit at the hub until it is durable in the store, measured by a beat"
     );
     Ok(handle)
 }

@@ -9,11 +9,13 @@
 //! | [`build`] | tenants and ranges, each in one snapshot |
 //! | [`ranges`] | the bounds of a scan |
 //! | [`stability`] | whether a query gives the same however it is run |
+//! | [`capture`] | the outbox: looks and acknowledgements |
 //! | [`hub`] | the lease, terms, requests and scans in the schema `hubcast` |
 //! | [`migrate`] | installs the schema and the definitions |
 
 pub mod assemble;
 pub mod build;
+pub mod capture;
 pub mod definitions;
 pub mod describe;
 pub mod hub;

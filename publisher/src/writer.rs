@@ -15,26 +15,36 @@
 //!   tenant is acknowledged or a scan found the two in step: a reader may have seen it in another store.
 //! * A store that may have missed something is either marked *behind* (and scanned) or has those tenants remembered.
 
+mod beat;
 mod built;
+mod capture;
 mod clash;
 mod dirty;
 pub mod lease;
+mod outbox;
 mod queue;
 mod receipts;
+mod retry;
 mod scan;
 mod scanning;
 mod settling;
 mod store;
 mod talk;
+mod visible;
 
 pub use built::{Batch, BuildRequest, Built, BuiltBatch, BuiltBundle, What};
+pub use capture::{AckRequest, Change, LookId, LookRequest, Looked, Snapshot};
 pub use receipts::{Delivery, HeldReport, Receipt, RegionFilter, Republished};
+pub use retry::Retry;
 pub use scan::{Phase, TenantRange};
 pub use scanning::{ScanSummary, StoreSummary};
-pub use store::{Failure, FailureSort, Link, Store, StoreSpec};
+pub use store::{Behind, Failure, FailureSort, Link, Store, StoreSpec};
 pub use talk::{Answer, Request};
+pub use visible::{Visible, VisibleAt};
 
+use beat::Beats;
 use built::BuildQueue;
+use capture::Capture;
 use clash::{Clashes, Suspicion};
 use contexts::digest::DigestKey;
 use contexts::limits;
@@ -43,8 +53,10 @@ use contexts::push::Verdict;
 use contexts::version::{Term, Version};
 use dirty::{Dirty, Lane};
 use receipts::Waits;
+use retry::Retries;
 use scan::Scan;
 use std::collections::{BTreeMap, VecDeque};
+use visible::Questions;
 
 /// Milliseconds on the writer's own monotonic clock.
 pub type Millis = u64;
@@ -148,6 +160,20 @@ pub enum Report {
     ScanEnded(ScanSummary),
     /// A republish request has all its receipts.
     Republished(Republished),
+    /// A question where a transaction is visible is answered.
+    Visible(Visible),
+    /// The change triggers can be relied on again, or not any more, and why.
+    Capturing {
+        /// Why not.
+        gap: Option<String>,
+    },
+    /// A beat is durable at a store.
+    Beat {
+        /// Which store.
+        store: StoreIx,
+        /// Milliseconds since its commit.
+        ms: Millis,
+    },
 }
 
 /// A scan that was asked for and has not begun.
@@ -159,6 +185,8 @@ struct ScanWish {
     reread: bool,
 }
 
+/// What stands for the state of the triggers before anybody looked.
+const UNCHECKED: &str = "the triggers were not looked at yet";
 /// Tenants of which what is held is remembered; those beyond are reported again by every scan, and not counted.
 const HELD_MAX: usize = 10_000;
 
@@ -180,6 +208,17 @@ pub struct Writer {
     wishes: VecDeque<ScanWish>,
     scans: u64,
     waits: Waits,
+    capture: Capture,
+    questions: Questions,
+    beats: Beats,
+    retries: Retries,
+    /// Why the change triggers cannot be relied on.
+    gap: Option<String>,
+    /// Triggers had stopped writing, and room was made by this transaction: those before it may have changed anything.
+    overflow: Option<u64>,
+    /// A person decided that the stores are to be taken from whoever has them.
+    force: bool,
+    everyone_at: Option<Millis>,
     held: BTreeMap<TenantId, Vec<HeldReport>>,
     reports: VecDeque<Report>,
     suspended: bool,
@@ -207,6 +246,14 @@ impl Writer {
             key,
             limits,
             regions,
+            capture: Capture::new(stores.len()),
+            questions: Questions::default(),
+            beats: Beats::default(),
+            retries: Retries::default(),
+            gap: Some(UNCHECKED.into()),
+            overflow: None,
+            force: false,
+            everyone_at: None,
             stores: stores.into_iter().map(Store::new).collect(),
             tick: 0,
             n: 0,
@@ -224,6 +271,11 @@ impl Writer {
             closing: false,
             born: now,
         }
+    }
+
+    /// Takes the stores also from a writer that is alive, and from one that the database does not know.
+    pub fn force(&mut self) {
+        self.force = true;
     }
 
     /// The regions, in the order in which [`Built`] has its bundles.
@@ -271,13 +323,6 @@ impl Writer {
         self.reports.pop_front()
     }
 
-    /// Somebody changed these tenants.
-    pub fn changed(&mut self, tenants: impl IntoIterator<Item = TenantId>) {
-        tenants
-            .into_iter()
-            .for_each(|t| self.mark(&t, Lane::Change));
-    }
-
     /// The lease is not renewed: nothing is sent but farewells until [`Writer::resume`].
     pub fn suspend(&mut self) {
         self.suspended = true;
@@ -311,6 +356,7 @@ impl Writer {
     pub fn is_idle(&self) -> bool {
         let idle = |s: &Store| s.queue.is_empty() && s.outstanding.is_none() && !s.is_unresolved();
         self.scan.is_none()
+            && self.capture.is_idle()
             && self.wishes.is_empty()
             && self.dirty.is_empty()
             && self.builds.is_empty()

@@ -124,6 +124,15 @@ pub struct Watch {
     pub tenants: Option<String>,
 }
 
+impl Watch {
+    /// Names a watch with a `tenants` query in the outbox, so that its changed rows find their query again.
+    pub fn id(&self) -> String {
+        let query = self.tenants.as_deref().unwrap_or_default();
+        let text = format!("{}\n{query}", self.table);
+        blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
+    }
+}
+
 pub(super) fn check(raw: RawConfig) -> Result<Config, Fault> {
     let hub = check_hub(raw.hub)?;
     let mut spokes = Vec::new();

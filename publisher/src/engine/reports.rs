@@ -156,6 +156,21 @@ impl Engine<'_> {
                         self.reply(asker, Reply::Republished(receipts));
                     }
                 }
+                Report::Visible(visible) => {
+                    if let Some(asker) = self.asking.remove(&visible.ticket) {
+                        self.reply(asker, Reply::Visible(visible.stores));
+                    }
+                }
+                Report::Capturing { gap: None } => {
+                    tracing::info!("the change triggers are all in place");
+                }
+                Report::Capturing { gap: Some(gap) } => {
+                    tracing::warn!(gap, "changes may be missed until the next scan");
+                }
+                Report::Beat { store, ms } => {
+                    let name = name(&self.writer, store);
+                    metrics::histogram!(m::LAG_SECONDS, "store" => name).record(ms as f64 / 1000.0);
+                }
             }
         }
     }
@@ -208,7 +223,7 @@ impl Engine<'_> {
         }
     }
 
-    fn reply(&mut self, asker: Asker, reply: Reply) {
+    pub(super) fn reply(&mut self, asker: Asker, reply: Reply) {
         match asker {
             Asker::Here(sender) => drop(sender.send(reply)),
             Asker::Database(id) => {

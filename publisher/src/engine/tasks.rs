@@ -1,15 +1,13 @@
-//! The tasks of a term: builds, messages, heartbeats, the lease, requests of other commands.
+//! The tasks of a term: builds, messages, heartbeats, the lease, and everything about the outbox.
 
 use super::{Engine, Event};
-use crate::ask::Ask;
 use crate::failpoint;
 use crate::source::hub::Lease;
 use crate::source::{Source, SourceError};
 use crate::spoke::{ASK_WITHIN, CallError, PUSH_WITHIN, Spoke};
-use crate::writer::{Answer, BuildRequest, Request, StoreIx};
+use crate::writer::{AckRequest, Answer, BuildRequest, LookRequest, Request, StoreIx};
 use contexts::push::{Ack, Granted, Hello, Listed, Pushed, Refused, StoreState, SyncVerdict};
 use contexts::version::Term;
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
@@ -18,8 +16,8 @@ const RENEW_EVERY: Duration = Duration::from_secs(1);
 const RENEW_WITHIN: Duration = Duration::from_secs(3);
 /// How long other short statements may take.
 const STATEMENT_WITHIN: Duration = Duration::from_secs(10);
-/// How often the server looks for requests while it waits for one.
-const LOOK_EVERY_MS: i32 = 5;
+/// How long an acknowledgement may take: with a long backlog it removes many rows.
+const ACK_WITHIN: Duration = Duration::from_secs(120);
 
 /// A random id.
 pub(super) fn draw() -> u128 {
@@ -116,45 +114,59 @@ impl Engine<'_> {
         });
     }
 
-    /// Hands requests of other commands to the writer, and drops what it cannot read.
-    pub(super) fn spawn_requests(&mut self) {
+    /// Looks at the outbox; requests of other commands come with it.
+    pub(super) fn spawn_look(&mut self, request: LookRequest) {
+        let (source, events) = (self.parts.source.clone(), self.events.clone());
+        let (term, again) = (self.lease.term, self.take_again);
+        self.tasks.spawn(async move {
+            let looking = source.look(term, &request, again);
+            let found = source.within(STATEMENT_WITHIN, looking).await;
+            let _ = events.send(Event::Looked(request.id, found)).await;
+        });
+    }
+
+    /// Acknowledges rows of the outbox.
+    pub(super) fn spawn_ack(&mut self, request: AckRequest) {
+        let (source, events, term) = (
+            self.parts.source.clone(),
+            self.events.clone(),
+            self.lease.term,
+        );
+        let urls: Vec<String> = self.parts.spokes.iter().map(|s| s.url.clone()).collect();
+        self.tasks.spawn(async move {
+            let acknowledging = source.acknowledge(term, &request, &urls);
+            let xid = match source.within(ACK_WITHIN, acknowledging).await {
+                Ok(xid) => Some(xid),
+                // A term that is over shows at the lease.
+                Err(e) => {
+                    tracing::debug!(error = %e, "changes were not acknowledged");
+                    None
+                }
+            };
+            let _ = events.send(Event::Acked(xid)).await;
+        });
+    }
+
+    /// Changes the row of the beat.
+    pub(super) fn spawn_beat(&mut self) {
         let (source, events, term) = (
             self.parts.source.clone(),
             self.events.clone(),
             self.lease.term,
         );
         self.tasks.spawn(async move {
-            let (mut again, mut seen) = (false, HashSet::new());
-            loop {
-                let waiting = source.wait_for_requests(term, LOOK_EVERY_MS, again);
-                let pending = match source.within(STATEMENT_WITHIN, waiting).await {
-                    Ok(pending) => pending,
-                    Err(_) => {
-                        again = true;
-                        // The lease says that the database is away; no need to say it twice.
-                        tokio::time::sleep(RENEW_EVERY).await;
-                        continue;
-                    }
-                };
-                again = false;
-                let pending: Vec<_> = pending.into_iter().filter(|r| seen.insert(r.id)).collect();
-                for request in pending {
-                    match serde_json::from_str::<Ask>(&request.request) {
-                        Ok(ask) => {
-                            if events.send(Event::Asked(request.id, ask)).await.is_err() {
-                                return;
-                            }
-                        }
-                        Err(e) => {
-                            let reply = crate::ask::Reply::Failed(format!(
-                                "the writer cannot read the request: {e}"
-                            ));
-                            let receipt = serde_json::to_string(&reply).unwrap_or_default();
-                            let _ = source.write_receipt(term, request.id, &receipt).await;
-                        }
-                    }
-                }
-            }
+            let beat = source.within(STATEMENT_WITHIN, source.beat(term)).await;
+            let beat = beat.ok().map(|n| (n, Instant::now()));
+            let _ = events.send(Event::Beat(beat)).await;
+        });
+    }
+
+    /// Looks whether every change still leaves a row.
+    pub(super) fn spawn_trigger_check(&mut self) {
+        let (source, events) = (self.parts.source.clone(), self.events.clone());
+        self.tasks.spawn(async move {
+            let checked = source.within(STATEMENT_WITHIN, source.capture_gap()).await;
+            let _ = events.send(Event::Triggers(checked)).await;
         });
     }
 }

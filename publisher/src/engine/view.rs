@@ -25,6 +25,9 @@ pub struct StoreView {
     pub acked: u64,
     /// Milliseconds of the last push.
     pub last_push_ms: Option<Millis>,
+    /// Milliseconds that the last beat took from its commit until it was durable there.
+    #[serde(default)]
+    pub lag_ms: Option<Millis>,
     /// Seconds since it was last found in step, in this term.
     pub synced_seconds_ago: Option<f64>,
 }
@@ -53,6 +56,15 @@ pub struct EngineView {
     pub suspended: bool,
     /// Tenants that wait to be built or are being built.
     pub dirty: usize,
+    /// Why the change triggers cannot be relied on, if they cannot.
+    #[serde(default)]
+    pub capture_gap: Option<String>,
+    /// Changes that were seen and are not everywhere yet.
+    #[serde(default)]
+    pub unacked: usize,
+    /// Tenants that cannot be built at present and are tried again.
+    #[serde(default)]
+    pub retrying: usize,
     /// Keys that two tenants have.
     pub clashes: usize,
     /// The stores.
@@ -76,7 +88,8 @@ impl EngineView {
             store: store.spec.name.clone(),
             region: store.spec.region.clone(),
             standing: store.standing().to_owned(),
-            behind: store.behind.clone(),
+            behind: store.behind.as_ref().map(|b| b.why.clone()),
+            lag_ms: store.lag,
             failure: store.failure.as_ref().map(|f| f.why.clone()),
             queued: store.queue.len(),
             acked: store.acked,
@@ -89,6 +102,9 @@ impl EngineView {
             epoch: writer.term().epoch,
             suspended: writer.is_suspended(),
             dirty: writer.dirty(),
+            capture_gap: writer.capture_gap().map(ToOwned::to_owned),
+            unacked: writer.unacked().0,
+            retrying: writer.unacked().1,
             clashes: writer.clashes(),
             stores: writer.stores().map(|(_, s)| store(s)).collect(),
             scan: writer.scan().map(|s| ScanView {

@@ -122,12 +122,25 @@ impl Source {
     ) -> Result<BuiltBatch, SourceError> {
         match &request.what {
             What::Bounds => self.read_bounds().await,
+            What::Beat => self.read_beat().await,
             What::Range(range) => self.build_bound(Bound::Range(range.clone()), regions).await,
             What::Tenants(tenants) => {
                 let names = tenants.iter().map(ToString::to_string).collect();
                 self.build_bound(Bound::List(names), regions).await
             }
         }
+    }
+
+    async fn read_beat(&self) -> Result<BuiltBatch, SourceError> {
+        let (mut tx, _) = self.snapshot().await?;
+        let n: i64 = sqlx::query_scalar("SELECT n FROM hubcast.beat")
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(|e| self.error("reading the beat", e))?;
+        Ok(BuiltBatch {
+            beat: Some(n.unsigned_abs()),
+            ..BuiltBatch::default()
+        })
     }
 
     async fn build_bound(
@@ -175,6 +188,7 @@ impl Source {
         let (warnings, contexts) = (assembly.take_warnings(), assembly.contexts());
         Ok(BuiltBatch {
             ranges: Vec::new(),
+            beat: None,
             tenants: assembly.finish(),
             contexts,
             definitions: definitions.fingerprint,

@@ -263,30 +263,18 @@ impl Source {
         Ok(())
     }
 
-    /// Waits on the server, at most a second, until there is a request; returns the new ones. After a failure ask for
-    /// those `again` that were taken and not answered: the answer that named them may be lost. Receipts that nobody
-    /// fetched for an hour are removed on the way.
+    /// Takes the new requests; `again` also those that were taken and not answered. Receipts that nobody fetched for an
+    /// hour are removed on the way.
     ///
     /// # Errors
     /// [`SourceError`] if the database fails.
-    pub async fn wait_for_requests(
+    pub(super) async fn take_requests(
         &self,
         term: Term,
-        step_ms: i32,
         again: bool,
     ) -> Result<Vec<PendingRequest>, SourceError> {
-        let failed = |e| self.error("waiting for requests", e);
+        let failed = |e| self.error("taking requests", e);
         let epoch = term.epoch.cast_signed();
-        let sql = "SELECT hubcast.wait(1000, $1, $2)";
-        let there: bool = sqlx::query_scalar(sql)
-            .bind(step_ms)
-            .bind(epoch)
-            .fetch_one(&self.pool())
-            .await
-            .map_err(failed)?;
-        if !there && !again {
-            return Ok(Vec::new());
-        }
         let sql = "WITH term AS (SELECT FROM hubcast.writer WHERE epoch = $1 AND holder = $2 FOR SHARE), \
                    old AS (DELETE FROM hubcast.requests r USING term WHERE r.asked_at < now() - interval '1 hour' \
                     AND (r.receipt IS NOT NULL OR r.taken_by IS DISTINCT FROM $1)) \

@@ -12,8 +12,14 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// The files of `migrations/`, in their order.
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, "hub", include_str!("../../../migrations/0001_hub.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "hub", include_str!("../../../migrations/0001_hub.sql")),
+    (
+        2,
+        "capture",
+        include_str!("../../../migrations/0002_capture.sql"),
+    ),
+];
 /// Where it is remembered which were applied.
 const TABLE: &str = "hubcast.migrations";
 
@@ -362,6 +368,6 @@ fn json(definition: &Definition) -> Result<String, SourceError> {
 }
 
 /// A string literal that means the same whatever `standard_conforming_strings` is.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }

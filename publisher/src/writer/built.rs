@@ -1,7 +1,7 @@
 //! Builds: which are wanted, which are under way, and what becomes of their results.
 
 use super::dirty::Lane;
-use super::queue::{Queued, Unit};
+use super::queue::{Queued, Sort, Unit};
 use super::receipts::HeldReport;
 use super::scan::TenantRange;
 use super::{BatchId, Millis, Report, StoreIx, Tick, Writer};
@@ -27,6 +27,8 @@ pub struct BuildRequest {
 pub enum What {
     /// No build: the bounds of the ranges of a scan.
     Bounds,
+    /// No build: the number of the newest beat.
+    Beat,
     /// Every tenant that has rows in a range.
     Range(TenantRange),
     /// These tenants, whether they have rows or not.
@@ -75,6 +77,8 @@ pub struct Built {
 pub struct BuiltBatch {
     /// For [`What::Bounds`]: the ranges.
     pub ranges: Vec<TenantRange>,
+    /// For [`What::Beat`]: its number.
+    pub beat: Option<u64>,
     /// For the others: the tenants.
     pub tenants: Vec<Built>,
     /// Contexts that were read, each counted once however many regions it goes to.
@@ -148,10 +152,11 @@ impl BuildQueue {
         self.batches.values().filter(|b| wanted(&b.what)).count()
     }
 
-    fn repairs(&self) -> bool {
+    /// Whether tenants are being built that others should not have to wait for.
+    fn has_slow(&self) -> bool {
         self.batches
             .values()
-            .any(|b| matches!(b.what, What::Tenants(_)) && b.lane == Lane::Repair)
+            .any(|b| matches!(b.what, What::Tenants(_)) && b.lane != Lane::Change)
     }
 
     fn begin(&mut self, batch: Batch) -> BuildRequest {
@@ -184,9 +189,11 @@ impl Writer {
         }
         if self.builds.count(|w| matches!(w, What::Tenants(_))) < self.limits.builds {
             let (builds, max) = (&self.builds, self.limits.batch_tenants);
-            // Repairs are many at once: one batch at a time, and only while the stores keep up.
-            let repairs = !builds.repairs() && !self.crowded();
-            if let Some(taken) = self.dirty.take(max, repairs, |t| builds.has(t)) {
+            // Bulk changes and repairs are many at once: one batch at a time, and repairs only while the stores keep up.
+            let bulk = !builds.has_slow();
+            let repairs = bulk && !self.crowded();
+            let taken = self.dirty.take(max, bulk, repairs, |t| builds.has(t));
+            if let Some(taken) = taken {
                 let started = self.now();
                 return Some(self.builds.begin(Batch {
                     what: What::Tenants(taken.tenants),
@@ -197,7 +204,19 @@ impl Writer {
                 }));
             }
         }
-        let running = self.builds.count(|w| !matches!(w, What::Tenants(_)));
+        if std::mem::take(&mut self.beats.wanted) {
+            let started = self.now();
+            return Some(self.builds.begin(Batch {
+                what: What::Beat,
+                started,
+                atomic: false,
+                lane: Lane::Change,
+                overtaken: HashSet::new(),
+            }));
+        }
+        let running = self
+            .builds
+            .count(|w| !matches!(w, What::Tenants(_) | What::Beat));
         if running >= self.limits.ranges {
             return None;
         }
@@ -230,10 +249,9 @@ impl Writer {
                 (self.builds.failures, self.builds.retry_at) = (0, 0);
                 match batch.what {
                     What::Bounds => self.bounds_read(batch.started, result),
-                    What::Range(_) => self.range_read(batch.started, &batch.overtaken, result),
-                    What::Tenants(_) => {
-                        self.tenants_built(now, batch.started, batch.atomic, result.tenants)
-                    }
+                    What::Beat => result.beat.into_iter().for_each(|n| self.beat_read(n)),
+                    What::Range(_) => self.range_read(now, batch.started, &batch.overtaken, result),
+                    What::Tenants(_) => self.tenants_built(now, &batch, result.tenants),
                 }
             }
         }
@@ -247,15 +265,18 @@ impl Writer {
         match batch.what {
             What::Tenants(tenants) if batch.atomic => self.mark_together(tenants),
             What::Tenants(tenants) => tenants.iter().for_each(|t| self.mark(t, batch.lane)),
+            What::Beat => self.beats.wanted = true,
             what => self.scan_build_failed(now, batch.started, what, &why),
         }
     }
 
-    fn tenants_built(&mut self, now: Millis, started: Tick, atomic: bool, mut tenants: Vec<Built>) {
+    fn tenants_built(&mut self, now: Millis, batch: &Batch, mut tenants: Vec<Built>) {
+        let started = batch.started;
         self.settle_suspicions(&tenants);
         tenants.iter_mut().for_each(|t| self.withhold_clashes(t));
         for built in &tenants {
             self.note_held(&built.tenant, HeldReport::of(built));
+            self.retries.built(&built.tenant, unbuilt(built), now);
             if let Some(scan) = self.scan.as_mut().filter(|s| started >= s.started) {
                 let digests = built.bundles.iter().map(|b| b.presence()).collect();
                 scan.record(&self.key, &built.tenant, digests);
@@ -264,20 +285,13 @@ impl Writer {
         let first = self.n + 1;
         self.n += tenants.len() as u64;
         for ix in (0..self.stores.len()).map(StoreIx) {
-            self.offer(now, ix, started, first, atomic, &tenants);
+            self.offer(now, ix, batch, first, &tenants);
         }
     }
 
     /// What one store gets of a build: what it is not known to hold.
-    fn offer(
-        &mut self,
-        now: Millis,
-        ix: StoreIx,
-        started: Tick,
-        first: u64,
-        atomic: bool,
-        tenants: &[Built],
-    ) {
+    fn offer(&mut self, now: Millis, ix: StoreIx, batch: &Batch, first: u64, tenants: &[Built]) {
+        let (started, atomic) = (batch.started, batch.atomic);
         let region = self.region_of(ix);
         let opened = self.stores[ix.0].session().map(|s| s.opened);
         let Some(opened) = opened else {
@@ -296,14 +310,17 @@ impl Writer {
             let again = tenants.iter().map(|t| t.tenant.clone());
             match atomic {
                 true => self.mark_together(again.collect()),
-                false => again.for_each(|t| self.mark(&t, Lane::Change)),
+                false => again.for_each(|t| self.mark(&t, batch.lane)),
             }
             return;
         }
         let mut unit = Unit {
             bundles: Vec::new(),
             atomic,
-            fill: false,
+            sort: match batch.lane {
+                Lane::Change => Sort::Change,
+                Lane::Bulk | Lane::Repair => Sort::Bulk,
+            },
         };
         for (n, built) in numbered(first, tenants) {
             let bundle = &built.bundles[region];
@@ -320,7 +337,7 @@ impl Writer {
             self.stores[ix.0].owe(&built.tenant, n);
             unit.bundles.push(self.queued(bundle, n, started));
         }
-        self.enqueue(ix, unit);
+        self.enqueue(now, ix, unit);
     }
 
     pub(super) fn queued(&self, bundle: &BuiltBundle, n: u64, started: Tick) -> Queued {
@@ -336,23 +353,25 @@ impl Writer {
             digest: bundle.digest,
             weight: bundle.weight,
             started,
+            is_urgent: false,
         }
     }
 
-    pub(super) fn enqueue(&mut self, ix: StoreIx, unit: Unit) {
+    pub(super) fn enqueue(&mut self, now: Millis, ix: StoreIx, unit: Unit) {
         if unit.bundles.is_empty() {
             return;
         }
         let store = &mut self.stores[ix.0];
         // Looked at before the unit is added: one that is larger than the bound has to pass as well. What fills a store
         // does not count: its ranges wait for the store (see `next_scan_build`), not the other way round.
-        let full = !unit.fill && store.queue.bytes() > self.limits.queue_bytes;
+        let full = unit.sort != Sort::Fill && store.queue.bytes() > self.limits.queue_bytes;
         let unfilled = store.queue.push(unit);
         if full {
-            store.fall_behind(format!(
+            let why = format!(
                 "more than {} MiB waited for it",
                 self.limits.queue_bytes >> 20
-            ));
+            );
+            self.give_up_changes(now, ix, &why);
             if let Some(scan) = &mut self.scan {
                 scan.end(
                     ix,
@@ -419,6 +438,7 @@ impl Writer {
         already_there: bool,
     ) {
         self.stores[ix.0].paid(tenant, version.n);
+        self.capture.delivered(now, ix, tenant, started);
         if let Some(scan) = self.scan.as_mut().filter(|s| started >= s.started)
             && let Some(target) = scan.targets.get_mut(&ix)
         {
@@ -427,6 +447,12 @@ impl Writer {
         self.waits
             .delivered(ix, tenant, started, version, contexts, already_there, now);
     }
+}
+
+/// Why a kind of a tenant cannot be built, if one cannot.
+fn unbuilt(built: &Built) -> Option<String> {
+    let held = built.bundles.iter().flat_map(|b| &b.bundle.held_kinds);
+    held.map(|h| format!("kind {}: {}", h.kind, h.why)).next()
 }
 
 /// The tenants of a build, each with the n of its version.

@@ -9,6 +9,8 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 pub enum Lane {
     /// Somebody changed the tenant or asks for it.
     Change,
+    /// Somebody changed it together with many others.
+    Bulk,
     /// A scan found that it differs.
     Repair,
 }
@@ -28,7 +30,7 @@ pub struct Taken {
 #[derive(Debug, Default)]
 pub struct Dirty {
     marks: HashMap<TenantId, Lane>,
-    lanes: [VecDeque<TenantId>; 2],
+    lanes: [VecDeque<TenantId>; 3],
     groups: Vec<BTreeSet<TenantId>>,
 }
 
@@ -63,11 +65,12 @@ impl Dirty {
         self.groups.push(group);
     }
 
-    /// Takes the most urgent tenants of which none is `busy`: a group, or up to `max` of one lane; no repairs unless
-    /// there is room for them.
+    /// Takes the most urgent tenants of which none is `busy`: a group, or up to `max` of one lane; none of a bulk change
+    /// and no repairs unless there is room for them.
     pub fn take(
         &mut self,
         max: usize,
+        bulk: bool,
         repairs: bool,
         busy: impl Fn(&TenantId) -> bool,
     ) -> Option<Taken> {
@@ -79,9 +82,11 @@ impl Dirty {
                 atomic: true,
             });
         }
+        let bulk = bulk.then_some(Lane::Bulk);
         let repairs = repairs.then_some(Lane::Repair);
         [Lane::Change]
             .into_iter()
+            .chain(bulk)
             .chain(repairs)
             .find_map(|lane| self.take_lane(lane, max, &busy))
     }
@@ -148,7 +153,7 @@ mod tests {
     }
 
     fn take(dirty: &mut Dirty, max: usize, busy: &[&str]) -> Vec<String> {
-        let taken = dirty.take(max, true, |x| busy.contains(&x.as_str()));
+        let taken = dirty.take(max, true, true, |x| busy.contains(&x.as_str()));
         taken
             .map(|t| t.tenants.iter().map(ToString::to_string).collect())
             .unwrap_or_default()
@@ -178,9 +183,9 @@ mod tests {
         let mut dirty = Dirty::default();
         dirty.mark(&t("r"), Lane::Repair);
         dirty.mark(&t("c"), Lane::Change);
-        let taken = dirty.take(9, false, |_| false).expect("a change");
+        let taken = dirty.take(9, true, false, |_| false).expect("a change");
         assert_eq!((taken.lane, taken.tenants), (Lane::Change, vec![t("c")]));
-        assert!(dirty.take(9, false, |_| false).is_none());
+        assert!(dirty.take(9, true, false, |_| false).is_none());
         assert_eq!(take(&mut dirty, 9, &[]), ["r"]);
     }
 

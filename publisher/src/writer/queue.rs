@@ -18,6 +18,19 @@ pub struct Queued {
     pub weight: usize,
     /// When the build of it began.
     pub started: Tick,
+    /// Whether it stood in the lane of small changes.
+    pub is_urgent: bool,
+}
+
+/// How urgent a unit is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sort {
+    /// A change that somebody waits for.
+    Change,
+    /// One of many: a bulk change or a repair.
+    Bulk,
+    /// It fills an empty store during a scan.
+    Fill,
 }
 
 /// Bundles that came out of one build.
@@ -27,8 +40,8 @@ pub struct Unit {
     pub bundles: Vec<Queued>,
     /// Whether it may not be split over two commits.
     pub atomic: bool,
-    /// Whether it fills an empty store during a scan, rather than carrying a change.
-    pub fill: bool,
+    /// How urgent it is.
+    pub sort: Sort,
 }
 
 impl Unit {
@@ -37,74 +50,70 @@ impl Unit {
     }
 }
 
+/// A change larger than this does not go before others: its way takes long.
+const SMALL: usize = 256 << 10;
+/// So many pushes of small changes may pass what waits before it gets one in between.
+const PASSES_MAX: u32 = 8;
+
 /// The queue of one store.
 #[derive(Debug, Default)]
 pub struct Queue {
-    changes: VecDeque<Unit>,
-    fills: VecDeque<Unit>,
+    /// Small changes; large and bulk changes; fills.
+    lanes: [VecDeque<Unit>; 3],
     tenants: HashSet<TenantId>,
     bytes: usize,
+    passed: u32,
 }
 
 impl Queue {
-    /// Adds a unit. Older builds of its tenants are dropped, and the unit takes the place of the first of them, so that
-    /// a tenant that changes all the time still gets its turn. Returns the tenants whose *fill* it replaced.
-    pub fn push(&mut self, unit: Unit) -> Vec<TenantId> {
-        let again: HashSet<&TenantId> = unit
-            .bundles
-            .iter()
-            .map(|q| &q.sent.bundle.tenant)
-            .filter(|t| self.tenants.contains(*t))
-            .collect();
+    /// Adds a unit. Older builds of its tenants are dropped; in its lane the unit takes the place of the first of them,
+    /// so that a tenant that changes all the time still gets its turn. Returns the tenants whose *fill* it replaced.
+    pub fn push(&mut self, mut unit: Unit) -> Vec<TenantId> {
+        let lane = match unit.sort {
+            Sort::Change if unit.weight() <= SMALL => 0,
+            Sort::Change | Sort::Bulk => 1,
+            Sort::Fill => 2,
+        };
+        unit.bundles
+            .iter_mut()
+            .for_each(|q| q.is_urgent = lane == 0);
+        let tenants = unit.bundles.iter().map(|q| &q.sent.bundle.tenant);
+        let again: HashSet<&TenantId> = tenants.filter(|t| self.tenants.contains(*t)).collect();
         let (mut place, mut unfilled) = (None, Vec::new());
         if !again.is_empty() {
-            place = drop_tenants(&mut self.changes, &again, &mut self.bytes, |_| {});
-            drop_tenants(&mut self.fills, &again, &mut self.bytes, |t| {
-                unfilled.push(t)
-            });
+            for (i, waiting) in self.lanes.iter_mut().enumerate() {
+                let first = drop_tenants(waiting, &again, &mut self.bytes, |t| {
+                    if i == 2 {
+                        unfilled.push(t);
+                    }
+                });
+                place = if i == lane { first } else { place };
+            }
         }
         self.bytes += unit.weight();
         self.tenants
             .extend(unit.bundles.iter().map(|q| q.sent.bundle.tenant.clone()));
-        match (unit.fill, place) {
-            (true, _) => self.fills.push_back(unit),
-            (false, Some(at)) => self.changes.insert(at, unit),
-            (false, None) => self.changes.push_back(unit),
+        match place {
+            Some(at) if lane < 2 => self.lanes[lane].insert(at, unit),
+            _ => self.lanes[lane].push_back(unit),
         }
         unfilled
     }
 
-    /// Takes what goes into the next push: changes before fills, up to `max` bytes unless one bundle, or one unit that
-    /// may not be split, is larger.
-    pub fn next(&mut self, max: usize) -> Vec<Queued> {
-        let lane = if self.changes.is_empty() {
-            &mut self.fills
-        } else {
-            &mut self.changes
+    /// Takes what goes into the next push: small changes, up to `max` bytes, before the rest, up to `bulk` bytes; more if
+    /// one bundle, or one unit that may not be split, is larger.
+    pub fn next(&mut self, max: usize, bulk: usize) -> Vec<Queued> {
+        let Some(mut first) = self.lanes.iter().position(|l| !l.is_empty()) else {
+            return Vec::new();
         };
-        let mut out: Vec<Queued> = Vec::new();
-        let mut bytes = 0;
-        while let Some(mut unit) = lane.pop_front() {
-            let weight = unit.weight();
-            if out.is_empty() || bytes + weight <= max {
-                if unit.atomic || bytes + weight <= max {
-                    bytes += weight;
-                    out.append(&mut unit.bundles);
-                    continue;
-                }
-                while let Some(first) = unit.bundles.first() {
-                    if !out.is_empty() && bytes + first.weight > max {
-                        break;
-                    }
-                    bytes += first.weight;
-                    out.push(unit.bundles.remove(0));
-                }
-            }
-            if !unit.bundles.is_empty() {
-                lane.push_front(unit);
-            }
-            break;
+        let slower = (1..3).find(|i| !self.lanes[*i].is_empty());
+        match slower.filter(|_| first == 0 && self.passed >= PASSES_MAX) {
+            Some(slower) => (first, self.passed) = (slower, 0),
+            None if first == 0 && slower.is_some() => self.passed += 1,
+            None => self.passed = 0,
         }
+        let max = if first == 0 { max } else { bulk };
+        let (out, bytes) = take(&mut self.lanes[first], max);
         self.bytes -= bytes;
         for queued in &out {
             self.tenants.remove(&queued.sent.bundle.tenant);
@@ -114,8 +123,7 @@ impl Queue {
 
     /// Drops everything and says whose bundles waited.
     pub fn clear(&mut self) -> HashSet<TenantId> {
-        self.changes.clear();
-        self.fills.clear();
+        self.lanes.iter_mut().for_each(VecDeque::clear);
         self.bytes = 0;
         std::mem::take(&mut self.tenants)
     }
@@ -132,12 +140,12 @@ impl Queue {
 
     /// Whether a fill waits.
     pub fn has_fill(&self) -> bool {
-        !self.fills.is_empty()
+        !self.lanes[2].is_empty()
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.fills.is_empty()
+        self.lanes.iter().all(VecDeque::is_empty)
     }
 
     /// Bytes that wait, roughly.
@@ -174,6 +182,35 @@ fn drop_tenants(
     place
 }
 
+/// Takes units from the front of a lane, up to `max` bytes; the last may be split unless it is atomic.
+fn take(lane: &mut VecDeque<Unit>, max: usize) -> (Vec<Queued>, usize) {
+    let (mut out, mut bytes) = (Vec::new(), 0);
+    while let Some(mut unit) = lane.pop_front() {
+        let weight = unit.weight();
+        if bytes + weight <= max || (unit.atomic && out.is_empty()) {
+            bytes += weight;
+            out.append(&mut unit.bundles);
+            continue;
+        }
+        if out.is_empty() {
+            let mut fits = 0;
+            for queued in &unit.bundles {
+                if fits > 0 && bytes + queued.weight > max {
+                    break;
+                }
+                bytes += queued.weight;
+                fits += 1;
+            }
+            out.extend(unit.bundles.drain(..fits));
+        }
+        if !unit.bundles.is_empty() {
+            lane.push_front(unit);
+        }
+        break;
+    }
+    (out, bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,14 +228,15 @@ mod tests {
             digest: Digest([0; 16]),
             weight,
             started: Tick(n),
+            is_urgent: false,
         }
     }
 
-    fn unit(bundles: Vec<Queued>, atomic: bool, fill: bool) -> Unit {
+    fn unit(bundles: Vec<Queued>, atomic: bool, sort: Sort) -> Unit {
         Unit {
             bundles,
             atomic,
-            fill,
+            sort,
         }
     }
 
@@ -211,11 +249,11 @@ mod tests {
     #[test]
     fn a_later_build_replaces_the_earlier_one_in_its_place() {
         let mut queue = Queue::default();
-        queue.push(unit(vec![queued("a", 1, 10)], false, false));
-        queue.push(unit(vec![queued("b", 2, 10)], false, false));
-        queue.push(unit(vec![queued("a", 3, 10)], false, false));
+        queue.push(unit(vec![queued("a", 1, 10)], false, Sort::Change));
+        queue.push(unit(vec![queued("b", 2, 10)], false, Sort::Change));
+        queue.push(unit(vec![queued("a", 3, 10)], false, Sort::Change));
         assert_eq!((queue.len(), queue.bytes()), (2, 20));
-        assert_eq!(names(queue.next(100)), ["a3", "b2"]);
+        assert_eq!(names(queue.next(100, 100)), ["a3", "b2"]);
         assert!(queue.is_empty() && queue.bytes() == 0);
     }
 
@@ -225,16 +263,16 @@ mod tests {
         queue.push(unit(
             vec![queued("a", 1, 60), queued("b", 2, 60)],
             false,
-            false,
+            Sort::Change,
         ));
         queue.push(unit(
             vec![queued("c", 3, 80), queued("d", 4, 80)],
             true,
-            false,
+            Sort::Change,
         ));
-        assert_eq!(names(queue.next(100)), ["a1"]);
-        assert_eq!(names(queue.next(100)), ["b2"]);
-        assert_eq!(names(queue.next(100)), ["c3", "d4"]);
+        assert_eq!(names(queue.next(100, 100)), ["a1"]);
+        assert_eq!(names(queue.next(100, 100)), ["b2"]);
+        assert_eq!(names(queue.next(100, 100)), ["c3", "d4"]);
     }
 
     #[test]
@@ -243,13 +281,35 @@ mod tests {
         queue.push(unit(
             vec![queued("a", 1, 10), queued("b", 2, 10)],
             false,
-            true,
+            Sort::Fill,
         ));
-        let replaced = queue.push(unit(vec![queued("b", 3, 10)], false, false));
+        let replaced = queue.push(unit(vec![queued("b", 3, 10)], false, Sort::Change));
         assert_eq!(replaced.len(), 1);
-        assert_eq!(names(queue.next(100)), ["b3"]);
+        assert_eq!(names(queue.next(100, 100)), ["b3"]);
         assert!(queue.has_fill());
-        assert_eq!(names(queue.next(100)), ["a1"]);
+        assert_eq!(names(queue.next(100, 100)), ["a1"]);
         assert!(!queue.has_fill());
+    }
+
+    #[test]
+    fn what_is_large_or_one_of_many_waits_but_not_for_ever() {
+        let mut queue = Queue::default();
+        queue.push(unit(
+            vec![queued("large", 1, SMALL + 1)],
+            false,
+            Sort::Change,
+        ));
+        queue.push(unit(vec![queued("bulk", 2, 10)], false, Sort::Bulk));
+        let mut passed = 0;
+        loop {
+            queue.push(unit(vec![queued("small", 3, 10)], false, Sort::Change));
+            if names(queue.next(1_000, 1_000)) == ["large1"] {
+                break;
+            }
+            passed += 1;
+        }
+        assert_eq!(passed, PASSES_MAX);
+        assert_eq!(names(queue.next(1_000, 1_000)), ["small3"]);
+        assert_eq!(names(queue.next(1_000, 1_000)), ["bulk2"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::built::{BuiltBatch, What};
 use super::dirty::Lane;
-use super::queue::Unit;
+use super::queue::{Sort, Unit};
 use super::receipts::{HeldReport, RegionFilter};
 use super::scan::{FAILURES_MAX, Outcome, Phase, Scan, Target};
 use super::{Millis, Report, ScanId, ScanWish, StoreIx, Tick, Writer};
@@ -90,9 +90,11 @@ impl Writer {
 
     /// Lets time pass: ends what is over, begins what is due.
     pub fn tick(&mut self, now: Millis) {
+        self.keep_books_small(now);
         self.finish_scan(now);
         self.begin_scan(now);
         self.settle_waits(now);
+        self.settle_questions(now);
     }
 
     fn begin_scan(&mut self, now: Millis) {
@@ -110,7 +112,7 @@ impl Writer {
                 let Some(first) = (0..self.stores.len()).find(open) else {
                     return;
                 };
-                let why = self.stores[first].behind.clone().unwrap_or_default();
+                let why = self.stores[first].behind.as_ref().map_or("", |b| &b.why);
                 let cause = format!("{}: {why}", self.stores[first].spec.name);
                 self.scans += 1;
                 (
@@ -205,6 +207,7 @@ impl Writer {
 
     pub(super) fn range_read(
         &mut self,
+        now: Millis,
         started: Tick,
         overtaken: &HashSet<TenantId>,
         result: BuiltBatch,
@@ -258,10 +261,10 @@ impl Writer {
             .filter(|(_, t)| t.filling)
             .map(|(ix, _)| *ix)
             .collect();
-        self.fill(started, &filling, &tenants);
+        self.fill(now, started, &filling, &tenants);
     }
 
-    fn fill(&mut self, started: Tick, stores: &[StoreIx], tenants: &[super::Built]) {
+    fn fill(&mut self, now: Millis, started: Tick, stores: &[StoreIx], tenants: &[super::Built]) {
         let first = self.n + 1;
         if stores.is_empty() {
             return;
@@ -288,25 +291,22 @@ impl Writer {
             let bundles = there
                 .map(|(i, t)| self.queued(&t.bundles[region], first + i as u64, started))
                 .collect();
-            self.enqueue(
-                *ix,
-                Unit {
-                    bundles,
-                    atomic: false,
-                    fill: true,
-                },
-            );
+            let unit = Unit {
+                bundles,
+                atomic: false,
+                sort: Sort::Fill,
+            };
+            self.enqueue(now, *ix, unit);
         }
     }
 
     fn definitions_changed(&mut self) {
         let why = "the definitions were changed while it ran";
+        let since = self.now();
         let Some(scan) = &mut self.scan else { return };
         scan.end_all(why);
         for ix in scan.targets.keys() {
-            self.stores[ix.0]
-                .behind
-                .get_or_insert_with(|| "the definitions were changed".into());
+            self.stores[ix.0].set_behind("the definitions were changed".into(), since);
         }
     }
 
@@ -340,6 +340,7 @@ impl Writer {
             return;
         }
         let Some(scan) = self.scan.take() else { return };
+        let since = self.now();
         let mut stores = Vec::new();
         for (ix, target) in &scan.targets {
             let store = &mut self.stores[ix.0];
@@ -350,7 +351,7 @@ impl Writer {
             match &why {
                 None => (store.scans_failed, store.scan_after) = (0, 0),
                 Some(why) => {
-                    store.behind.get_or_insert_with(|| why.clone());
+                    store.set_behind(why.clone(), since);
                     store.scan_after = now + (1_000_u64 << store.scans_failed.min(8)).min(300_000);
                     store.scans_failed += 1;
                 }

@@ -4,7 +4,7 @@ use super::dirty::Lane;
 use super::scan::{Outcome, Phase, ROUNDS_MAX, Target};
 use super::store::Outstanding;
 use super::talk::Request;
-use super::{Millis, ScanId, StoreIx, Writer};
+use super::{Millis, ScanId, StoreIx, Tick, Writer};
 use contexts::digest::Buckets;
 use contexts::name::TenantId;
 use contexts::push::{ListBuckets, Listed, SyncVerdict, Synced};
@@ -85,6 +85,7 @@ impl Writer {
     ) {
         let store = &mut self.stores[ix.0];
         let scan = self.scan.as_mut().filter(|s| s.id == scan);
+        let started = scan.as_ref().map_or(Tick(0), |s| s.started);
         let target = scan.and_then(|s| s.targets.get_mut(&ix));
         let Some(target) = target.filter(|t| t.outcome.is_none()) else {
             return;
@@ -92,11 +93,12 @@ impl Writer {
         match verdict {
             SyncVerdict::InStep { reading } => {
                 (store.reading, store.synced, store.synced_at) = (Some(reading), true, Some(now));
-                store.behind = None;
+                store.behind = store.behind.take().filter(|b| b.since > started);
                 target.outcome = Some(Outcome::Synced);
                 let under_way = self.dirty.iter().chain(self.builds.iter());
                 let in_flux = under_way.chain(store.queue.tenants()).cloned().collect();
                 store.compared(&in_flux);
+                self.capture.strike_before(now, ix, started);
             }
             SyncVerdict::Differs { buckets } => {
                 target.rounds += 1;

@@ -31,6 +31,15 @@ pub enum Link {
     Open(Session),
 }
 
+/// A store that misses something which nobody remembers one by one: it gets a scan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Behind {
+    /// Why.
+    pub why: String,
+    /// Since when. Only a scan that began later ends it.
+    pub since: Tick,
+}
+
 /// An open session.
 #[derive(Debug)]
 pub struct Session {
@@ -55,6 +64,8 @@ pub enum Outstanding {
     Push {
         /// Which.
         bundles: Vec<Queued>,
+        /// The beat that travels with them.
+        beat: Option<u64>,
         /// When they were sent.
         sent_at: Millis,
     },
@@ -75,6 +86,12 @@ struct Owed {
 
 /// Digests that are remembered per store so that an equal bundle is not sent again.
 const KNOWN_MAX: usize = 65_536;
+/// Bytes of the first push that carries no urgent change.
+const BULK_BYTES_FIRST: usize = 1 << 20;
+const BULK_BYTES_LEAST: usize = 64 << 10;
+/// Such a push should take about this long: an urgent change waits for it at most once.
+const BULK_FAST: Millis = 50;
+const BULK_SLOW: Millis = 200;
 /// Tenants of a broken session that are remembered one by one; beyond, the store is scanned.
 const LOST_MAX: usize = 10_000;
 
@@ -90,7 +107,7 @@ pub struct Store {
     /// What waits.
     pub queue: Queue,
     /// Why it needs a scan, if it does.
-    pub behind: Option<String>,
+    pub behind: Option<Behind>,
     /// Not before this is it scanned for being behind.
     pub scan_after: Millis,
     /// Scans of it in a row that did not end with *synced*.
@@ -112,6 +129,14 @@ pub struct Store {
     lost: BTreeSet<TenantId>,
     incarnation: Option<Incarnation>,
     attempts: u32,
+    /// Since when there is no session.
+    pub down_since: Option<Millis>,
+    /// The newest beat that is to travel to it.
+    pub beat: Option<u64>,
+    /// How long the last beat took from its commit until it was durable there.
+    pub lag: Option<Millis>,
+    /// Bytes of a push that carries no urgent change, so that an urgent one never waits long behind it.
+    pub bulk_bytes: usize,
     /// Bundles acknowledged in this term.
     pub acked: u64,
     /// Milliseconds of the last push.
@@ -148,7 +173,10 @@ impl Store {
             link: Link::Down { retry_at: 0 },
             outstanding: None,
             queue: Queue::default(),
-            behind: Some("not compared since this publisher became the writer".into()),
+            behind: Some(Behind {
+                why: "not compared since this publisher became the writer".into(),
+                since: Tick(0),
+            }),
             scan_after: 0,
             scans_failed: 0,
             failure: None,
@@ -162,6 +190,10 @@ impl Store {
             lost: BTreeSet::new(),
             incarnation: None,
             attempts: 0,
+            down_since: Some(0),
+            beat: None,
+            lag: None,
+            bulk_bytes: BULK_BYTES_FIRST,
             acked: 0,
             last_push_ms: None,
         }
@@ -214,11 +246,11 @@ impl Store {
         self.reading = Some(state.reading);
         self.state = Some(state);
         self.attempts = 0;
+        self.down_since = None;
         self.failure = None;
         let lost = std::mem::take(&mut self.lost);
         if !same {
-            self.behind
-                .get_or_insert_with(|| "it restarted, or was away".into());
+            self.set_behind("it restarted, or was away".into(), opened);
             self.synced = false;
             self.owed.clear();
         }
@@ -236,6 +268,8 @@ impl Store {
         let waiting = self.queue.clear();
         self.lose(waiting);
         self.known.clear();
+        self.beat = None;
+        self.down_since.get_or_insert(now);
         let busy = matches!(
             &failure,
             Some(Failure {
@@ -259,24 +293,40 @@ impl Store {
         }
     }
 
-    /// Remembers tenants of which this store may miss a build.
+    /// Remembers tenants of which this store may miss a build, unless it gets a scan anyway.
     pub fn lose(&mut self, tenants: impl IntoIterator<Item = TenantId>) {
-        if self.behind.is_some() {
-            return;
-        }
-        self.lost.extend(tenants);
-        if self.lost.len() > LOST_MAX {
-            self.fall_behind(format!("more than {LOST_MAX} changes were not delivered"));
+        if self.behind.is_none() {
+            self.lost.extend(tenants);
         }
     }
 
+    /// Whether more is missing than is remembered one by one.
+    pub fn has_lost_much(&self) -> bool {
+        self.lost.len() > LOST_MAX
+    }
+
+    /// The store needs a scan that begins after this moment. The first reason stays.
+    pub fn set_behind(&mut self, why: String, since: Tick) {
+        let why = self.behind.take().map_or(why, |behind| behind.why);
+        self.behind = Some(Behind { why, since });
+    }
+
     /// Gives up on single tenants: the store gets a scan.
-    pub fn fall_behind(&mut self, why: String) {
-        self.behind.get_or_insert(why);
+    pub fn fall_behind(&mut self, why: String, since: Tick) {
+        self.set_behind(why, since);
         self.lost.clear();
         self.owed.clear();
         self.queue.clear();
         self.known.clear();
+    }
+
+    /// Learns from a push that carried no urgent change how large the next should be.
+    pub fn bulk_took(&mut self, ms: Millis, most: usize) {
+        if ms < BULK_FAST {
+            self.bulk_bytes = (self.bulk_bytes * 2).min(most);
+        } else if ms > BULK_SLOW {
+            self.bulk_bytes = (self.bulk_bytes / 2).max(BULK_BYTES_LEAST);
+        }
     }
 
     /// Whether the store is known to hold exactly this and nothing of the tenant is under way.

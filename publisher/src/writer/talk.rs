@@ -91,6 +91,7 @@ impl Writer {
                     term: self.term,
                     seen,
                     digest_key: self.key.clone(),
+                    force: self.force,
                 }))
             }
             Link::Open(_) => self
@@ -101,8 +102,10 @@ impl Writer {
 
     fn next_push(&mut self, ix: StoreIx, now: Millis) -> Option<Request> {
         let store = &mut self.stores[ix.0];
-        let bundles = store.queue.next(self.limits.push_bytes);
-        if bundles.is_empty() {
+        let bulk = store.bulk_bytes.min(self.limits.push_bytes);
+        let bundles = store.queue.next(self.limits.push_bytes, bulk);
+        let beat = store.beat.take();
+        if bundles.is_empty() && beat.is_none() {
             return None;
         }
         bundles
@@ -113,6 +116,7 @@ impl Writer {
         let region = store.spec.region.clone();
         store.outstanding = Some(Outstanding::Push {
             bundles,
+            beat,
             sent_at: now,
         });
         Some(Request::Push(Push {
@@ -120,6 +124,8 @@ impl Writer {
             session,
             number,
             bundles: sent,
+            fresh: self.fresh(ix),
+            beat,
         }))
     }
 
@@ -132,12 +138,18 @@ impl Writer {
             (Outstanding::Hello, Answer::Hello { state, known }) => {
                 self.greeted(ix, now, *state, known)
             }
-            (Outstanding::Claim, Answer::Granted(granted)) => self.granted(ix, *granted),
-            (Outstanding::Push { bundles, sent_at }, Answer::Pushed(pushed))
-                if pushed.verdicts.len() == bundles.len() =>
-            {
+            (Outstanding::Claim, Answer::Granted(granted)) => self.granted(ix, now, *granted),
+            (
+                Outstanding::Push {
+                    bundles,
+                    beat,
+                    sent_at,
+                },
+                Answer::Pushed(pushed),
+            ) if pushed.verdicts.len() == bundles.len() => {
                 self.stores[ix.0].reading = Some(pushed.reading);
                 self.pushed(ix, now, bundles, pushed.verdicts, sent_at);
+                beat.into_iter().for_each(|n| self.beat_arrived(now, ix, n));
             }
             (Outstanding::Synced(scan, expected), Answer::Synced(verdict)) => {
                 self.synced(ix, now, scan, &expected, verdict)
@@ -151,7 +163,7 @@ impl Writer {
                 if let Some(scan) = &mut self.scan {
                     scan.end(ix, Outcome::Failed("the store was given back".into()));
                 }
-                self.stores[ix.0].closed(ix, now, None);
+                self.end_session(ix, now, None);
             }
             (outstanding, answer) => {
                 self.stores[ix.0].outstanding = Some(outstanding);
@@ -163,7 +175,7 @@ impl Writer {
     fn greeted(&mut self, ix: StoreIx, now: Millis, state: StoreState, known: bool) {
         let store = &mut self.stores[ix.0];
         store.reading = Some(state.reading);
-        if known {
+        if known || self.force {
             store.link = Link::Greeted(Box::new(state));
             return;
         }
@@ -171,8 +183,8 @@ impl Writer {
         store.state = Some(state);
         let why = format!(
             "fenced: it obeys a writer of epoch {epoch} that this database does not know, so this database is a clone or \
-             an older copy of the one that writer used; nothing is sent to it. If this is the right database, stop the agent, \
-             move its file away and start it: it is filled anew"
+             an older copy of the one that writer used; nothing is sent to it. If this is the right database, run \
+             `publisher takeover --force` with it: then the other side is fenced for good"
         );
         self.close_store(
             ix,
@@ -184,7 +196,7 @@ impl Writer {
         );
     }
 
-    fn granted(&mut self, ix: StoreIx, granted: Granted) {
+    fn granted(&mut self, ix: StoreIx, now: Millis, granted: Granted) {
         let opened = self.now();
         let store = &mut self.stores[ix.0];
         let before = match &store.link {
@@ -193,6 +205,9 @@ impl Writer {
         };
         let ours = before == Some(self.term);
         let again = store.opened(granted.session, opened, granted.state, ours);
+        if store.behind.is_some() {
+            self.capture.strike_store(now, ix);
+        }
         // A build from before the session was not sent, and a scan sends only what differs: whoever waits for a receipt
         // gets a build of this session.
         let awaited = self.waits.pending_at(ix);
@@ -202,13 +217,19 @@ impl Writer {
         self.reports.push_back(Report::Opened { store: ix });
     }
 
+    fn end_session(&mut self, ix: StoreIx, now: Millis, failure: Option<Failure>) {
+        self.stores[ix.0].closed(ix, now, failure);
+        if self.stores[ix.0].behind.is_some() {
+            self.capture.strike_store(now, ix);
+        }
+    }
+
     fn close_store(&mut self, ix: StoreIx, now: Millis, failure: Failure) {
         if let Some(scan) = &mut self.scan {
             scan.end(ix, Outcome::Failed(failure.why.clone()));
         }
-        let store = &mut self.stores[ix.0];
-        let news = store.failure.as_ref() != Some(&failure);
-        store.closed(ix, now, Some(failure.clone()));
+        let news = self.stores[ix.0].failure.as_ref() != Some(&failure);
+        self.end_session(ix, now, Some(failure.clone()));
         if news {
             self.reports
                 .push_back(Report::Closed { store: ix, failure });
@@ -224,6 +245,9 @@ impl Writer {
         sent_at: Millis,
     ) {
         let ms = now.saturating_sub(sent_at);
+        if bundles.iter().any(|q| !q.is_urgent) {
+            self.stores[ix.0].bulk_took(ms, self.limits.push_bytes);
+        }
         let mut applied = 0;
         for (queued, verdict) in bundles.into_iter().zip(verdicts) {
             let tenant = queued.sent.bundle.tenant.clone();
@@ -249,7 +273,7 @@ impl Writer {
                 Verdict::KeyTaken { kind, key, owner } => {
                     self.key_taken(ix, tenant, kind, key, owner)
                 }
-                Verdict::Invalid { why } => self.invalid(ix, tenant, why),
+                Verdict::Invalid { why } => self.invalid(now, ix, tenant, why),
             }
         }
         let store = &mut self.stores[ix.0];
@@ -288,12 +312,14 @@ impl Writer {
     }
 
     /// A store that takes a bundle for nonsense is not in step, and sending the same again would not help.
-    fn invalid(&mut self, ix: StoreIx, tenant: TenantId, why: String) {
+    fn invalid(&mut self, now: Millis, ix: StoreIx, tenant: TenantId, why: String) {
         let what = format!("it refused the bundle of tenant {tenant:?}: {why}");
         if let Some(scan) = &mut self.scan {
             scan.end(ix, Outcome::Failed(what.clone()));
         }
-        self.stores[ix.0].behind.get_or_insert(what);
+        let since = self.now();
+        self.stores[ix.0].set_behind(what, since);
+        self.capture.strike_store(now, ix);
         let verdict = Verdict::Invalid { why };
         self.reports.push_back(Report::Refused {
             store: ix,
@@ -303,12 +329,13 @@ impl Writer {
     }
 
     /// The heartbeat that is due for a store.
-    pub fn heartbeat(&self, ix: StoreIx) -> Option<Heartbeat> {
-        let session = self.stores[ix.0].session()?;
+    pub fn heartbeat(&mut self, ix: StoreIx) -> Option<Heartbeat> {
+        let session = self.stores[ix.0].session()?.id;
         let quiet = self.suspended || self.closing;
         (!quiet).then(|| Heartbeat {
-            session: session.id,
+            session,
             position: self.position(ix),
+            fresh: self.fresh(ix),
         })
     }
 

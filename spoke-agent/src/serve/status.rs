@@ -31,6 +31,7 @@ pub async fn status(State(my): State<Serve>) -> Response {
         "synced_kinds": live.synced_kinds,
         "position": live.position.to_string(),
         "age_seconds": live.age(now),
+        "beat": live.beat,
         "last_push_seconds": live.last_push.map(since),
         "bundles": live.bundles,
         "contexts": live.contexts,

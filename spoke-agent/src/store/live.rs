@@ -41,6 +41,8 @@ pub struct Live {
     pub root: Option<Digest>,
     /// The moment up to which every change is here.
     pub fresh: Option<Fresh>,
+    /// The last beat of the hub of which everything before is here.
+    pub beat: u64,
     /// When the last push was committed in this run.
     pub last_push: Option<Reading>,
 }
@@ -74,6 +76,7 @@ impl Live {
             root: self.root,
             reading,
             age: self.age(reading),
+            beat: self.beat,
             release: RELEASE.to_owned(),
         }
     }

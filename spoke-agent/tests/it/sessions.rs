@@ -77,6 +77,7 @@ async fn a_claim_for_another_region_deployment_or_state_is_refused() {
         term: spoke.hub(2).term,
         seen: hub.hello().await.seen(),
         digest_key: digest_key(),
+        force: false,
     };
     let elsewhere = Claim {
         region: Region::new("us-east-1").expect("a region"),

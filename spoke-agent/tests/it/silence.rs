@@ -44,6 +44,7 @@ impl Store {
                 last_synced: live.last_synced,
             },
             digest_key: digest_key(),
+            force: false,
         };
         let claim = Box::new(claim);
         self.handle()
@@ -72,6 +73,7 @@ async fn a_silent_writer_loses_its_store_after_five_seconds_in_which_the_store_r
     let beat = Heartbeat {
         session,
         position: None,
+        fresh: None,
     };
     let answer = store
         .handle()

@@ -146,6 +146,7 @@ impl Hub {
             term: self.term,
             seen: self.hello().await.seen(),
             digest_key: digest_key(),
+            force: false,
         };
         let granted: Granted = self.call("claim", &claim).await?;
         (self.session, self.number) = (granted.session, 0);
@@ -165,6 +166,8 @@ impl Hub {
             session: self.session,
             number: self.number,
             bundles: bundles.into_iter().map(sent).collect(),
+            fresh: None,
+            beat: None,
         }
     }
 
@@ -199,8 +202,15 @@ impl Hub {
 
     pub async fn heartbeat(&self, position: Option<Version>) -> Result<Ack, Refused> {
         let session = self.session;
-        self.call("heartbeat", &Heartbeat { session, position })
-            .await
+        self.call(
+            "heartbeat",
+            &Heartbeat {
+                session,
+                position,
+                fresh: None,
+            },
+        )
+        .await
     }
 
     pub async fn release(&self) -> Result<Ack, Refused> {

@@ -11,6 +11,7 @@
 //! | `last_synced` | `SyncId` |
 //! | `position` | `Version` |
 //! | `fresh` | [`StoredFresh`] |
+//! | `beat` | `u64`, the last beat of the hub |
 //!
 //! The digest key is a secret: it must not appear in logs.
 
@@ -53,6 +54,8 @@ pub struct Meta {
     pub position: Version,
     /// The moment up to which every change is here.
     pub fresh: Option<Fresh>,
+    /// The last beat of the hub of which everything before is here.
+    pub beat: u64,
 }
 
 impl Meta {
@@ -68,6 +71,7 @@ impl Meta {
             synced_kinds: Arc::default(),
             position: Version::default(),
             fresh: None,
+            beat: 0,
         }
     }
 
@@ -95,7 +99,16 @@ impl Meta {
             synced_kinds: Arc::new(kinds),
             position: get(&table, "position")?.unwrap_or_default(),
             fresh: stored.map(|fresh| fresh.on_this_boot(now, wall)),
+            beat: get(&table, "beat")?.unwrap_or(0),
         })
+    }
+
+    /// Every change before this reading is here. One of another boot says nothing, and nothing makes the store older.
+    pub fn freshen(&mut self, named: Option<Reading>, now: Reading) {
+        let named = named.filter(|reading| reading.boot == now.boot);
+        self.fresh = named
+            .map(|reading| Fresh::named(reading.min(now)))
+            .max(self.fresh);
     }
 
     /// Writes all facts but the synced kinds.
@@ -129,6 +142,7 @@ impl Meta {
         wall: i64,
     ) -> Result<(), StoreError> {
         put(table, "position", &self.position)?;
+        put(table, "beat", &self.beat)?;
         let fresh = self.fresh.map(|fresh| fresh.to_stored(now, wall));
         put_option(table, "fresh", fresh.as_ref())
     }

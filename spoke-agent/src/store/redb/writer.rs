@@ -146,6 +146,7 @@ impl State {
             contexts: self.contexts,
             root: self.root,
             fresh: self.meta.fresh,
+            beat: self.meta.beat,
             last_push: self.last_push,
         }
     }
@@ -308,6 +309,10 @@ impl Writer {
             outcomes.push(apply(&mut view, &key, &waiting.push.bundles)?);
         }
         let now = self.clock.reading();
+        for Waiting { push, .. } in group {
+            self.state.meta.beat = push.beat.unwrap_or(0).max(self.state.meta.beat);
+            self.state.meta.freshen(push.fresh, now);
+        }
         self.state
             .meta
             .save_progress(&mut tables.meta, now, clock::wall_micros())?;

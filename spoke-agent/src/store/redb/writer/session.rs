@@ -3,7 +3,6 @@
 use super::Writer;
 use crate::clock;
 use crate::random;
-use crate::store::fresh::Fresh;
 use crate::store::redb::StoreError;
 use crate::store::redb::audit;
 use crate::store::redb::meta::Meta;
@@ -57,14 +56,15 @@ impl Writer {
         })
     }
 
-    /// The position moves in memory; the next commit writes it.
+    /// Position and age move in memory; the next commit writes them.
     pub(super) fn heartbeat(&mut self, beat: &Heartbeat) -> Result<Ack, Refused> {
         self.gate.heard(beat.session)?;
-        if let Some(position) = beat.position.filter(|p| *p > self.state.meta.position) {
-            self.state.meta.position = position;
-            self.publish();
-        }
-        Ok(self.ack())
+        let ack = self.ack();
+        let meta = &mut self.state.meta;
+        meta.position = meta.position.max(beat.position.unwrap_or_default());
+        meta.freshen(beat.fresh, ack.reading);
+        self.publish();
+        Ok(ack)
     }
 
     pub(super) fn release(&mut self, release: &Release) -> Result<Ack, Refused> {
@@ -98,16 +98,15 @@ impl Writer {
         }
         let now = self.clock.reading();
         let meta = &self.state.meta;
-        let fresh = (synced.fresh.boot == now.boot).then(|| Fresh::named(synced.fresh.min(now)));
         let as_before = synced.unsure.intersection(&meta.synced_kinds).cloned();
         let kinds = synced.kinds.iter().cloned().chain(as_before).collect();
-        let in_step = Meta {
+        let mut in_step = Meta {
             last_synced: Some(synced.id),
             synced_kinds: Arc::new(kinds),
             position: meta.position.max(synced.position),
-            fresh: fresh.max(meta.fresh),
             ..meta.clone()
         };
+        in_step.freshen(Some(synced.fresh), now);
         self.commit_facts("record that it is in step", in_step)?;
         Ok(SyncVerdict::InStep {
             reading: self.clock.reading(),

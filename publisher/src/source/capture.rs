@@ -1,0 +1,348 @@
+//! The outbox of the change triggers, as the writer looks at it and acknowledges it. Decides nothing: which rows are
+//! wanted and which are done is for [`crate::writer`] to say.
+//!
+//! A look and an acknowledgement are one statement each, sent by the simple protocol, so they take one round trip and
+//! work through a transaction pooler.
+
+use super::hub::PendingRequest;
+use super::migrate::literal;
+use super::{Source, SourceError};
+use crate::config::Watch;
+use crate::writer::{AckRequest, Change, LookRequest, Looked, Snapshot};
+use contexts::name::TenantId;
+use contexts::version::Term;
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Row};
+use std::collections::BTreeMap;
+
+/// How long the server waits for something to do, in milliseconds.
+const WAIT_MS: u32 = 1_000;
+/// How often it looks meanwhile: often while changes come, and after a quiet minute less so.
+const STEP_LIVELY_MS: u32 = 1;
+const STEP_QUIET_MS: u32 = 10;
+/// Rows that are taken one by one; more are answered by a scan.
+const ROWS_MAX: u64 = 20_000;
+
+/// What a look brought: changes, and requests of other commands.
+#[derive(Debug)]
+pub struct Found {
+    /// For the writer.
+    pub looked: Looked,
+    /// For whoever answers requests.
+    pub requests: Vec<PendingRequest>,
+}
+
+/// What became of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is committed, or so old that nobody remembers.
+    Committed,
+    /// It was rolled back.
+    Aborted,
+    /// It is still open.
+    Open,
+    /// This database has not given out such a number yet.
+    Unknown,
+}
+
+/// A row of the outbox.
+struct RawRow {
+    id: i64,
+    xid: u64,
+    tenant: Option<String>,
+    changed: Option<(String, Value)>,
+    mark: Option<String>,
+}
+
+impl RawRow {
+    fn parse(row: &Value) -> Option<Self> {
+        let text = |i: usize| row.get(i)?.as_str().map(ToOwned::to_owned);
+        Some(Self {
+            id: row.get(0)?.as_i64()?,
+            xid: text(1)?.parse().ok()?,
+            tenant: text(2),
+            changed: text(3).zip(row.get(4).cloned()),
+            mark: text(5),
+        })
+    }
+}
+
+impl Source {
+    /// Waits on the server, at most a second, until there is something to do, and says what. After a failure ask for
+    /// the requests `again` that were taken and not answered: the answer that named them may be lost.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails.
+    pub async fn look(
+        &self,
+        term: Term,
+        request: &LookRequest,
+        again: bool,
+    ) -> Result<Found, SourceError> {
+        let step = match request.lively {
+            true => STEP_LIVELY_MS,
+            false => STEP_QUIET_MS,
+        };
+        let after = match &request.after {
+            Some(snapshot) => format!("'{}'::pg_snapshot", snapshot.as_str()),
+            None => "NULL".to_owned(),
+        };
+        let sql = format!(
+            "SELECT seen::text, last_id, has_room, requests, waiting, changes FROM \
+             hubcast.wait({WAIT_MS}, {step}, {}, {after}, {}, {ROWS_MAX})",
+            term.epoch, request.from_id
+        );
+        let failed = |e| self.error("looking for changes", e);
+        let row = sqlx::raw_sql(AssertSqlSafe(sql))
+            .fetch_one(&self.pool())
+            .await
+            .map_err(failed)?;
+        let seen = Snapshot::parse(row.get(0)).ok_or_else(|| self.unreadable("a snapshot"))?;
+        let waiting: i64 = row.get(4);
+        let is_backlog = waiting.unsigned_abs() > ROWS_MAX;
+        let changes: Option<String> = row.get(5);
+        let rows: Vec<Value> = match changes.filter(|_| !is_backlog) {
+            Some(json) => serde_json::from_str(&json).map_err(|_| self.unreadable("the outbox"))?,
+            None => Vec::new(),
+        };
+        let rows: Vec<RawRow> = rows.iter().filter_map(RawRow::parse).collect();
+        let mut looked = Looked {
+            seen,
+            last_id: row.get(1),
+            has_room: row.get(2),
+            changes: Vec::new(),
+            is_backlog,
+            everyone: None,
+            beat: rows.iter().any(|r| r.mark.as_deref() == Some("beat")),
+        };
+        if rows.iter().any(|r| r.mark.as_deref() == Some("all")) {
+            looked.everyone = Some("every tenant may have changed".into());
+        }
+        let mut resolved = self.resolve(&rows, &mut looked.everyone).await?;
+        let change = |row: RawRow| Change {
+            id: row.id,
+            xid: row.xid,
+            tenants: match row.tenant {
+                Some(tenant) => named(&tenant).into_iter().collect(),
+                None => resolved.remove(&row.id).unwrap_or_default(),
+            },
+        };
+        looked.changes = rows.into_iter().map(change).collect();
+        let requests = match row.get::<bool, _>(3) || again {
+            true => self.take_requests(term, again).await?,
+            false => Vec::new(),
+        };
+        Ok(Found { looked, requests })
+    }
+
+    fn unreadable(&self, what: &str) -> SourceError {
+        SourceError::Failed {
+            what: "looking for changes".into(),
+            why: format!("{what} cannot be read; does the schema hubcast belong to this release?"),
+        }
+    }
+
+    /// The tenants that changed rows of a watch with a `tenants` query concern. The query runs here, after the commit:
+    /// in the trigger it would not see what another open transaction is about to commit.
+    async fn resolve(
+        &self,
+        rows: &[RawRow],
+        everyone: &mut Option<String>,
+    ) -> Result<BTreeMap<i64, Vec<TenantId>>, SourceError> {
+        let mut by_watch: BTreeMap<&str, Vec<(i64, &Value)>> = BTreeMap::new();
+        for row in rows {
+            if let Some((watch, value)) = &row.changed {
+                by_watch.entry(watch).or_default().push((row.id, value));
+            }
+        }
+        let mut resolved = BTreeMap::new();
+        if by_watch.is_empty() {
+            return Ok(resolved);
+        }
+        let definitions = self.definitions().await?;
+        let watches = || definitions.kinds.iter().flat_map(|d| &d.watch);
+        for (id, changed) in by_watch {
+            let Some(watch) = watches().find(|w| w.id() == id) else {
+                everyone.get_or_insert_with(|| "a change of a table that was watched once".into());
+                continue;
+            };
+            let values: Vec<&Value> = changed.iter().map(|(_, value)| *value).collect();
+            match self.tenants_of(watch, &values).await {
+                Ok(tenants) => resolved.extend(changed.first().map(|(id, _)| (*id, tenants))),
+                Err(e) if e.is_down() => return Err(e),
+                Err(e) => {
+                    let why = format!("watch: the tenants query on {}: {e}", watch.table);
+                    tracing::warn!(why, "every tenant is scanned instead");
+                    *everyone = Some(why);
+                }
+            }
+        }
+        Ok(resolved)
+    }
+
+    async fn tenants_of(
+        &self,
+        watch: &Watch,
+        changed: &[&Value],
+    ) -> Result<Vec<TenantId>, SourceError> {
+        let doing = "asking whom a change concerns";
+        let (mut tx, _) = self.snapshot().await?;
+        let (table, query) = (&watch.table, watch.tenants.as_deref().unwrap_or_default());
+        let json = serde_json::to_string(changed).unwrap_or_default();
+        let sql = format!(
+            "WITH changed AS (SELECT r.* FROM jsonb_populate_recordset(NULL::{table}, $1::jsonb) AS r) \
+             SELECT DISTINCT q.tenant::text FROM (\n{query}\n) AS q(tenant) WHERE q.tenant IS NOT NULL"
+        );
+        let found: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql))
+            .persistent(false)
+            .bind(json)
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(|e| self.error(doing, e))?;
+        Ok(found.iter().filter_map(|t| named(t)).collect())
+    }
+
+    /// Acknowledges rows, and marks stores behind in the same transaction. Returns its number.
+    ///
+    /// # Errors
+    /// [`SourceError::TermOver`] if somebody else is the writer now.
+    pub async fn acknowledge(
+        &self,
+        term: Term,
+        request: &AckRequest,
+        urls: &[String],
+    ) -> Result<u64, SourceError> {
+        let sql = ack_sql(term, request, urls);
+        let failed = |e| self.error("acknowledging changes", e);
+        let row = sqlx::raw_sql(AssertSqlSafe(sql))
+            .fetch_optional(&self.pool())
+            .await
+            .map_err(failed)?
+            .ok_or(SourceError::TermOver)?;
+        let xid: String = row.get(0);
+        xid.parse()
+            .map_err(|_| self.unreadable("a transaction number"))
+    }
+
+    /// Commits a beat and returns its number.
+    ///
+    /// # Errors
+    /// [`SourceError::TermOver`] if somebody else is the writer now.
+    pub async fn beat(&self, term: Term) -> Result<u64, SourceError> {
+        let sql = format!(
+            "UPDATE hubcast.beat SET n = n + 1 WHERE {} RETURNING n",
+            is_writer(term)
+        );
+        let row = sqlx::raw_sql(AssertSqlSafe(sql))
+            .fetch_optional(&self.pool())
+            .await
+            .map_err(|e| self.error("committing a beat", e))?
+            .ok_or(SourceError::TermOver)?;
+        Ok(row.get::<i64, _>(0).unsigned_abs())
+    }
+
+    /// Why the change triggers cannot be relied on, if they cannot.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails.
+    pub async fn capture_gap(&self) -> Result<Option<String>, SourceError> {
+        Ok(None)
+    }
+
+    /// What became of a transaction.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails.
+    pub async fn fate(&self, xid: u64) -> Result<Fate, SourceError> {
+        let sql = format!(
+            "SELECT CASE WHEN '{xid}'::xid8 >= pg_snapshot_xmax(pg_current_snapshot()) \
+              AND '{xid}'::xid8 > pg_current_xact_id() THEN 'unknown' ELSE pg_xact_status('{xid}'::xid8) END"
+        );
+        let row = sqlx::raw_sql(AssertSqlSafe(sql))
+            .fetch_one(&self.pool())
+            .await
+            .map_err(|e| self.error("asking for a transaction", e))?;
+        Ok(match row.get::<Option<String>, _>(0).as_deref() {
+            Some("in progress") => Fate::Open,
+            Some("aborted") => Fate::Aborted,
+            Some("unknown") => Fate::Unknown,
+            _ => Fate::Committed,
+        })
+    }
+}
+
+fn named(tenant: &str) -> Option<TenantId> {
+    TenantId::new(tenant)
+        .inspect_err(
+            |e| tracing::warn!(error = %e, "a change names no possible tenant; nobody gets it"),
+        )
+        .ok()
+}
+
+fn is_writer(term: Term) -> String {
+    let (epoch, holder) = (term.epoch, term.holder);
+    format!(
+        "EXISTS (SELECT FROM hubcast.writer w WHERE w.epoch = {epoch} AND w.holder = '{holder}')"
+    )
+}
+
+/// One statement, so that its parts succeed or fail together. Its loss in a crash of the server does no harm: the rows
+/// are found again.
+fn ack_sql(term: Term, request: &AckRequest, urls: &[String]) -> String {
+    let writer = is_writer(term);
+    let ids: Vec<String> = request.ids.iter().map(ToString::to_string).collect();
+    let mut sql = format!(
+        "WITH gone AS (DELETE FROM hubcast.outbox WHERE id = ANY('{{{}}}'::bigint[]) AND {writer})",
+        ids.join(",")
+    );
+    let mut add = |text: String| sql.push_str(&text);
+    if let Some(all) = &request.all_in {
+        let seen = format!("pg_visible_in_snapshot(xid, '{}')", all.as_str());
+        add(format!(
+            ", all_gone AS (DELETE FROM hubcast.outbox WHERE {seen} AND {writer})"
+        ));
+    }
+    let behind = request.behind.iter().filter_map(|ix| urls.get(ix.0));
+    let behind: Vec<String> = behind.map(|url| literal(url)).collect();
+    let is_behind = format!("url = ANY(ARRAY[{}]::text[])", behind.join(","));
+    add(format!(
+        ", behind AS (UPDATE hubcast.stores SET behind_since = CASE WHEN {is_behind} THEN now() END \
+         WHERE (behind_since IS NOT NULL) <> ({is_behind}) AND {writer})"
+    ));
+    let (kept, gone): (Vec<_>, Vec<_>) = request.retries.iter().partition(|(_, r)| r.is_some());
+    if !gone.is_empty() {
+        let tenants: Vec<String> = gone.iter().map(|(t, _)| literal(t.as_str())).collect();
+        let list = tenants.join(",");
+        add(format!(
+            ", built AS (DELETE FROM hubcast.retry WHERE tenant = ANY(ARRAY[{list}]) AND {writer})"
+        ));
+    }
+    if !kept.is_empty() {
+        let row = |(tenant, retry): &&(TenantId, Option<crate::writer::Retry>)| {
+            let retry = retry.as_ref()?;
+            Some(format!(
+                "({}, {}, {})",
+                literal(tenant.as_str()),
+                retry.attempts,
+                literal(&retry.why)
+            ))
+        };
+        let rows: Vec<String> = kept.iter().filter_map(row).collect();
+        add(format!(
+            ", unbuilt AS (INSERT INTO hubcast.retry (tenant, attempts, reason, next_at) SELECT v.*, \
+             now() + least(interval '10 minutes', interval '5 seconds' * 2 ^ least(v.attempts - 1, 7)) \
+             FROM (VALUES {}) AS v(tenant, attempts, reason) WHERE {writer} ON CONFLICT (tenant) DO UPDATE \
+             SET attempts = excluded.attempts, reason = excluded.reason, next_at = excluded.next_at)",
+            rows.join(",")
+        ));
+    }
+    let done_to = match request.make_room {
+        true => "(SELECT last_value FROM hubcast.outbox_ids)".to_owned(),
+        false => request.done_to.to_string(),
+    };
+    add(format!(
+        " SELECT pg_current_xact_id()::text, setval('hubcast.outbox_acked', {done_to}), \
+         set_config('synchronous_commit', 'off', true) WHERE {writer}"
+    ));
+    sql
+}

@@ -1,0 +1,728 @@
+//! The books of change capture: which rows of the outbox were seen, which store has not got them yet, which may be
+//! acknowledged, and up to which moment each store has everything. Pure.
+//!
+//! What must hold:
+//! * A row is acknowledged once every store either has a build of its tenants that began after the row was seen, or is
+//!   marked *behind* in the transaction that removes the row.
+//! * A reading of a store's clock that arrived before a look was sent is named to the store only when every row that this
+//!   look or an earlier one found was delivered there: every change from before that reading is in one of them.
+//! * The lower bound of a look passes an id only after every transaction that may have drawn a lower one has ended.
+//!
+//! A store that falls behind is struck from all rows: the scan that must follow speaks for them.
+
+use super::retry::Retry;
+use super::{Millis, StoreIx, Tick};
+use contexts::name::TenantId;
+use contexts::push::Reading;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+/// A look at the outbox, numbered within the writer's term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LookId(pub u64);
+
+/// A look to be taken now: its statement must be sent after this was handed out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LookRequest {
+    /// To be named with the result.
+    pub id: LookId,
+    /// What this snapshot saw is not wanted again.
+    pub after: Option<Snapshot>,
+    /// No row below this id is wanted.
+    pub from_id: i64,
+    /// Whether changes came lately, so that the server should look often.
+    pub lively: bool,
+}
+
+/// A snapshot of Postgres, as it writes one: `xmin:xmax:xip,..`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    text: String,
+    xmin: u64,
+    xmax: u64,
+    running: Vec<u64>,
+}
+
+impl Snapshot {
+    /// Reads one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(':');
+        let (xmin, xmax) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let running = parts.next()?.split(',').filter(|x| !x.is_empty());
+        Some(Self {
+            text: text.to_owned(),
+            xmin,
+            xmax,
+            running: running.map(str::parse).collect::<Result<_, _>>().ok()?,
+        })
+    }
+
+    /// As Postgres writes it.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether a transaction had ended.
+    pub fn sees(&self, xid: u64) -> bool {
+        xid < self.xmin || (xid < self.xmax && !self.running.contains(&xid))
+    }
+
+    /// Whether every transaction up to this one had ended.
+    pub fn is_past(&self, xid: u64) -> bool {
+        xid < self.xmin
+    }
+}
+
+/// Tenants that one transaction may have changed, as rows of the outbox say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The row.
+    pub id: i64,
+    /// The transaction.
+    pub xid: u64,
+    /// The tenants: one, or what a `tenants` query made of a changed row, or none.
+    pub tenants: Vec<TenantId>,
+}
+
+/// What a look found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Looked {
+    /// The snapshot that it was taken in.
+    pub seen: Snapshot,
+    /// The last id that was handed out.
+    pub last_id: i64,
+    /// Whether triggers still write.
+    pub has_room: bool,
+    /// The rows.
+    pub changes: Vec<Change>,
+    /// More rows than are taken one by one; then `changes` is empty.
+    pub is_backlog: bool,
+    /// Why every tenant may have changed, if a row says so.
+    pub everyone: Option<String>,
+    /// Whether a beat is among the rows.
+    pub beat: bool,
+}
+
+/// An acknowledgement to be made now, in one transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AckRequest {
+    /// Rows that are done.
+    pub ids: Vec<i64>,
+    /// Every row that this snapshot sees is done: a scan speaks for them.
+    pub all_in: Option<Snapshot>,
+    /// Make room: triggers had stopped writing.
+    pub make_room: bool,
+    /// Up to this id everything that was seen is done.
+    pub done_to: i64,
+    /// The stores that are behind.
+    pub behind: Vec<StoreIx>,
+    /// Tenants that are tried again later, or no longer.
+    pub retries: Vec<(TenantId, Option<Retry>)>,
+}
+
+/// A set of stores.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Stores(Vec<u64>);
+
+impl Stores {
+    fn insert(&mut self, ix: StoreIx) {
+        if self.0.len() <= ix.0 / 64 {
+            self.0.resize(ix.0 / 64 + 1, 0);
+        }
+        self.0[ix.0 / 64] |= 1 << (ix.0 % 64);
+    }
+
+    fn remove(&mut self, ix: StoreIx) -> bool {
+        let Some(word) = self.0.get_mut(ix.0 / 64) else {
+            return false;
+        };
+        let there = *word & (1 << (ix.0 % 64)) != 0;
+        *word &= !(1 << (ix.0 % 64));
+        there
+    }
+
+    fn contains(&self, ix: StoreIx) -> bool {
+        let word = self.0.get(ix.0 / 64);
+        word.is_some_and(|w| w & (1 << (ix.0 % 64)) != 0)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(|w| *w == 0)
+    }
+}
+
+/// A tenant that one look found changed.
+#[derive(Debug)]
+struct Entry {
+    look: LookId,
+    seen: Tick,
+    rows: Vec<(i64, u64)>,
+    undelivered: Stores,
+}
+
+/// A reading of a store's clock from before a look.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    look: LookId,
+    reading: Reading,
+}
+
+/// Marks that are kept per store. Beyond, every other one is dropped: the age is then a little older than it need be.
+const MARKS_MAX: usize = 256;
+
+/// What is known of one store.
+#[derive(Debug, Default)]
+struct Delivery {
+    /// Entries that it has not got, by look.
+    missing: BTreeMap<LookId, usize>,
+    marks: VecDeque<Mark>,
+    fresh: Option<Reading>,
+}
+
+impl Delivery {
+    fn got(&mut self, look: LookId) {
+        if let Some(count) = self.missing.get_mut(&look) {
+            *count -= 1;
+            if *count == 0 {
+                self.missing.remove(&look);
+            }
+        }
+    }
+
+    /// Moves up to the last mark of which every look up to it is complete and delivered.
+    fn advance(&mut self, complete: LookId) {
+        let lowest = self.missing.keys().next().copied();
+        while let Some(mark) = self.marks.front() {
+            if mark.look > complete || lowest.is_some_and(|l| l <= mark.look) {
+                return;
+            }
+            self.fresh = Some(mark.reading);
+            self.marks.pop_front();
+        }
+    }
+}
+
+/// The lower bound of ids, and what has to end before it may rise.
+#[derive(Debug, Default)]
+struct Floor {
+    from_id: i64,
+    candidate: Option<(i64, u64)>,
+}
+
+/// The books.
+#[derive(Debug, Default)]
+pub struct Capture {
+    looks: u64,
+    looking: Option<LookId>,
+    complete: Option<LookId>,
+    last: Option<Snapshot>,
+    last_id: i64,
+    changed_at: Option<Millis>,
+    retry_at: Millis,
+    failures: u32,
+    floor: Floor,
+    entries: BTreeMap<u64, Entry>,
+    next_entry: u64,
+    by_tenant: HashMap<TenantId, Vec<u64>>,
+    by_xid: HashMap<u64, Vec<u64>>,
+    /// Rows that are not acknowledged, with the entries that each waits for.
+    rows: BTreeMap<i64, usize>,
+    done: Vec<i64>,
+    done_since: Option<Millis>,
+    all_in: Option<Snapshot>,
+    make_room: bool,
+    acking: Option<AckRequest>,
+    acked_to: i64,
+    behind_told: Vec<StoreIx>,
+    deliveries: Vec<Delivery>,
+}
+
+/// Entries beyond which changes are no longer followed one by one.
+pub const ENTRIES_MAX: usize = 100_000;
+/// Rows are acknowledged together when so many are done, or the first has waited so long.
+const ACK_ROWS: usize = 1_000;
+const ACK_AFTER: Millis = 25;
+/// The server looks often until it has been quiet for so long.
+const LIVELY_FOR: Millis = 60_000;
+
+impl Capture {
+    /// Empty books for so many stores.
+    pub fn new(stores: usize) -> Self {
+        Self {
+            deliveries: (0..stores).map(|_| Delivery::default()).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// The next look, unless one is under way. `readings` are the stores' clocks as they said last; none where the
+    /// capture cannot be trusted at present.
+    pub fn next_look(&mut self, now: Millis, readings: &[Option<Reading>]) -> Option<LookRequest> {
+        if self.looking.is_some() || now < self.retry_at || self.make_room || self.all_in.is_some()
+        {
+            return None;
+        }
+        self.looks += 1;
+        let look = LookId(self.looks);
+        self.looking = Some(look);
+        for (delivery, reading) in self.deliveries.iter_mut().zip(readings) {
+            let Some(reading) = *reading else { continue };
+            if delivery.marks.len() >= MARKS_MAX {
+                let mut keep = false;
+                delivery.marks.retain(|_| {
+                    keep = !keep;
+                    keep
+                });
+            }
+            delivery.marks.push_back(Mark { look, reading });
+        }
+        let lively = self.changed_at.is_some_and(|at| now < at + LIVELY_FOR);
+        Some(LookRequest {
+            id: look,
+            after: self.last.clone(),
+            from_id: self.floor.from_id,
+            lively,
+        })
+    }
+
+    /// A look failed: it is taken again soon.
+    pub fn look_failed(&mut self, now: Millis) {
+        self.looking = None;
+        self.failures += 1;
+        self.retry_at = now + (100_u64 << self.failures.min(5)).min(2_000);
+    }
+
+    /// A look is complete. Returns the changed tenants, each with how many its transaction changed.
+    pub fn looked(
+        &mut self,
+        now: Millis,
+        id: LookId,
+        seen: Tick,
+        looked: &Looked,
+        stores: &[bool],
+    ) -> Vec<(TenantId, usize)> {
+        if self.looking.take() != Some(id) {
+            return Vec::new();
+        }
+        (self.failures, self.retry_at) = (0, 0);
+        if let Some((last_id, xid)) = self.floor.candidate
+            && looked.seen.is_past(xid)
+        {
+            self.floor.from_id = last_id + 1;
+            self.floor.candidate = None;
+        }
+        self.last = Some(looked.seen.clone());
+        self.last_id = looked.last_id;
+        if looked.is_backlog || !looked.has_room {
+            (self.all_in, self.make_room) = (Some(looked.seen.clone()), !looked.has_room);
+        }
+        let found = self.enter(now, id, seen, &looked.changes, stores);
+        if !found.is_empty() {
+            self.changed_at = Some(now);
+        }
+        self.complete = Some(id);
+        found
+    }
+
+    /// Enters changes; `stores` says which are to be waited for.
+    fn enter(
+        &mut self,
+        now: Millis,
+        look: LookId,
+        seen: Tick,
+        changes: &[Change],
+        stores: &[bool],
+    ) -> Vec<(TenantId, usize)> {
+        let mut sizes: HashMap<u64, usize> = HashMap::new();
+        let mut tenants: BTreeMap<&TenantId, Vec<(i64, u64)>> = BTreeMap::new();
+        for change in changes {
+            *sizes.entry(change.xid).or_default() += change.tenants.len();
+            self.rows.insert(change.id, change.tenants.len());
+            if change.tenants.is_empty() {
+                self.row_done(now, change.id);
+            }
+            for tenant in &change.tenants {
+                let row = (change.id, change.xid);
+                tenants.entry(tenant).or_default().push(row);
+            }
+        }
+        let mut wanted = Stores::default();
+        let there = stores.iter().enumerate().filter(|(_, wanted)| **wanted);
+        there.for_each(|(i, _)| wanted.insert(StoreIx(i)));
+        let mut found = Vec::with_capacity(tenants.len());
+        for (tenant, rows) in tenants {
+            // A tenant that also a small transaction changed does not wait with the large one.
+            let size = rows.iter().map(|(_, xid)| sizes[xid]).min();
+            found.push((tenant.clone(), size.unwrap_or(1)));
+            if wanted.is_empty() {
+                rows.iter().for_each(|(id, _)| self.row_left(now, *id));
+                continue;
+            }
+            for i in (0..self.deliveries.len()).filter(|i| wanted.contains(StoreIx(*i))) {
+                *self.deliveries[i].missing.entry(look).or_default() += 1;
+            }
+            self.next_entry += 1;
+            let entry = self.next_entry;
+            self.by_tenant
+                .entry(tenant.clone())
+                .or_default()
+                .push(entry);
+            for (_, xid) in &rows {
+                let entries = self.by_xid.entry(*xid).or_default();
+                if entries.last() != Some(&entry) {
+                    entries.push(entry);
+                }
+            }
+            let undelivered = wanted.clone();
+            self.entries.insert(
+                entry,
+                Entry {
+                    look,
+                    seen,
+                    rows,
+                    undelivered,
+                },
+            );
+        }
+        found
+    }
+
+    /// A store has a build of a tenant that began at this moment.
+    pub fn delivered(&mut self, now: Millis, ix: StoreIx, tenant: &TenantId, started: Tick) {
+        let Some(mut entries) = self.by_tenant.remove(tenant) else {
+            return;
+        };
+        entries.retain(|id| {
+            let older = self.entries.get(id).is_some_and(|e| e.seen < started);
+            !(older && self.strike(now, *id, ix))
+        });
+        if !entries.is_empty() {
+            self.by_tenant.insert(tenant.clone(), entries);
+        }
+    }
+
+    /// A store is behind: no row waits for it any more.
+    pub fn strike_store(&mut self, now: Millis, ix: StoreIx) {
+        self.strike_before(now, ix, Tick(u64::MAX));
+    }
+
+    /// A scan that began at this moment found the store in step: it has every change that was seen before.
+    pub fn strike_before(&mut self, now: Millis, ix: StoreIx, started: Tick) {
+        let older = self.entries.iter().filter(|(_, e)| e.seen < started);
+        let all: Vec<u64> = older.map(|(id, _)| *id).collect();
+        let gone: Vec<u64> = all
+            .into_iter()
+            .filter(|id| self.strike(now, *id, ix))
+            .collect();
+        if !gone.is_empty() {
+            self.by_tenant.retain(|_, entries| {
+                entries.retain(|id| gone.binary_search(id).is_err());
+                !entries.is_empty()
+            });
+        }
+    }
+
+    /// Strikes a store from an entry; whether the entry is gone.
+    fn strike(&mut self, now: Millis, id: u64, ix: StoreIx) -> bool {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return true;
+        };
+        if entry.undelivered.remove(ix) {
+            self.deliveries[ix.0].got(entry.look);
+        }
+        if !entry.undelivered.is_empty() {
+            return false;
+        }
+        let Some(entry) = self.entries.remove(&id) else {
+            return true;
+        };
+        for (row, xid) in entry.rows {
+            self.row_left(now, row);
+            if let Some(entries) = self.by_xid.get_mut(&xid) {
+                entries.retain(|e| *e != id);
+                if entries.is_empty() {
+                    self.by_xid.remove(&xid);
+                }
+            }
+        }
+        true
+    }
+
+    fn row_left(&mut self, now: Millis, row: i64) {
+        let left = self.rows.get_mut(&row).map(|left| {
+            *left -= 1;
+            *left
+        });
+        if left == Some(0) {
+            self.row_done(now, row);
+        }
+    }
+
+    fn row_done(&mut self, now: Millis, row: i64) {
+        self.rows.remove(&row);
+        self.done.push(row);
+        self.done_since.get_or_insert(now);
+    }
+
+    /// A store's clock at a moment up to which it has every change.
+    pub fn fresh(&mut self, ix: StoreIx) -> Option<Reading> {
+        let delivery = &mut self.deliveries[ix.0];
+        if let Some(complete) = self.complete {
+            delivery.advance(complete);
+        }
+        delivery.fresh
+    }
+
+    /// Nothing that was seen so far says how fresh a store is.
+    pub fn forget_fresh(&mut self, ix: StoreIx) {
+        self.deliveries[ix.0].marks.clear();
+        self.deliveries[ix.0].fresh = None;
+    }
+
+    /// Whether a transaction has ended, as far as was looked; and then whether a store has all that it changed.
+    pub fn has(&self, xid: u64, ix: StoreIx) -> Option<bool> {
+        if !self.last.as_ref()?.sees(xid) {
+            return None;
+        }
+        let entries = self.by_xid.get(&xid).into_iter().flatten();
+        let mut entries = entries.filter_map(|id| self.entries.get(id));
+        Some(!entries.any(|e| e.undelivered.contains(ix)))
+    }
+
+    /// Whether so much is followed that single changes are given up.
+    pub fn is_crowded(&self) -> bool {
+        self.entries.len() > ENTRIES_MAX
+    }
+
+    /// Rows that are seen and not acknowledged.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether nothing waits to be acknowledged, and no look or acknowledgement is under way.
+    pub fn is_idle(&self) -> bool {
+        self.rows.is_empty()
+            && self.done.is_empty()
+            && self.acking.is_none()
+            && self.all_in.is_none()
+    }
+
+    /// The next acknowledgement, unless one is under way.
+    pub fn next_ack(
+        &mut self,
+        now: Millis,
+        behind: Vec<StoreIx>,
+        retries: Vec<(TenantId, Option<Retry>)>,
+        at_once: bool,
+    ) -> Option<AckRequest> {
+        if self.acking.is_some() || now < self.retry_at {
+            return None;
+        }
+        let waited = self
+            .done_since
+            .is_some_and(|at| at_once || now >= at + ACK_AFTER);
+        let due = waited || self.done.len() >= ACK_ROWS || self.all_in.is_some();
+        if !due && behind == self.behind_told && retries.is_empty() {
+            return None;
+        }
+        self.done_since = None;
+        let done_to = match self.rows.keys().next() {
+            Some(first) => first - 1,
+            None => self.last_id,
+        };
+        let request = AckRequest {
+            ids: std::mem::take(&mut self.done),
+            all_in: self.all_in.clone(),
+            make_room: self.make_room,
+            done_to: done_to.max(self.acked_to),
+            behind,
+            retries,
+        };
+        self.acking = Some(request.clone());
+        Some(request)
+    }
+
+    /// The acknowledgement was made by this transaction, or failed. Returns the request, and whether room was made.
+    pub fn acked(&mut self, now: Millis, xid: Option<u64>) -> Option<AckRequest> {
+        let request = self.acking.take()?;
+        match xid {
+            Some(xid) => {
+                self.acked_to = request.done_to;
+                self.behind_told.clone_from(&request.behind);
+                if self.floor.candidate.is_none() && !request.ids.is_empty() {
+                    self.floor.candidate = Some((request.done_to, xid));
+                }
+                if request.all_in.is_some() {
+                    (self.all_in, self.make_room) = (None, false);
+                }
+            }
+            None => {
+                self.done.extend(request.ids.iter().copied());
+                self.done_since.get_or_insert(now);
+                self.failures += 1;
+                self.retry_at = now + (100_u64 << self.failures.min(5)).min(2_000);
+            }
+        }
+        Some(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn t(name: &str) -> TenantId {
+        TenantId::new(name).expect("tenant")
+    }
+
+    fn change(id: i64, xid: u64, tenants: &[&str]) -> Change {
+        Change {
+            id,
+            xid,
+            tenants: tenants.iter().map(|name| t(name)).collect(),
+        }
+    }
+
+    fn looked(seen: &str, last_id: i64, changes: Vec<Change>) -> Looked {
+        Looked {
+            seen: Snapshot::parse(seen).expect("a snapshot"),
+            last_id,
+            has_room: true,
+            changes,
+            is_backlog: false,
+            everyone: None,
+            beat: false,
+        }
+    }
+
+    fn at(micros: u64) -> Option<Reading> {
+        Some(Reading { boot: 1, micros })
+    }
+
+    /// Two stores, and a look at each moment that is named.
+    struct Books(Capture, u64);
+
+    impl Books {
+        fn new() -> Self {
+            Self(Capture::new(2), 0)
+        }
+
+        fn look(&mut self, clock: u64, found: Looked) -> Vec<(TenantId, usize)> {
+            let request = self
+                .0
+                .next_look(0, &[at(clock), at(clock)])
+                .expect("a look");
+            self.1 += 10;
+            self.0
+                .looked(0, request.id, Tick(self.1), &found, &[true, true])
+        }
+
+        fn ack(&mut self, xid: u64) -> Option<AckRequest> {
+            let request = self.0.next_ack(1_000, vec![], vec![], true);
+            self.0.acked(1_000, Some(xid));
+            request
+        }
+    }
+
+    const A: StoreIx = StoreIx(0);
+    const B: StoreIx = StoreIx(1);
+
+    #[test]
+    fn a_snapshot_sees_what_had_ended() {
+        let snapshot = Snapshot::parse("10:20:10,14").expect("a snapshot");
+        let seen: Vec<u64> = (8..22).filter(|xid| snapshot.sees(*xid)).collect();
+        assert_eq!(seen, [8, 9, 11, 12, 13, 15, 16, 17, 18, 19]);
+        assert!(snapshot.is_past(9) && !snapshot.is_past(10));
+        assert!(Snapshot::parse("10:20:").is_some() && Snapshot::parse("10:x:").is_none());
+    }
+
+    #[test]
+    fn a_row_is_acknowledged_when_every_store_has_a_build_that_began_after_it_was_seen() {
+        let mut books = Books::new();
+        let found = books.look(
+            1,
+            looked("5:5:", 2, vec![change(1, 4, &["a"]), change(2, 4, &["b"])]),
+        );
+        assert_eq!(found, [(t("a"), 2), (t("b"), 2)]);
+        books.0.delivered(0, A, &t("a"), Tick(11));
+        books.0.delivered(0, B, &t("a"), Tick(9));
+        assert_eq!(books.ack(6), None, "store b has an older build");
+        books.0.delivered(0, B, &t("a"), Tick(12));
+        let ack = books.ack(7).expect("an acknowledgement");
+        assert_eq!((ack.ids, ack.done_to), (vec![1], 1));
+        books.0.strike_store(0, A);
+        books.0.delivered(0, B, &t("b"), Tick(12));
+        assert_eq!(books.ack(8).map(|a| (a.ids, a.done_to)), Some((vec![2], 2)));
+        assert!(books.0.is_idle());
+    }
+
+    #[test]
+    fn a_store_is_as_fresh_as_the_last_look_of_which_it_has_everything() {
+        let mut books = Books::new();
+        books.look(100, looked("5:5:", 1, vec![change(1, 4, &["a"])]));
+        books.look(200, looked("6:6:", 1, vec![]));
+        assert_eq!(books.0.fresh(A), None);
+        books.0.delivered(0, A, &t("a"), Tick(11));
+        assert_eq!((books.0.fresh(A), books.0.fresh(B)), (at(200), None));
+        let under_way = books.0.next_look(0, &[at(300), at(300)]);
+        assert!(
+            under_way.is_some() && books.0.fresh(A) == at(200),
+            "not complete"
+        );
+        books.0.strike_before(0, B, Tick(11));
+        assert_eq!(books.0.fresh(B), at(200));
+    }
+
+    #[test]
+    fn the_lower_bound_waits_for_every_transaction_that_may_have_drawn_a_lower_id() {
+        let mut books = Books::new();
+        books.look(1, looked("4:7:4", 9, vec![change(9, 5, &[])]));
+        books.ack(8);
+        let next = |books: &mut Books, seen: &str| {
+            books.look(1, looked(seen, 9, vec![]));
+            let request = books.0.next_look(0, &[None, None]).expect("a look");
+            books.0.look_failed(0);
+            books.0.retry_at = 0;
+            request.from_id
+        };
+        assert_eq!(
+            next(&mut books, "4:9:4"),
+            0,
+            "4 may still commit a row with a lower id"
+        );
+        assert_eq!(next(&mut books, "8:9:8"), 0);
+        assert_eq!(next(&mut books, "9:9:"), 10);
+    }
+
+    #[test]
+    fn a_transaction_is_visible_where_nothing_of_it_is_under_way() {
+        let mut books = Books::new();
+        assert_eq!(books.0.has(4, A), None);
+        books.look(
+            1,
+            looked(
+                "5:5:",
+                3,
+                vec![change(1, 4, &["a", "b"]), change(3, 3, &["a"])],
+            ),
+        );
+        books.0.delivered(0, A, &t("a"), Tick(11));
+        assert_eq!(
+            (books.0.has(4, A), books.0.has(3, A), books.0.has(3, B)),
+            (Some(false), Some(true), Some(false))
+        );
+        books.0.delivered(0, A, &t("b"), Tick(11));
+        assert_eq!(
+            (books.0.has(4, A), books.0.has(4, B), books.0.has(5, A)),
+            (Some(true), Some(false), None)
+        );
+    }
+
+    #[test]
+    fn an_acknowledgement_that_failed_is_made_again() {
+        let mut books = Books::new();
+        books.look(1, looked("5:5:", 1, vec![change(1, 4, &[])]));
+        assert!(books.0.next_ack(1_000, vec![], vec![], false).is_some());
+        books.0.acked(1_000, None);
+        let again = books.0.next_ack(9_000, vec![], vec![], false);
+        assert_eq!(again.map(|a| a.ids), Some(vec![1]));
+    }
+}

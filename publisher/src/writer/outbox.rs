@@ -1,0 +1,182 @@
+//! What the writer makes of the outbox: changed tenants become dirty, and a store that cannot be told one by one is
+//! marked behind. The books are in [`super::capture`].
+
+use super::capture::{AckRequest, LookId, LookRequest, Looked};
+use super::dirty::Lane;
+use super::{Millis, Report, StoreIx, Writer};
+use contexts::push::Reading;
+
+/// A transaction that changes more tenants than this is a bulk load: others do not wait for it.
+const BULK_TENANTS: usize = 64;
+/// A change of every tenant asks for a scan, at most one in this time.
+const EVERYONE_EVERY: Millis = 30_000;
+/// A store that is away for longer is scanned when it returns.
+const AWAY_MAX: Millis = 10_000;
+
+impl Writer {
+    /// The next look at the outbox. Its statement must be sent after this.
+    pub fn next_look(&mut self, now: Millis) -> Option<LookRequest> {
+        if self.suspended || self.closing {
+            return None;
+        }
+        let trusted = self.is_capturing();
+        let readings: Vec<Option<Reading>> = self
+            .stores
+            .iter()
+            .map(|s| s.reading.filter(|_| trusted))
+            .collect();
+        self.capture.next_look(now, &readings)
+    }
+
+    /// What a look found, or why it failed.
+    pub fn looked(&mut self, now: Millis, id: LookId, result: Result<Looked, String>) {
+        let Ok(looked) = result else {
+            return self.capture.look_failed(now);
+        };
+        let seen = self.now();
+        let followed: Vec<bool> = self
+            .stores
+            .iter()
+            .map(|s| s.session().is_some() || s.behind.is_none())
+            .collect();
+        let found = self.capture.looked(now, id, seen, &looked, &followed);
+        for (tenant, size) in found {
+            let lane = match size > BULK_TENANTS {
+                true => Lane::Bulk,
+                false => Lane::Change,
+            };
+            self.mark(&tenant, lane);
+        }
+        self.beats.wanted |= looked.beat;
+        if !looked.has_room {
+            self.distrust("the outbox was full, so triggers did not write");
+        }
+        if self.overflow.is_some_and(|xid| looked.seen.is_past(xid)) {
+            self.overflow = None;
+            self.all_behind("the outbox was full");
+        }
+        if looked.is_backlog {
+            self.all_behind("more changes waited than are taken one by one");
+        }
+        if let Some(why) = looked.everyone {
+            let due = self.everyone_at.map_or(now, |at| at + EVERYONE_EVERY);
+            self.everyone_at = Some(due.max(now));
+            self.all_behind(&why);
+            let later = self.stores.iter_mut();
+            later.for_each(|s| s.scan_after = s.scan_after.max(due));
+        }
+        if self.capture.is_crowded() {
+            for ix in (0..self.stores.len()).map(StoreIx) {
+                self.give_up_changes(now, ix, "more changes wait for it than are followed");
+            }
+        }
+    }
+
+    /// The next acknowledgement of rows.
+    pub fn next_ack(&mut self, now: Millis) -> Option<AckRequest> {
+        if self.suspended {
+            return None;
+        }
+        let behind = self.stores().filter(|(_, s)| s.behind.is_some());
+        let behind = behind.map(|(ix, _)| ix).collect();
+        let news = self.retries.news();
+        self.capture.next_ack(now, behind, news, self.closing)
+    }
+
+    /// The acknowledgement was made by this transaction, or failed.
+    pub fn acked(&mut self, now: Millis, xid: Option<u64>) {
+        let Some(request) = self.capture.acked(now, xid) else {
+            return;
+        };
+        if xid.is_some() {
+            self.retries.told(&request.retries);
+        }
+        if request.make_room && xid.is_some() {
+            self.overflow = xid;
+            self.all_behind("the outbox was full");
+        }
+    }
+
+    /// What a look at the triggers themselves found: whether every change leaves a row, or why not.
+    pub fn checked_triggers(&mut self, gap: Option<String>) {
+        if gap == self.gap {
+            return;
+        }
+        let first = self.gap.as_deref() == Some(super::UNCHECKED);
+        match &gap {
+            Some(_) => self.forget_fresh(),
+            None if !first => self.all_behind("the change triggers were not all in place"),
+            None => {}
+        }
+        self.gap.clone_from(&gap);
+        self.reports.push_back(Report::Capturing { gap });
+    }
+
+    /// Whether every change leaves a row in the outbox.
+    pub fn is_capturing(&self) -> bool {
+        self.gap.is_none() && self.overflow.is_none()
+    }
+
+    /// Why the change triggers cannot be relied on.
+    pub fn capture_gap(&self) -> Option<&str> {
+        let overflow = self.overflow.map(|_| "the outbox was full");
+        self.gap.as_deref().or(overflow)
+    }
+
+    /// Rows that were seen and are not acknowledged, and tenants that cannot be built at present.
+    pub fn unacked(&self) -> (usize, usize) {
+        (self.capture.len(), self.retries.len())
+    }
+
+    fn distrust(&mut self, why: &str) {
+        self.overflow.get_or_insert(u64::MAX);
+        self.forget_fresh();
+        self.all_behind(why);
+    }
+
+    fn forget_fresh(&mut self) {
+        for ix in (0..self.stores.len()).map(StoreIx) {
+            self.capture.forget_fresh(ix);
+        }
+    }
+
+    fn all_behind(&mut self, why: &str) {
+        let since = self.now();
+        for store in &mut self.stores {
+            store.set_behind(why.to_owned(), since);
+        }
+    }
+
+    /// Up to this reading of its clock a store has every change; none while that is not known.
+    pub(super) fn fresh(&mut self, ix: StoreIx) -> Option<Reading> {
+        let store = &self.stores[ix.0];
+        let known = store.synced && store.behind.is_none() && self.is_capturing();
+        let fresh = self.capture.fresh(ix);
+        fresh.filter(|_| known)
+    }
+
+    /// The store gets a scan instead of single changes.
+    pub(super) fn give_up_changes(&mut self, now: Millis, ix: StoreIx, why: &str) {
+        let since = self.now();
+        self.stores[ix.0].fall_behind(why.to_owned(), since);
+        self.capture.strike_store(now, ix);
+    }
+
+    /// Gives up on single changes for stores that are away too long or miss too many, and tries tenants again.
+    pub(super) fn keep_books_small(&mut self, now: Millis) {
+        for ix in (0..self.stores.len()).map(StoreIx) {
+            let store = &self.stores[ix.0];
+            let away = store.down_since.is_some_and(|at| now >= at + AWAY_MAX);
+            match store.behind.is_some() {
+                false if away => self.give_up_changes(now, ix, "it was away"),
+                false if store.has_lost_much() => {
+                    self.give_up_changes(now, ix, "too many changes were not delivered");
+                }
+                _ => {}
+            }
+        }
+        for tenant in self.retries.due(now) {
+            self.mark(&tenant, Lane::Repair);
+        }
+    }
+}
