@@ -43,11 +43,25 @@ struct Bench<'a> {
     window: Duration,
 }
 
-/// The rates of one turn.
-#[derive(Debug, Clone, Copy)]
-struct Turn {
-    watched: Rate,
-    plain: Rate,
+/// What is there while the writers run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Capture {
+    /// No triggers, no publisher: the yardstick.
+    Off,
+    /// Triggers, and nobody who takes what they leave: for orientation.
+    Alone,
+    /// Triggers, a publisher and an agent.
+    On,
+}
+
+/// What one round saw with one number of writers: the yardstick and ours.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pair {
+    off: Rate,
+    alone: Rate,
+    on: Rate,
+    plain_off: Rate,
+    plain_on: Rate,
     /// From the last write until the agent had all of it.
     in_step: Duration,
 }
@@ -85,20 +99,29 @@ pub fn has_triggers(session: &mut Session, table: &str, any: bool) -> Result<()>
 }
 
 impl Bench<'_> {
-    /// Installs the triggers and starts the publisher; back when everything is in step.
-    fn capture_on(&mut self) -> Result<()> {
-        wait(self.runtime, async {
-            self.stage.hub.run(&["migrate"]).await?.ok()?;
-            self.stage.start().await
-        })?;
-        has_triggers(&mut self.session, WATCHED, true)?;
+    /// Makes it so; back when everything is in step.
+    fn set(&mut self, capture: Capture) -> Result<()> {
+        let runs = self.stage.hub.daemon().is_ok();
+        if runs && capture != Capture::On {
+            wait(self.runtime, self.stage.hub.stop())?;
+        }
+        match capture {
+            Capture::Off => drop_triggers(&mut self.session, WATCHED)?,
+            Capture::Alone => self.install()?,
+            Capture::On => {
+                self.install()?;
+                wait(self.runtime, self.stage.start())?;
+                self.in_step()?;
+            }
+        }
         has_triggers(&mut self.session, PLAIN, false)
     }
 
-    /// Stops the publisher and removes the triggers.
-    fn capture_off(&mut self) -> Result<()> {
-        wait(self.runtime, self.stage.hub.stop())?;
-        drop_triggers(&mut self.session, WATCHED)
+    fn install(&mut self) -> Result<()> {
+        wait(self.runtime, async {
+            self.stage.hub.run(&["migrate"]).await?.ok()
+        })?;
+        has_triggers(&mut self.session, WATCHED, true)
     }
 
     /// Every window begins with the same state of its table, and with a checkpoint behind it.
@@ -108,25 +131,30 @@ impl Bench<'_> {
         writers::run(&self.database, table, ROWS, writers, self.window)
     }
 
-    /// A turn of either side.
-    fn turn(&mut self, on: bool, writers: u64) -> Result<Turn> {
-        if on {
-            self.capture_on()?;
+    /// All turns of a round with one number of writers; which side begins is the caller's choice.
+    fn pair(&mut self, writers: u64, on_first: bool) -> Result<Pair> {
+        let mut turns = [Capture::Off, Capture::Alone, Capture::On];
+        if on_first {
+            turns.reverse();
         }
-        let watched = self.rate(WATCHED, writers)?;
-        let in_step = match on {
-            true => self.in_step()?,
-            false => Duration::ZERO,
-        };
-        let plain = self.rate(PLAIN, writers)?;
-        if on {
-            self.capture_off()?;
+        let mut pair = Pair::default();
+        for capture in turns {
+            self.set(capture)?;
+            let watched = self.rate(WATCHED, writers)?;
+            match capture {
+                Capture::Off => {
+                    pair.off = watched;
+                    pair.plain_off = self.rate(PLAIN, writers)?;
+                }
+                Capture::Alone => pair.alone = watched,
+                Capture::On => {
+                    pair.on = watched;
+                    pair.in_step = self.in_step()?;
+                    pair.plain_on = self.rate(PLAIN, writers)?;
+                }
+            }
         }
-        Ok(Turn {
-            watched,
-            plain,
-            in_step,
-        })
+        Ok(pair)
     }
 
     /// Waits until the agent has what the hub has: a figure without that would not be one.
@@ -187,41 +215,25 @@ pub fn measure(runtime: &Runtime, plan: Plan) -> Result<Report> {
     };
     let sync = stage::sync_cost(bench.stage.dir.path())?;
     drop_triggers(&mut bench.session, WATCHED)?;
-    let (mut rows, mut notes) = (Vec::new(), Vec::new());
+    let mut notes = Vec::new();
     let mut pairs = WRITERS.map(|_| Vec::new());
     for round in 0..plan.rounds {
         for (pairs, writers) in pairs.iter_mut().zip(WRITERS) {
             // Who begins changes from round to round.
-            let first = round % 2 == 1;
-            let (a, b) = (bench.turn(first, writers)?, bench.turn(!first, writers)?);
-            let (off, on) = if first { (b, a) } else { (a, b) };
-            let line = line(round, writers, off, on);
+            let pair = bench.pair(writers, round % 2 == 1)?;
+            let line = pair.line(round, writers);
             eprintln!("{line}");
             notes.push(line);
-            pairs.push((off, on));
+            pairs.push(pair);
         }
     }
-    for (id, what, goal) in [
-        ("P3", "watched", Goal::AtLeast(0.75, 0.9)),
-        ("P4", "not watched", Goal::AtLeast(0.97, 1.0)),
-    ] {
-        for (pairs, writers) in pairs.iter().zip(WRITERS) {
-            let tps = |t: &Turn| {
-                if id == "P3" {
-                    t.watched.tps
-                } else {
-                    t.plain.tps
-                }
-            };
-            rows.push(Row {
-                id,
-                what: format!("updates of a table that is {what}, {writers} writers"),
-                unit: "TPS",
-                rounds: pairs.iter().map(|(off, on)| (tps(off), tps(on))).collect(),
-                goal: Some(goal),
-            });
-        }
-    }
+    let mut rows: Vec<Row> = Figure::ALL
+        .iter()
+        .flat_map(|figure| {
+            let with = |(pairs, writers): (&Vec<Pair>, u64)| figure.row(pairs, writers);
+            pairs.iter().zip(WRITERS).map(with).collect::<Vec<_>>()
+        })
+        .collect();
     drop(bench);
     rows.extend(bulk::measure(runtime, &primary, plan, &mut notes)?);
     Ok(Report {
@@ -232,17 +244,56 @@ pub fn measure(runtime: &Runtime, plan: Plan) -> Result<Report> {
     })
 }
 
-fn line(round: usize, writers: u64, off: Turn, on: Turn) -> String {
-    let rate = |r: Rate| format!("{} TPS, p99 {} ms", number(r.tps), number(r.p99));
-    format!(
-        "round {}, {writers} writers: watched {} -> {}; not watched {} -> {}; in step {} s after the last write",
-        round + 1,
-        rate(off.watched),
-        rate(on.watched),
-        rate(off.plain),
-        rate(on.plain),
-        number(on.in_step.as_secs_f64())
-    )
+impl Pair {
+    fn line(&self, round: usize, writers: u64) -> String {
+        let rate = |r: Rate| format!("{} TPS (p99 {} ms)", number(r.tps), number(r.p99));
+        format!(
+            "round {}, {writers} writers: watched {}, with triggers alone {}, with all {}, in step {} s later; not watched {}, with all {}",
+            round + 1,
+            rate(self.off),
+            rate(self.alone),
+            rate(self.on),
+            number(self.in_step.as_secs_f64()),
+            rate(self.plain_off),
+            rate(self.plain_on),
+        )
+    }
+}
+
+/// The rows that come of the pairs.
+#[derive(Debug, Clone, Copy)]
+enum Figure {
+    Watched,
+    Alone,
+    Plain,
+}
+
+impl Figure {
+    const ALL: [Self; 3] = [Self::Watched, Self::Alone, Self::Plain];
+
+    fn row(self, pairs: &[Pair], writers: u64) -> Row {
+        let (id, what, goal) = match self {
+            Self::Watched => ("P3", "watched table", Some(Goal::AtLeast(0.75, 0.9))),
+            Self::Alone => ("", "the same, triggers but no publisher", None),
+            Self::Plain => (
+                "P4",
+                "table that is not watched",
+                Some(Goal::AtLeast(0.97, 1.0)),
+            ),
+        };
+        let both = |p: &Pair| match self {
+            Self::Watched => (p.off.tps, p.on.tps),
+            Self::Alone => (p.off.tps, p.alone.tps),
+            Self::Plain => (p.plain_off.tps, p.plain_on.tps),
+        };
+        Row {
+            id,
+            what: format!("{what}, {writers} writers"),
+            unit: "TPS",
+            rounds: pairs.iter().map(both).collect(),
+            goal,
+        }
+    }
 }
 
 fn about(plan: Plan, sync: f64) -> Vec<String> {

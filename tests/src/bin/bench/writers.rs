@@ -19,7 +19,7 @@ const COUNTING: u8 = 1;
 const DONE: u8 = 2;
 
 /// What the writers achieved.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Rate {
     /// Transactions per second.
     pub tps: f64,
