@@ -82,6 +82,13 @@ CREATE TABLE hubcast.retry (
     reason   text NOT NULL
 );
 
+-- Information for people: who stands by, and when the writer last renewed its lease.
+CREATE TABLE hubcast.standbys (
+    host    text PRIMARY KEY,
+    seen_at timestamptz NOT NULL DEFAULT now()
+);
+ALTER TABLE hubcast.writer ADD COLUMN renewed_at timestamptz NOT NULL DEFAULT now();
+
 -- Set in the transaction that acknowledges changes which the store has not got: it needs a scan.
 ALTER TABLE hubcast.stores ADD COLUMN behind_since timestamptz;
 

@@ -5,8 +5,9 @@ use crate::engine::{EngineView, Parts, TermEnd, run_term};
 use crate::source::SourceError;
 use crate::source::hub::{Lease, LeaseInfo};
 use crate::writer::lease::{Observer, Standing};
+use contexts::limits;
 use contexts::version::{Holder, Term};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 /// Somebody who could be the writer.
@@ -17,7 +18,11 @@ pub struct Candidate {
     born: Instant,
     observer: Observer,
     own: Option<Term>,
+    stood_by: Option<Instant>,
 }
+
+/// How often a publisher that stands by says so.
+const SAY_STANDBY_EVERY: Duration = Duration::from_secs(5);
 
 impl Default for Candidate {
     fn default() -> Self {
@@ -28,6 +33,7 @@ impl Default for Candidate {
             born: Instant::now(),
             observer: Observer::default(),
             own: None,
+            stood_by: None,
         }
     }
 }
@@ -74,6 +80,46 @@ impl Candidate {
             }
             Err(SourceError::TermOver) => Ok(Look::Held(info)),
             Err(e) => Err(e),
+        }
+    }
+
+    /// Takes the lease from whoever has it, in an epoch above every one that a store obeys.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails or was not migrated.
+    pub async fn take_by_force(&mut self, parts: &Parts) -> Result<Lease, SourceError> {
+        let states = futures_util::future::join_all(parts.spokes.iter().map(|s| s.hello())).await;
+        let granted = states.into_iter().flatten().filter_map(|s| s.granted);
+        let epochs = granted.map(|t| t.epoch);
+        let highest = epochs.filter(|e| *e < limits::EPOCH_MAX).max();
+        let source = &parts.source;
+        let lease = source
+            .force_lease(highest.unwrap_or(0), self.holder, &self.host)
+            .await?;
+        self.own = Some(lease.term);
+        Ok(lease)
+    }
+
+    /// Says to whoever asks for the status that this process stands by.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails.
+    pub async fn stand_by(&mut self, parts: &Parts) -> Result<(), SourceError> {
+        let due = self
+            .stood_by
+            .is_none_or(|at| at.elapsed() >= SAY_STANDBY_EVERY);
+        if due {
+            parts.source.stand_by(&self.host).await?;
+            self.stood_by = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// This process stands by no more.
+    pub async fn leave_standby(&mut self, parts: &Parts) {
+        if self.stood_by.take().is_some() {
+            // The row grows old by itself.
+            let _ = parts.source.leave_standby(&self.host).await;
         }
     }
 

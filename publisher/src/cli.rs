@@ -12,6 +12,7 @@ mod republish;
 mod run;
 mod scan;
 mod status;
+mod takeover;
 pub mod telemetry;
 
 use crate::config::{self, Config};
@@ -106,6 +107,15 @@ enum Command {
         #[arg(long, value_name = "URL")]
         hub: Option<String>,
     },
+    /// Take the lease and the stores from whoever has them, also from a writer that is alive, and scan
+    ///
+    /// For a database that was restored from a backup or cloned, whose publisher the stores refuse ("fenced"): run with the
+    /// right database, it fences the other one for good.
+    Takeover {
+        /// Yes, take them
+        #[arg(long)]
+        force: bool,
+    },
     /// What differs between the hub's truth and the stores; changes nothing; exit code 1 if anything does
     Diff {
         /// Only this tenant
@@ -179,8 +189,8 @@ pub(crate) struct Context {
 impl Context {
     fn new(global: &Global) -> Result<Self, Stop> {
         let config = config::load(&global.config).map_err(|e| Stop::Usage(e.to_string()))?;
-        let source =
-            Source::new(&config.hub.database_url).map_err(|e| Stop::Usage(e.to_string()))?;
+        let (key, url) = config.hub.address();
+        let source = Source::new(key, url).map_err(|e| Stop::Usage(e.to_string()))?;
         let spokes = Spoke::all(&config)
             .map_err(Stop::Failed)?
             .into_iter()
@@ -283,6 +293,7 @@ async fn dispatch(context: Context, command: Command) -> Result<Exit, Stop> {
         Command::Republish { what, kind, region } => {
             republish::run(&context, what, kind.as_deref(), region.as_deref()).await
         }
+        Command::Takeover { force } => takeover::run(&context, force).await,
         Command::Status { hub } => status::run(&context, hub).await,
         Command::Diff { tenant, region } => {
             compare::diff(&context, tenant.as_deref(), region.as_deref()).await

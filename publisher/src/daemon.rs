@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_cron_scheduler::{Job, JobScheduler};
 
-const LOOK_AT_LEASE: Duration = Duration::from_millis(500);
+const LOOK_AT_LEASE: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 /// How long the database may take to answer.
 const DATABASE_WITHIN: Duration = Duration::from_secs(15);
@@ -145,6 +145,7 @@ async fn stand_by(
         while orders.try_recv().is_ok() {}
         let _ = tokio::time::timeout(wait, stop.wait_for(|s| *s)).await;
     }
+    candidate.leave_standby(parts).await;
     Ok(())
 }
 
@@ -188,8 +189,13 @@ async fn once(
         .within(DATABASE_WITHIN, candidate.look(parts))
         .await?
     {
-        Look::Held(info) => Ok(Some(info.host)),
+        Look::Held(info) => {
+            let standing = candidate.stand_by(parts);
+            parts.source.within(DATABASE_WITHIN, standing).await?;
+            Ok(Some(info.host))
+        }
         Look::Taken(lease) => {
+            candidate.leave_standby(parts).await;
             match candidate.serve(parts, lease, orders, view, stop).await? {
                 TermEnd::Stopped => {}
                 TermEnd::Lost(why) => tracing::warn!(why, "this publisher is no longer the writer"),

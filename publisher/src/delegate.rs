@@ -15,7 +15,7 @@ const WITHIN: Duration = Duration::from_secs(40);
 /// How long the database may take to answer.
 const DATABASE_WITHIN: Duration = Duration::from_secs(15);
 const LOOK_AT_LEASE: Duration = Duration::from_millis(250);
-const LOOK_FOR_RECEIPT: Duration = Duration::from_millis(5);
+const LOOK_FOR_RECEIPT: Duration = Duration::from_millis(2);
 
 /// What a waiting command shows.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +56,20 @@ pub async fn ask_the_writer(
         Waited::Reply(reply) => Ok(reply),
         Waited::Lease(_) => Err("there is no writer".to_owned()),
     }
+}
+
+/// Becomes the writer by force, takes the stores by force, and does it.
+///
+/// # Errors
+/// A line for a person, if the lease cannot be taken.
+pub async fn take_over(
+    parts: &Parts,
+    ask: Ask,
+    stage: &watch::Sender<Stage>,
+) -> Result<Reply, String> {
+    let mut candidate = Candidate::default();
+    let lease = bounded(parts, candidate.take_by_force(parts)).await?;
+    be_the_writer(parts, &mut candidate, lease, ask, stage).await
 }
 
 enum Waited {

@@ -128,13 +128,16 @@ pub async fn run_term(
     };
     let stores = parts.spokes.iter().map(spec).collect();
     let limits = WriterLimits::default();
-    let writer = Writer::new(
+    let mut writer = Writer::new(
         lease.term,
         definitions.digest_key.clone(),
         stores,
         limits,
         0,
     );
+    if lease.is_forced {
+        writer.force();
+    }
     let (events, mut incoming) = mpsc::channel(1024);
     let now = Instant::now();
     let mut engine = Engine {

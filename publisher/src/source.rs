@@ -10,7 +10,9 @@
 //! | [`ranges`] | the bounds of a scan |
 //! | [`stability`] | whether a query gives the same however it is run |
 //! | [`capture`] | the outbox: looks and acknowledgements |
+//! | [`statement`] | statements that pass a transaction pooler |
 //! | [`hub`] | the lease, terms, requests and scans in the schema `hubcast` |
+//! | [`standby`] | who stands by |
 //! | [`migrate`] | installs the schema and the definitions |
 
 pub mod assemble;
@@ -23,11 +25,13 @@ pub mod migrate;
 pub mod query;
 pub mod ranges;
 pub mod stability;
+pub mod standby;
+mod statement;
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool, Row};
 use std::future::Future;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -44,12 +48,12 @@ pub enum SourceError {
         why: String,
     },
     /// It refuses the user.
-    #[error(
-        "the database at {at} refuses the connection: {why}; check user and password in hub.database_url"
-    )]
+    #[error("the database at {at} refuses the connection: {why}; check user and password in {key}")]
     Denied {
         /// Host, port and name.
         at: String,
+        /// The key of the configuration that has the address.
+        key: &'static str,
         /// What it says.
         why: String,
     },
@@ -100,6 +104,7 @@ impl SourceError {
 pub struct Source {
     pool: Arc<RwLock<PgPool>>,
     at: String,
+    key: &'static str,
 }
 
 /// Connections: the lease, the wait, and builds.
@@ -108,20 +113,23 @@ const CONNECTIONS: u32 = 8;
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 impl Source {
-    /// Prepares connections to a database; none is opened yet.
+    /// Prepares connections to the database whose address the configuration has as `key`; none is opened yet.
     ///
     /// # Errors
     /// [`SourceError::Failed`] if the address cannot be read.
-    pub fn new(url: &SecretString) -> Result<Self, SourceError> {
+    pub fn new(key: &'static str, url: &SecretString) -> Result<Self, SourceError> {
         let options: PgConnectOptions =
             url.expose_secret()
                 .parse()
                 .map_err(|_| SourceError::Failed {
-                    what: "hub.database_url".into(),
+                    what: key.into(),
                     why: "it is not a Postgres address".into(),
                 })?;
+        // PgBouncer refuses connections that ask for extra_float_digits; builds set it for themselves.
         let options = options
             .application_name("hubcast")
+            .statement_cache_capacity(0)
+            .extra_float_digits(None)
             .disable_statement_logging();
         let at = format!(
             "{}:{}/{}",
@@ -130,7 +138,7 @@ impl Source {
             options.get_database().unwrap_or(options.get_username())
         );
         let pool = Arc::new(RwLock::new(pool_of(options)));
-        Ok(Self { pool, at })
+        Ok(Self { pool, at, key })
     }
 
     fn pool(&self) -> PgPool {
@@ -195,10 +203,11 @@ impl Source {
             Ok(connected) => connected.map_err(|e| self.error("connecting", e))?,
             Err(_) => return Err(self.error("connecting", sqlx::Error::PoolTimedOut)),
         };
-        let standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()")
+        let standby: bool = sqlx::raw_sql("SELECT pg_is_in_recovery()")
             .fetch_one(&mut connection)
             .await
-            .map_err(|e| self.error("connecting", e))?;
+            .map_err(|e| self.error("connecting", e))?
+            .get(0);
         // An error here changes nothing about the answer.
         let _ = connection.close().await;
         match standby {
@@ -210,7 +219,7 @@ impl Source {
     }
 
     fn error(&self, what: &str, error: sqlx::Error) -> SourceError {
-        let at = self.at.clone();
+        let (at, key) = (self.at.clone(), self.key);
         let code = error
             .as_database_error()
             .and_then(|e| e.code())
@@ -218,8 +227,8 @@ impl Source {
             .into_owned();
         let why = message(&error);
         match code.get(..2) {
-            Some("28") => SourceError::Denied { at, why },
-            _ if code == "3D000" => SourceError::Denied { at, why },
+            Some("28") => SourceError::Denied { at, key, why },
+            _ if code == "3D000" => SourceError::Denied { at, key, why },
             _ if is_passing(&error) => SourceError::Down { at, why },
             _ if (code == "3F000" || code == "42P01" || code == "42883")
                 && why.contains("hubcast") =>

@@ -2,8 +2,10 @@
 //! says of itself right now.
 
 use crate::engine::{EngineView, Parts, StoreView};
+use crate::source::standby::Standby;
 use crate::spoke::Spoke;
 use crate::writer::ScanSummary;
+use contexts::limits;
 use contexts::name::{Kind, Region};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -19,6 +21,19 @@ pub struct WriterStatus {
     pub host: String,
     /// Whether it gave the lease back, so that there is no writer now.
     pub released: bool,
+    /// When it renewed the lease last.
+    #[serde(default)]
+    pub renewed_seconds_ago: f64,
+    /// Who would become the writer if the lease were free.
+    #[serde(default)]
+    pub standbys: Vec<Standby>,
+}
+
+impl WriterStatus {
+    /// Whether it holds the lease and renews it.
+    pub fn is_alive(&self) -> bool {
+        !self.released && self.renewed_seconds_ago < limits::SILENCE.as_secs_f64()
+    }
 }
 
 /// What a store says of itself.
@@ -118,9 +133,10 @@ pub async fn collect(
         // Says why, where the pool would only say that it waited.
         parts.source.ping().await?;
         let lease = parts.source.lease().await?;
+        let standbys = parts.source.standbys().await?;
         let last = parts.source.last_scan().await?;
         let differences = parts.source.definitions().await?.differences(config);
-        Ok::<_, crate::source::SourceError>((lease, last, differences))
+        Ok::<_, crate::source::SourceError>((lease, standbys, last, differences))
     };
     let (stores, database) = tokio::join!(stores, tokio::time::timeout(DATABASE_WITHIN, database));
     let mut status = Status {
@@ -132,12 +148,14 @@ pub async fn collect(
         differences: Vec::new(),
     };
     match database.unwrap_or_else(|_| Err(parts.source.silent(DATABASE_WITHIN))) {
-        Ok((lease, last, differences)) => {
+        Ok((lease, (standbys, renewed_seconds_ago), last, differences)) => {
             let (epoch, released) = (lease.row.term.epoch, lease.row.released);
             status.writer = Some(WriterStatus {
                 epoch,
                 host: lease.host,
                 released,
+                renewed_seconds_ago,
+                standbys,
             });
             status.last_scan = last.and_then(|(seconds_ago, json)| {
                 Some(LastScan {

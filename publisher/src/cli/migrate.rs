@@ -23,13 +23,8 @@ pub(super) async fn run(context: &Context, print: bool) -> Result<Exit, Stop> {
     // Looked at as the role that will build, so that what it may not read shows now.
     let desired = desired(source, &context.config, source.search_path().await?).await?;
     let user = context.config.hub.migrate_url.as_ref().and_then(|_| {
-        let options: PgConnectOptions = context
-            .config
-            .hub
-            .database_url
-            .expose_secret()
-            .parse()
-            .ok()?;
+        let (_, url) = context.config.hub.address();
+        let options: PgConnectOptions = url.expose_secret().parse().ok()?;
         Some(options.get_username().to_owned())
     });
     for warning in &desired.warnings {
@@ -41,7 +36,7 @@ pub(super) async fn run(context: &Context, print: bool) -> Result<Exit, Stop> {
         return Ok(Exit::Done);
     }
     let migrator = match &context.config.hub.migrate_url {
-        Some(url) => Source::new(url)?,
+        Some(url) => Source::new("hub.migrate_url", url)?,
         None => source.clone(),
     };
     let lines = migrator.migrate(&desired, user.as_deref()).await?;

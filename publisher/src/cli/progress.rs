@@ -90,9 +90,21 @@ impl Progress {
 
 /// Gets something done and shows how far it is.
 pub(super) async fn ask(context: &Context, ask: Ask) -> Result<Reply, super::Stop> {
+    let parts = &context.parts;
+    watch(context, |stage| async move {
+        delegate::ask(parts, ask, &stage).await
+    })
+    .await
+}
+
+/// Shows how far a piece of work is.
+pub(super) async fn watch<W: Future<Output = Result<Reply, String>>>(
+    context: &Context,
+    work: impl FnOnce(watch::Sender<Stage>) -> W,
+) -> Result<Reply, super::Stop> {
     let mut progress = Progress::new(context);
     let (stage, mut stages) = watch::channel(Stage::Connecting);
-    let work = delegate::ask(&context.parts, ask, &stage);
+    let work = work(stage);
     tokio::pin!(work);
     let reply = loop {
         tokio::select! {

@@ -48,17 +48,7 @@ fn age(seconds: f64) -> String {
 
 fn text(status: &Status) -> String {
     let mut out = String::new();
-    let _ = match (&status.writer, &status.database) {
-        (_, Some(why)) => writeln!(out, "writer    unknown: {why}"),
-        (Some(w), _) if w.epoch == 0 => writeln!(out, "writer    none yet"),
-        (Some(w), _) if w.released => writeln!(
-            out,
-            "writer    none now; the last was {}, epoch {}",
-            w.host, w.epoch
-        ),
-        (Some(w), _) => writeln!(out, "writer    {}, epoch {}", w.host, w.epoch),
-        (None, None) => writeln!(out, "writer    unknown"),
-    };
+    writer_lines(&mut out, status);
     let _ = match &status.last_scan {
         None => writeln!(out, "last scan none recorded"),
         Some(scan) => {
@@ -84,8 +74,8 @@ fn text(status: &Status) -> String {
         .max(5);
     let _ = writeln!(
         out,
-        "\n{:width$}  {:12}  {:>8}  {:>9}  {:>8}  position",
-        "store", "state", "age", "contexts", "tenants"
+        "\n{:width$}  {:12}  {:>8}  {:>8}  {:>9}  {:>8}  position",
+        "store", "state", "age", "lag", "contexts", "tenants"
     );
     for store in &status.stores {
         store_lines(&mut out, store, width);
@@ -97,6 +87,12 @@ fn text(status: &Status) -> String {
                 "\na scan is running: {:.0} % ({})",
                 scan.progress * 100.0,
                 scan.cause
+            );
+        }
+        if let Some(gap) = &engine.capture_gap {
+            let _ = writeln!(
+                out,
+                "problem   changes may be missed until the next scan: {gap}"
             );
         }
         for r in &engine.refusals {
@@ -127,6 +123,30 @@ fn text(status: &Status) -> String {
     out
 }
 
+fn writer_lines(out: &mut String, status: &Status) {
+    let _ = match (&status.writer, &status.database) {
+        (_, Some(why)) => writeln!(out, "writer    unknown: {why}"),
+        (Some(w), _) if w.epoch == 0 => writeln!(out, "writer    none yet"),
+        (Some(w), _) if w.released => writeln!(
+            out,
+            "writer    none now; the last was {}, epoch {}",
+            w.host, w.epoch
+        ),
+        (Some(w), _) if !w.is_alive() => writeln!(
+            out,
+            "writer    none now: {}, epoch {}, gave no sign of life for {}",
+            w.host,
+            w.epoch,
+            age(w.renewed_seconds_ago)
+        ),
+        (Some(w), _) => writeln!(out, "writer    {}, epoch {}", w.host, w.epoch),
+        (None, None) => writeln!(out, "writer    unknown"),
+    };
+    for standby in status.writer.iter().flat_map(|w| &w.standbys) {
+        let _ = writeln!(out, "stands by {}", standby.host);
+    }
+}
+
 fn store_lines(out: &mut String, store: &StoreReport, width: usize) {
     let number = |n: Option<u64>| n.map_or("-".to_owned(), |n| n.to_string());
     let view = store.writer_view.as_ref();
@@ -138,9 +158,11 @@ fn store_lines(out: &mut String, store: &StoreReport, width: usize) {
     };
     let _ = writeln!(
         out,
-        "{:width$}  {state:12}  {:>8}  {:>9}  {:>8}  {}",
+        "{:width$}  {state:12}  {:>8}  {:>8}  {:>9}  {:>8}  {}",
         store.store,
         store.age_seconds.map_or("-".to_owned(), age),
+        view.and_then(|v| v.lag_ms)
+            .map_or("-".to_owned(), |ms| format!("{ms} ms")),
         number(store.contexts),
         number(store.tenants),
         store.position.as_deref().unwrap_or("-"),

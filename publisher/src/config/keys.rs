@@ -3,7 +3,14 @@
 use super::{Fault, fault};
 
 const TOP: &[&str] = &["hub", "spoke", "context"];
-const HUB: &[&str] = &["database_url", "migrate_url", "listen", "scan", "api_token"];
+const HUB: &[&str] = &[
+    "database_url",
+    "direct_url",
+    "migrate_url",
+    "listen",
+    "scan",
+    "api_token",
+];
 const SPOKE: &[&str] = &["region", "store", "agents", "token"];
 const CONTEXT: &[&str] = &[
     "kind",
@@ -18,7 +25,6 @@ const WATCH: &[&str] = &["table", "tenant", "columns", "tenants"];
 const LATER: &[(&str, &str)] = &[
     ("max_delete_share", "the guard against mass deletes"),
     ("max_delete_count", "the guard against mass deletes"),
-    ("direct_url", "the way past a transaction pooler"),
     ("schema", "checking values against a JSON Schema"),
     ("table", "the DynamoDB store"),
     ("aws_region", "the DynamoDB store"),

@@ -24,6 +24,7 @@ pub(super) struct RawConfig {
 #[derive(Debug, Deserialize)]
 struct RawHub {
     database_url: SecretString,
+    direct_url: Option<SecretString>,
     migrate_url: Option<SecretString>,
     listen: Option<String>,
     scan: Option<String>,
@@ -69,9 +70,11 @@ pub struct Config {
 /// `[hub]`.
 #[derive(Debug)]
 pub struct HubConfig {
-    /// The primary.
+    /// The primary, perhaps through a transaction pooler.
     pub database_url: SecretString,
-    /// The primary, as a role that may create schemas and triggers; else `database_url`.
+    /// The primary past the pooler: what is used instead, if it is given.
+    pub direct_url: Option<SecretString>,
+    /// The primary, as a role that may create schemas and triggers; else [`HubConfig::address`].
     pub migrate_url: Option<SecretString>,
     /// Where the API listens.
     pub listen: SocketAddr,
@@ -79,6 +82,16 @@ pub struct HubConfig {
     pub scan: String,
     /// What callers of the API have to show.
     pub api_token: SecretString,
+}
+
+impl HubConfig {
+    /// The address of the primary that the publisher uses, and the key that has it.
+    pub fn address(&self) -> (&'static str, &SecretString) {
+        match &self.direct_url {
+            Some(url) => ("hub.direct_url", url),
+            None => ("hub.database_url", &self.database_url),
+        }
+    }
 }
 
 /// `[[spoke]]`.
@@ -206,6 +219,7 @@ fn check_hub(raw: RawHub) -> Result<HubConfig, Fault> {
     }
     for (place, url) in [
         ("hub.database_url", Some(&raw.database_url)),
+        ("hub.direct_url", raw.direct_url.as_ref()),
         ("hub.migrate_url", raw.migrate_url.as_ref()),
     ] {
         let Some(url) = url else { continue };
@@ -221,12 +235,14 @@ fn check_hub(raw: RawHub) -> Result<HubConfig, Fault> {
     check_token("hub.api_token", &raw.api_token)?;
     let RawHub {
         database_url,
+        direct_url,
         migrate_url,
         api_token,
         ..
     } = raw;
     Ok(HubConfig {
         database_url,
+        direct_url,
         migrate_url,
         listen,
         scan,

@@ -1,4 +1,5 @@
 use super::*;
+use secrecy::ExposeSecret;
 
 const GOOD: &str = r#"
 [hub]
@@ -39,6 +40,21 @@ fn a_good_configuration_is_read_with_its_defaults() {
 }
 
 #[test]
+fn a_direct_address_is_used_instead() {
+    assert_eq!(
+        read(GOOD).expect("good").hub.address().0,
+        "hub.database_url"
+    );
+    let with = GOOD.replace("api_token", "direct_url = \"postgres://db/x\"\napi_token");
+    let config = read(&with).expect("good");
+    let (key, url) = config.hub.address();
+    assert_eq!(
+        (key, url.expose_secret()),
+        ("hub.direct_url", "postgres://db/x")
+    );
+}
+
+#[test]
 fn each_mistake_gets_one_line_that_names_the_place() {
     let lines = [
         wrong(
@@ -53,6 +69,7 @@ fn each_mistake_gets_one_line_that_names_the_place() {
         wrong("api_token", "scan = \"*/10 * * * *\"\napi_token"),
         wrong("api_token", "listen = \"7400\"\napi_token"),
         wrong("postgres://localhost/x", "mysql://user:hunter2@localhost/x"),
+        wrong("api_token", "direct_url = \"pooler:6432\"\napi_token"),
         wrong(
             "[[context]]",
             "[[spoke]]\nregion = \"eu\"\nagents = [\"http://h:1\"]\ntoken = \"t\"\n[[context]]",

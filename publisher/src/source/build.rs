@@ -5,21 +5,28 @@
 //! trouble with the database as a whole fails the build.
 
 use super::assemble::{Assembly, Row};
-use super::definitions::{Definition, Definitions};
+use super::definitions::{self, Definition, Definitions};
 use super::query::{self, Tenants};
+use super::statement::unnamed;
 use super::{Source, SourceError, is_passing, message};
 use crate::writer::{BuildRequest, BuiltBatch, TenantRange, What};
 use contexts::name::{Key, Kind, Region, TenantId};
 use futures_util::TryStreamExt;
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Row as _};
+use sqlx::{Connection, PgConnection, Postgres, Row as _};
 use std::collections::BTreeSet;
 
 /// A failing query is asked again for at most this many tenants at a time, and then for ever fewer.
 const PART: usize = 500;
 /// After so many tenants for which a query fails, it is held for the rest of their part without asking one by one.
 const FAILING_MAX: usize = 200;
+
+/// Begins a snapshot. What a value looks like must not depend on who connects. `row_security = off` turns rows that a
+/// policy would hide into an error: hidden rows would look like deletes.
+pub(super) const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL \"TimeZone\" = 'UTC'; \
+    SET LOCAL \"DateStyle\" = 'ISO, YMD'; SET LOCAL \"IntervalStyle\" = 'iso_8601'; SET LOCAL bytea_output = 'hex'; \
+    SET LOCAL extra_float_digits = 1; SET LOCAL row_security = off; SET LOCAL jit = off";
 
 /// Problems of one build that are named.
 const PROBLEMS_MAX: usize = 100;
@@ -55,7 +62,7 @@ impl Bound {
     }
 
     fn query(&self, sql: String) -> Query<'static, Postgres, PgArguments> {
-        let query = sqlx::query(AssertSqlSafe(sql)).persistent(false);
+        let query = unnamed(sql);
         match self {
             Self::List(tenants) => query.bind(tenants.clone()),
             Self::Range(range) => [&range.from, &range.to]
@@ -83,15 +90,8 @@ impl Source {
         &self,
     ) -> Result<(sqlx::Transaction<'static, Postgres>, Definitions), SourceError> {
         let failed = |e| self.error("beginning a build", e);
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        let mut tx = self.pool().begin_with(begin).await.map_err(failed)?;
-        // What a value looks like must not depend on who connects. `row_security = off` turns rows that a policy would
-        // hide into an error: hidden rows would look like deletes.
-        let sql = "SELECT pg_is_in_recovery(), set_config('TimeZone', 'UTC', true), \
-                   set_config('DateStyle', 'ISO, YMD', true), set_config('IntervalStyle', 'iso_8601', true), \
-                   set_config('bytea_output', 'hex', true), set_config('extra_float_digits', '1', true), \
-                   set_config('row_security', 'off', true)";
-        let standby: bool = sqlx::query(sql)
+        let mut tx = self.pool().begin_with(SNAPSHOT).await.map_err(failed)?;
+        let standby: bool = unnamed("SELECT pg_is_in_recovery()")
             .fetch_one(&mut *tx)
             .await
             .map_err(failed)?
@@ -101,10 +101,16 @@ impl Source {
                 at: self.at.clone(),
             });
         }
-        let definitions = Definitions::read(self, &mut tx).await?;
-        let sql = "SELECT set_config('search_path', $1, true)";
-        sqlx::query(sql)
-            .bind(&definitions.search_path)
+        let row = unnamed(definitions::READ)
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(failed)?;
+        let row = row.ok_or_else(|| SourceError::NotMigrated {
+            at: self.at.clone(),
+        })?;
+        let definitions = Definitions::from_row(&row)?;
+        unnamed("SELECT set_config('search_path', $1, true)")
+            .bind(definitions.search_path.clone())
             .execute(&mut *tx)
             .await
             .map_err(failed)?;
@@ -133,10 +139,9 @@ impl Source {
 
     async fn read_beat(&self) -> Result<BuiltBatch, SourceError> {
         let (mut tx, _) = self.snapshot().await?;
-        let n: i64 = sqlx::query_scalar("SELECT n FROM hubcast.beat")
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(|e| self.error("reading the beat", e))?;
+        let row = unnamed("SELECT n FROM hubcast.beat").fetch_one(&mut *tx);
+        let row = row.await.map_err(|e| self.error("reading the beat", e))?;
+        let n: i64 = row.get(0);
         Ok(BuiltBatch {
             beat: Some(n.unsigned_abs()),
             ..BuiltBatch::default()
@@ -217,9 +222,7 @@ impl Source {
                 .begin()
                 .await
                 .map_err(|e| self.error("checking tenants", e))?;
-            let query = sqlx::query(AssertSqlSafe(sql.clone()))
-                .persistent(false)
-                .bind(names.clone());
+            let query = unnamed(sql.clone()).bind(names.clone());
             match query.fetch_all(&mut *tx).await {
                 Ok(rows) => {
                     for row in rows {
@@ -267,11 +270,7 @@ impl Source {
             });
         };
         let sql = query::with_key(definition, &definitions.tenant_type);
-        let rows = sqlx::query(AssertSqlSafe(sql))
-            .persistent(false)
-            .bind(key.as_str())
-            .fetch_all(&mut *tx)
-            .await;
+        let rows = unnamed(sql).bind(key.to_string()).fetch_all(&mut *tx).await;
         let rows = rows.map_err(|e| self.error(&format!("kind {kind}"), e))?;
         Ok(rows
             .iter()
@@ -285,13 +284,10 @@ impl Source {
     /// [`SourceError::Failed`] names the first that no tenant can have.
     pub async fn check_tenants(&self, names: &[String]) -> Result<Vec<TenantId>, SourceError> {
         let definitions = self.definitions().await?;
-        let mut connection = self
-            .pool()
-            .acquire()
-            .await
-            .map_err(|e| self.error("connecting", e))?;
+        let tx = self.pool().begin().await;
+        let mut tx = tx.map_err(|e| self.error("checking tenants", e))?;
         let (_, wrong) = self
-            .split_tenants(&mut connection, &definitions.tenant_type, names.to_vec())
+            .split_tenants(&mut tx, &definitions.tenant_type, names.to_vec())
             .await?;
         if let Some((name, why)) = wrong.into_iter().next() {
             return Err(SourceError::Failed {

@@ -5,14 +5,14 @@
 //! work through a transaction pooler.
 
 use super::hub::PendingRequest;
-use super::migrate::literal;
+use super::statement::{Statement, quoted, unnamed};
 use super::{Source, SourceError};
 use crate::config::Watch;
 use crate::writer::{AckRequest, Change, LookRequest, Looked, Snapshot};
 use contexts::name::TenantId;
 use contexts::version::Term;
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::Row;
 use std::collections::BTreeMap;
 
 /// How long the server waits for something to do, in milliseconds.
@@ -92,11 +92,9 @@ impl Source {
              hubcast.wait({WAIT_MS}, {step}, {}, {after}, {}, {ROWS_MAX})",
             term.epoch, request.from_id
         );
-        let failed = |e| self.error("looking for changes", e);
-        let row = sqlx::raw_sql(AssertSqlSafe(sql))
-            .fetch_one(&self.pool())
-            .await
-            .map_err(failed)?;
+        let row = self
+            .fetch_one("looking for changes", Statement::new(sql))
+            .await?;
         let seen = Snapshot::parse(row.get(0)).ok_or_else(|| self.unreadable("a snapshot"))?;
         let waiting: i64 = row.get(4);
         let is_backlog = waiting.unsigned_abs() > ROWS_MAX;
@@ -193,13 +191,10 @@ impl Source {
             "WITH changed AS (SELECT r.* FROM jsonb_populate_recordset(NULL::{table}, $1::jsonb) AS r) \
              SELECT DISTINCT q.tenant::text FROM (\n{query}\n) AS q(tenant) WHERE q.tenant IS NOT NULL"
         );
-        let found: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql))
-            .persistent(false)
-            .bind(json)
-            .fetch_all(&mut *tx)
-            .await
-            .map_err(|e| self.error(doing, e))?;
-        Ok(found.iter().filter_map(|t| named(t)).collect())
+        let query = unnamed(sql).bind(json);
+        let found = query.fetch_all(&mut *tx).await;
+        let found = found.map_err(|e| self.error(doing, e))?;
+        Ok(found.iter().filter_map(|row| named(row.get(0))).collect())
     }
 
     /// Acknowledges rows, and marks stores behind in the same transaction. Returns its number.
@@ -212,13 +207,11 @@ impl Source {
         request: &AckRequest,
         urls: &[String],
     ) -> Result<u64, SourceError> {
-        let sql = ack_sql(term, request, urls);
-        let failed = |e| self.error("acknowledging changes", e);
-        let row = sqlx::raw_sql(AssertSqlSafe(sql))
-            .fetch_optional(&self.pool())
-            .await
-            .map_err(failed)?
-            .ok_or(SourceError::TermOver)?;
+        let statement = Statement::new(ack_sql(term, request, urls));
+        let row = self
+            .fetch_optional("acknowledging changes", statement)
+            .await?;
+        let row = row.ok_or(SourceError::TermOver)?;
         let xid: String = row.get(0);
         xid.parse()
             .map_err(|_| self.unreadable("a transaction number"))
@@ -233,11 +226,10 @@ impl Source {
             "UPDATE hubcast.beat SET n = n + 1 WHERE {} RETURNING n",
             is_writer(term)
         );
-        let row = sqlx::raw_sql(AssertSqlSafe(sql))
-            .fetch_optional(&self.pool())
-            .await
-            .map_err(|e| self.error("committing a beat", e))?
-            .ok_or(SourceError::TermOver)?;
+        let row = self
+            .fetch_optional("committing a beat", Statement::new(sql))
+            .await?;
+        let row = row.ok_or(SourceError::TermOver)?;
         Ok(row.get::<i64, _>(0).unsigned_abs())
     }
 
@@ -258,10 +250,9 @@ impl Source {
             "SELECT CASE WHEN '{xid}'::xid8 >= pg_snapshot_xmax(pg_current_snapshot()) \
               AND '{xid}'::xid8 > pg_current_xact_id() THEN 'unknown' ELSE pg_xact_status('{xid}'::xid8) END"
         );
-        let row = sqlx::raw_sql(AssertSqlSafe(sql))
-            .fetch_one(&self.pool())
-            .await
-            .map_err(|e| self.error("asking for a transaction", e))?;
+        let row = self
+            .fetch_one("asking for a transaction", Statement::new(sql))
+            .await?;
         Ok(match row.get::<Option<String>, _>(0).as_deref() {
             Some("in progress") => Fate::Open,
             Some("aborted") => Fate::Aborted,
@@ -303,7 +294,7 @@ fn ack_sql(term: Term, request: &AckRequest, urls: &[String]) -> String {
         ));
     }
     let behind = request.behind.iter().filter_map(|ix| urls.get(ix.0));
-    let behind: Vec<String> = behind.map(|url| literal(url)).collect();
+    let behind: Vec<String> = behind.map(|url| quoted(url)).collect();
     let is_behind = format!("url = ANY(ARRAY[{}]::text[])", behind.join(","));
     add(format!(
         ", behind AS (UPDATE hubcast.stores SET behind_since = CASE WHEN {is_behind} THEN now() END \
@@ -311,7 +302,7 @@ fn ack_sql(term: Term, request: &AckRequest, urls: &[String]) -> String {
     ));
     let (kept, gone): (Vec<_>, Vec<_>) = request.retries.iter().partition(|(_, r)| r.is_some());
     if !gone.is_empty() {
-        let tenants: Vec<String> = gone.iter().map(|(t, _)| literal(t.as_str())).collect();
+        let tenants: Vec<String> = gone.iter().map(|(t, _)| quoted(t.as_str())).collect();
         let list = tenants.join(",");
         add(format!(
             ", built AS (DELETE FROM hubcast.retry WHERE tenant = ANY(ARRAY[{list}]) AND {writer})"
@@ -322,9 +313,9 @@ fn ack_sql(term: Term, request: &AckRequest, urls: &[String]) -> String {
             let retry = retry.as_ref()?;
             Some(format!(
                 "({}, {}, {})",
-                literal(tenant.as_str()),
+                quoted(tenant.as_str()),
                 retry.attempts,
-                literal(&retry.why)
+                quoted(&retry.why)
             ))
         };
         let rows: Vec<String> = kept.iter().filter_map(row).collect();

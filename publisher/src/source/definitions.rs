@@ -1,12 +1,14 @@
 //! What is published, as `migrate` put it into the database. Builds read it in their own snapshot, so a content and
 //! the definition that made it always belong together.
 
+use super::statement::Statement;
 use super::{Source, SourceError};
 use crate::config::{Config, ContextConfig, Watch};
 use contexts::digest::DigestKey;
 use contexts::name::{Kind, Region};
 use serde::{Deserialize, Serialize};
-use sqlx::{PgConnection, Row};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
 use std::collections::BTreeMap;
 
 /// One kind: what the configuration says, and what the database was found to answer to it.
@@ -41,6 +43,11 @@ impl Definition {
     }
 }
 
+/// Reads everything that shapes content, in one statement and so in one snapshot.
+pub(super) const READ: &str = "SELECT encode(digest_key, 'hex'), search_path, tenant_type, \
+    (SELECT coalesce(json_agg(definition ORDER BY kind), '[]')::text FROM hubcast.definitions), \
+    (SELECT coalesce(json_object_agg(url, region), '{}')::text FROM hubcast.stores) FROM hubcast.settings";
+
 /// Everything that shapes content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Definitions {
@@ -59,53 +66,22 @@ pub struct Definitions {
 }
 
 impl Definitions {
-    /// Reads them in the transaction of `connection`.
+    /// Understands the row that [`READ`] returns.
     ///
     /// # Errors
-    /// [`SourceError`] if the database fails or was not migrated.
-    pub(super) async fn read(
-        source: &Source,
-        connection: &mut PgConnection,
-    ) -> Result<Self, SourceError> {
-        let failed = |e| source.error("reading the definitions", e);
-        let sql = "SELECT digest_key, search_path, tenant_type FROM hubcast.settings";
-        let settings = sqlx::query(sql)
-            .fetch_optional(&mut *connection)
-            .await
-            .map_err(failed)?;
-        let settings = settings.ok_or_else(|| SourceError::NotMigrated {
-            at: source.at.clone(),
-        })?;
-        let sql = "SELECT definition::text FROM hubcast.definitions ORDER BY kind";
-        let rows: Vec<String> = sqlx::query_scalar(sql)
-            .fetch_all(&mut *connection)
-            .await
-            .map_err(failed)?;
+    /// [`SourceError::Failed`] if it is damaged.
+    pub(super) fn from_row(row: &PgRow) -> Result<Self, SourceError> {
         let damaged = |why: String| SourceError::Failed {
             what: "reading the definitions".into(),
             why: format!("{why}; run `publisher migrate` again"),
         };
-        let mut kinds = Vec::with_capacity(rows.len());
-        for row in &rows {
-            kinds
-                .push(serde_json::from_str::<Definition>(row).map_err(|e| damaged(e.to_string()))?);
-        }
-        let sql = "SELECT url, region FROM hubcast.stores";
-        let mut stores = BTreeMap::new();
-        for row in sqlx::query(sql)
-            .fetch_all(&mut *connection)
-            .await
-            .map_err(failed)?
-        {
-            let region = Region::new(row.get(1)).map_err(|e| damaged(e.to_string()))?;
-            stores.insert(row.get(0), region);
-        }
-        let key: Vec<u8> = settings.get(0);
-        let key: [u8; 32] = key
-            .try_into()
-            .map_err(|_| damaged("the digest key has not 32 bytes".into()))?;
-        let (search_path, tenant_type): (String, String) = (settings.get(1), settings.get(2));
-        let fingerprint = fingerprint(&rows, &search_path, &tenant_type);
+        let (search_path, tenant_type): (String, String) = (row.get(1), row.get(2));
+        let (kinds, stores): (String, String) = (row.get(3), row.get(4));
+        let fingerprint = fingerprint(&kinds, &search_path, &tenant_type);
+        let kinds = serde_json::from_str(&kinds).map_err(|e| damaged(e.to_string()))?;
+        let stores = serde_json::from_str(&stores).map_err(|e| damaged(e.to_string()))?;
+        let key = from_hex(row.get(0))
+            .ok_or_else(|| damaged("the digest key has not 32 bytes".into()))?;
         Ok(Self {
             kinds,
             tenant_type,
@@ -159,11 +135,19 @@ impl Definitions {
     }
 }
 
-fn fingerprint(rows: &[String], search_path: &str, tenant_type: &str) -> u128 {
+fn from_hex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok()?;
+    }
+    (text.len() == 64).then_some(bytes)
+}
+
+fn fingerprint(kinds: &str, search_path: &str, tenant_type: &str) -> u128 {
     use std::hash::{Hash, Hasher};
     let half = |salt: u8| {
         let mut hasher = std::collections::hash_map::DefaultHasher::new();
-        (salt, rows, search_path, tenant_type).hash(&mut hasher);
+        (salt, kinds, search_path, tenant_type).hash(&mut hasher);
         u128::from(hasher.finish())
     };
     half(1) << 64 | half(2)
@@ -175,11 +159,12 @@ impl Source {
     /// # Errors
     /// [`SourceError`] if the database fails or was not migrated.
     pub async fn definitions(&self) -> Result<Definitions, SourceError> {
-        let mut connection = self
-            .pool()
-            .acquire()
-            .await
-            .map_err(|e| self.error("connecting", e))?;
-        Definitions::read(self, &mut connection).await
+        let row = self
+            .fetch_optional("reading the definitions", Statement::new(READ))
+            .await?;
+        let row = row.ok_or_else(|| SourceError::NotMigrated {
+            at: self.at.clone(),
+        })?;
+        Definitions::from_row(&row)
     }
 }

@@ -1,11 +1,13 @@
 //! What a query of the configuration returns, and what is wrong with it. Changes nothing: everything happens in a
 //! READ ONLY transaction, under the settings of a build.
 
+use super::build::SNAPSHOT;
 use super::definitions::Definition;
 use super::query::{self, Tenants};
+use super::statement::unnamed;
 use super::{Source, SourceError, is_passing, message};
 use crate::config::{ContextConfig, Watch};
-use sqlx::{AssertSqlSafe, Column, Connection, Executor, PgConnection, Row, SqlSafeStr, Statement};
+use sqlx::{Connection, PgConnection, Row};
 use std::collections::BTreeSet;
 
 /// A query that can be published.
@@ -43,12 +45,14 @@ impl Source {
     /// # Errors
     /// [`SourceError`] if the database fails.
     pub async fn search_path(&self) -> Result<String, SourceError> {
+        let failed = |e| self.error("reading the search path", e);
+        // Behind a transaction pooler the connection may have the path that another client left on it.
+        let begin = "BEGIN READ ONLY; SET LOCAL search_path TO DEFAULT";
+        let mut tx = self.pool().begin_with(begin).await.map_err(failed)?;
         let sql = "SELECT coalesce(string_agg(quote_ident(s), ', ' ORDER BY n), 'public') \
                    FROM unnest(current_schemas(false)) WITH ORDINALITY AS u(s, n)";
-        sqlx::query_scalar(sql)
-            .fetch_one(&self.pool())
-            .await
-            .map_err(|e| self.error("reading the search path", e))
+        let row = unnamed(sql).fetch_one(&mut *tx).await.map_err(failed)?;
+        Ok(row.get(0))
     }
 
     /// Looks at a query.
@@ -86,11 +90,11 @@ impl Source {
         &self,
         search_path: &str,
     ) -> sqlx::Result<sqlx::Transaction<'static, sqlx::Postgres>> {
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        let mut tx = self.pool().begin_with(begin).await?;
-        let sql = "SELECT set_config('search_path', $1, true), set_config('row_security', 'off', true), \
-                   set_config('TimeZone', 'UTC', true)";
-        sqlx::query(sql).bind(search_path).execute(&mut *tx).await?;
+        let mut tx = self.pool().begin_with(SNAPSHOT).await?;
+        unnamed("SELECT set_config('search_path', $1, true)")
+            .bind(search_path.to_owned())
+            .execute(&mut *tx)
+            .await?;
         Ok(tx)
     }
 
@@ -175,17 +179,17 @@ impl Source {
         wrong: &impl Fn(String) -> Undescribed,
     ) -> Result<Vec<String>, Undescribed> {
         let mut savepoint = tx.begin().await.map_err(|e| self.sort(e, wrong))?;
-        // As a subquery: whatever is not one SELECT fails here, and never runs.
-        let sql = format!("SELECT * FROM (\n{bare}\n) AS q");
-        let prepared = savepoint
-            .prepare(AssertSqlSafe(sql).into_sql_str())
+        // As a subquery: whatever is not one SELECT fails here, and never runs. The names are those of a row without
+        // values, so no row is needed.
+        let sql = format!(
+            "SELECT json_object_keys(row_to_json(r)) FROM (SELECT q.* FROM (SELECT) AS one \
+             LEFT JOIN (SELECT * FROM (\n{bare}\n) AS i LIMIT 0) AS q ON true) AS r"
+        );
+        let rows = unnamed(sql)
+            .fetch_all(&mut *savepoint)
             .await
             .map_err(|e| self.sort(e, wrong))?;
-        let columns = prepared
-            .columns()
-            .iter()
-            .map(|c| c.name().to_owned())
-            .collect();
+        let columns = rows.iter().map(|r| r.get(0)).collect();
         savepoint
             .rollback()
             .await
@@ -202,11 +206,8 @@ impl Source {
     ) -> Result<String, Undescribed> {
         let sql =
             format!("SELECT pg_typeof((SELECT q.{column} FROM (\n{bare}\n) AS q LIMIT 0))::text");
-        let query = sqlx::query_scalar(AssertSqlSafe(sql)).persistent(false);
-        query
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(|e| self.sort(e, wrong))
+        let row = unnamed(sql).fetch_one(&mut *tx).await;
+        Ok(row.map_err(|e| self.sort(e, wrong))?.get(0))
     }
 
     /// Asks for the rows of nobody, and for one row of anybody: privileges and row-level security show here.
@@ -224,15 +225,12 @@ impl Source {
         );
         let mut savepoint = tx.begin().await.map_err(|e| self.sort(e, wrong))?;
         let nobody: Vec<String> = Vec::new();
-        let query = sqlx::query(AssertSqlSafe(listed))
-            .persistent(false)
-            .bind(nobody);
-        query
+        unnamed(listed)
+            .bind(nobody)
             .fetch_all(&mut *savepoint)
             .await
             .map_err(|e| self.sort(e, wrong))?;
-        let query = sqlx::query(AssertSqlSafe(any)).persistent(false);
-        query
+        unnamed(any)
             .fetch_all(&mut *savepoint)
             .await
             .map_err(|e| self.sort(e, wrong))?;
@@ -254,12 +252,11 @@ impl Source {
             &format!("current_setting('{MARK}', true)::text[]"),
         );
         let mut savepoint = tx.begin().await.map_err(failed)?;
-        sqlx::query("SELECT set_config('enable_seqscan', 'off', true)")
+        unnamed("SELECT set_config('enable_seqscan', 'off', true)")
             .execute(&mut *savepoint)
             .await
             .map_err(failed)?;
-        let query =
-            sqlx::query(AssertSqlSafe(format!("EXPLAIN (FORMAT JSON) {sql}"))).persistent(false);
+        let query = unnamed(format!("EXPLAIN (FORMAT JSON) {sql}"));
         let plan: serde_json::Value = query
             .fetch_one(&mut *savepoint)
             .await
@@ -290,9 +287,9 @@ impl Source {
                     AND a.attnum > 0 AND NOT a.attisdropped), \
                    (SELECT format_type(a.atttypid, NULL) FROM pg_attribute a WHERE a.attrelid = to_regclass($1) \
                     AND a.attname = $2 AND NOT a.attisdropped)";
-        let row = sqlx::query(sql)
-            .bind(table)
-            .bind(&watch.tenant)
+        let row = unnamed(sql)
+            .bind(table.clone())
+            .bind(watch.tenant.clone())
             .fetch_one(&mut *tx)
             .await;
         let row = row.map_err(|e| wrong(format!("watch: the table {table}: {}", message(&e))))?;
@@ -320,10 +317,7 @@ impl Source {
                 "WITH changed AS (SELECT * FROM {table} LIMIT 0) SELECT * FROM (\n{query}\n) AS q LIMIT 0"
             );
             let mut savepoint = tx.begin().await.map_err(|e| self.sort(e, wrong))?;
-            let query = sqlx::query(AssertSqlSafe(sql))
-                .persistent(false)
-                .fetch_all(&mut *savepoint)
-                .await;
+            let query = unnamed(sql).fetch_all(&mut *savepoint).await;
             query.map_err(|e| {
                 wrong(format!(
                     "watch: the tenants query on {table} fails: {}",

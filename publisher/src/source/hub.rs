@@ -1,6 +1,7 @@
 //! The writer's own rows in the schema `hubcast`: the lease, the terms, the *synced* ids, requests and scans. Every
 //! write of a writer names its term in the same statement, so one whose term is over changes nothing.
 
+use super::statement::Statement;
 use super::{Source, SourceError};
 use crate::writer::lease::LeaseRow;
 use contexts::push::Seen;
@@ -23,6 +24,8 @@ pub struct Lease {
     pub counter: u64,
     /// When it was asked for.
     pub sent: Instant,
+    /// A person decided that the stores are to be taken from whoever has them.
+    pub is_forced: bool,
 }
 
 /// A request of another command.
@@ -43,7 +46,8 @@ pub struct LeaseInfo {
     pub host: String,
 }
 
-const SERVER: &str = "pg_postmaster_start_time()::text";
+/// Not as a time, whose text depends on the session's settings: a pooler may lend us one that others have changed.
+const SERVER: &str = "extract(epoch FROM pg_postmaster_start_time())::text";
 
 /// Terms that are remembered. A store that obeys an older one counts as fenced.
 const TERMS_KEPT: u32 = 10_000;
@@ -55,6 +59,13 @@ fn holder(text: &str) -> Holder {
     Holder(u128::from_str_radix(text, 16).unwrap_or(0))
 }
 
+/// A statement of the writer in a term: `$1` and `$2` name it.
+fn of_term(sql: impl Into<String>, term: Term) -> Statement {
+    Statement::new(sql)
+        .bind(term.epoch.cast_signed())
+        .bind(term.holder.to_string())
+}
+
 impl Source {
     /// Reads the lease.
     ///
@@ -62,10 +73,9 @@ impl Source {
     /// [`SourceError`] if the database fails or was not migrated.
     pub async fn lease(&self) -> Result<LeaseInfo, SourceError> {
         let sql = "SELECT epoch, holder, counter, released, host FROM hubcast.writer";
-        let row = sqlx::query(sql)
-            .fetch_one(&self.pool())
-            .await
-            .map_err(|e| self.error("reading the lease", e))?;
+        let row = self
+            .fetch_one("reading the lease", Statement::new(sql))
+            .await?;
         let (epoch, counter): (i64, i64) = (row.get(0), row.get(2));
         let term = Term {
             epoch: epoch.unsigned_abs(),
@@ -95,21 +105,19 @@ impl Source {
         let sent = Instant::now();
         let sql = format!(
             "WITH taken AS (UPDATE hubcast.writer SET epoch = epoch + 1, holder = $1, counter = counter + 1, \
-              released = false, host = $2, taken_at = now() \
+              released = false, host = $2, taken_at = now(), renewed_at = now() \
               WHERE epoch = $3 AND counter = $4 AND NOT pg_is_in_recovery() RETURNING epoch, counter), \
              term AS (INSERT INTO hubcast.terms (epoch, holder) SELECT epoch, $1 FROM taken), \
              old AS (DELETE FROM hubcast.terms USING taken WHERE terms.epoch < taken.epoch - {TERMS_KEPT}) \
              SELECT epoch, counter, {SERVER}, ({DURABLE}) FROM taken"
         );
-        let row = sqlx::query(sqlx::AssertSqlSafe(sql))
+        let statement = Statement::new(sql)
             .bind(me.to_string())
             .bind(host)
             .bind(seen.term.epoch.cast_signed())
-            .bind(seen.counter.cast_signed())
-            .fetch_optional(&self.pool())
-            .await
-            .map_err(|e| self.error("taking the lease", e))?
-            .ok_or(SourceError::TermOver)?;
+            .bind(seen.counter.cast_signed());
+        let row = self.fetch_optional("taking the lease", statement).await?;
+        let row = row.ok_or(SourceError::TermOver)?;
         let (epoch, counter): (i64, i64) = (row.get(0), row.get(1));
         let term = Term {
             epoch: epoch.unsigned_abs(),
@@ -120,7 +128,40 @@ impl Source {
             server: Server(row.get(2)),
             counter: counter.unsigned_abs(),
             sent,
+            is_forced: false,
         })
+    }
+
+    /// Takes the lease from whoever has it, in an epoch above `epoch`, which a store named.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails.
+    pub async fn force_lease(
+        &self,
+        epoch: u64,
+        me: Holder,
+        host: &str,
+    ) -> Result<Lease, SourceError> {
+        loop {
+            let mut seen = self.lease().await?.row;
+            if seen.term.epoch < epoch {
+                let raised =
+                    "UPDATE hubcast.writer SET epoch = $1, counter = counter + 1 WHERE epoch < $1";
+                let statement = Statement::new(raised).bind(epoch.cast_signed());
+                self.execute("raising the epoch", statement).await?;
+                seen = self.lease().await?.row;
+            }
+            match self.take_lease(&seen, me, host).await {
+                // It was renewed in between.
+                Err(SourceError::TermOver) => {}
+                taken => {
+                    return taken.map(|lease| Lease {
+                        is_forced: true,
+                        ..lease
+                    });
+                }
+            }
+        }
     }
 
     /// Renews the lease.
@@ -129,16 +170,12 @@ impl Source {
     /// [`SourceError::TermOver`] if it is somebody else's, or the database is not the one it was taken in.
     pub async fn renew_lease(&self, lease: &mut Lease) -> Result<(), SourceError> {
         let sql = format!(
-            "UPDATE hubcast.writer SET counter = counter + 1 WHERE epoch = $1 AND holder = $2 AND NOT released \
+            "UPDATE hubcast.writer SET counter = counter + 1, renewed_at = now() WHERE epoch = $1 AND holder = $2 AND NOT released \
              RETURNING counter, {SERVER}"
         );
-        let row = sqlx::query(sqlx::AssertSqlSafe(sql))
-            .bind(lease.term.epoch.cast_signed())
-            .bind(lease.term.holder.to_string())
-            .fetch_optional(&self.pool())
-            .await
-            .map_err(|e| self.error("renewing the lease", e))?
-            .ok_or(SourceError::TermOver)?;
+        let statement = of_term(sql, lease.term);
+        let row = self.fetch_optional("renewing the lease", statement).await?;
+        let row = row.ok_or(SourceError::TermOver)?;
         let counter: i64 = row.get(0);
         let (counter, server) = (counter.unsigned_abs(), Server(row.get(1)));
         // A renewal whose answer was lost raises the counter too; it never goes back on one server.
@@ -155,13 +192,8 @@ impl Source {
     /// [`SourceError`] if the database fails.
     pub async fn release_lease(&self, term: Term) -> Result<(), SourceError> {
         let sql = "UPDATE hubcast.writer SET released = true WHERE epoch = $1 AND holder = $2";
-        let query = sqlx::query(sql)
-            .bind(term.epoch.cast_signed())
-            .bind(term.holder.to_string());
-        query
-            .execute(&self.pool())
-            .await
-            .map_err(|e| self.error("releasing the lease", e))?;
+        self.execute("releasing the lease", of_term(sql, term))
+            .await?;
         Ok(())
     }
 
@@ -173,13 +205,12 @@ impl Source {
     pub async fn knows(&self, seen: &Seen) -> Result<bool, SourceError> {
         let sql = "SELECT ($1::bigint IS NULL OR EXISTS (SELECT FROM hubcast.terms WHERE epoch = $1 AND holder = $2)) \
                    AND ($3::text IS NULL OR EXISTS (SELECT FROM hubcast.syncs WHERE id = $3))";
-        sqlx::query_scalar(sql)
+        let statement = Statement::new(sql)
             .bind(seen.granted.map(|t| t.epoch.cast_signed()))
             .bind(seen.granted.map(|t| t.holder.to_string()))
-            .bind(seen.last_synced.map(|id| id.to_string()))
-            .fetch_one(&self.pool())
-            .await
-            .map_err(|e| self.error("looking up a store's writer", e))
+            .bind(seen.last_synced.map(|id| id.to_string()));
+        let row = self.fetch_one("looking up a store's writer", statement);
+        Ok(row.await?.get(0))
     }
 
     /// Records a *synced* before it is sent.
@@ -198,18 +229,13 @@ impl Source {
               WHERE store = $4 ORDER BY sent_at DESC OFFSET 100)) \
              INSERT INTO hubcast.syncs (id, store) SELECT $3, $4 FROM term WHERE ({DURABLE}) IS DISTINCT FROM ''"
         );
-        let done = sqlx::query(sqlx::AssertSqlSafe(sql))
-            .bind(term.epoch.cast_signed())
-            .bind(term.holder.to_string())
-            .bind(id.to_string())
-            .bind(store)
-            .execute(&self.pool())
-            .await
-            .map_err(|e| self.error("recording the end of a scan", e))?;
-        if done.rows_affected() == 1 {
-            Ok(())
-        } else {
-            Err(SourceError::TermOver)
+        let statement = of_term(sql, term).bind(id.to_string()).bind(store);
+        match self
+            .execute("recording the end of a scan", statement)
+            .await?
+        {
+            1 => Ok(()),
+            _ => Err(SourceError::TermOver),
         }
     }
 
@@ -219,11 +245,9 @@ impl Source {
     /// [`SourceError`] if the database fails.
     pub async fn leave_request(&self, request: &str) -> Result<i64, SourceError> {
         let sql = "INSERT INTO hubcast.requests (request) VALUES ($1::jsonb) RETURNING id";
-        let query = sqlx::query_scalar(sql).bind(request);
-        query
-            .fetch_one(&self.pool())
-            .await
-            .map_err(|e| self.error("leaving a request for the writer", e))
+        let statement = Statement::new(sql).bind(request);
+        let row = self.fetch_one("leaving a request for the writer", statement);
+        Ok(row.await?.get(0))
     }
 
     /// The receipt of a request, once there is one; the request is then removed.
@@ -232,11 +256,9 @@ impl Source {
     /// [`SourceError`] if the database fails.
     pub async fn fetch_receipt(&self, id: i64) -> Result<Option<String>, SourceError> {
         let sql = "DELETE FROM hubcast.requests WHERE id = $1 AND receipt IS NOT NULL RETURNING receipt::text";
-        let query = sqlx::query_scalar(sql).bind(id);
-        query
-            .fetch_optional(&self.pool())
-            .await
-            .map_err(|e| self.error("waiting for a receipt", e))
+        let statement = Statement::new(sql).bind(id);
+        let row = self.fetch_optional("waiting for a receipt", statement);
+        Ok(row.await?.map(|r| r.get(0)))
     }
 
     /// Whether a request still waits.
@@ -244,10 +266,9 @@ impl Source {
     /// # Errors
     /// [`SourceError`] if the database fails.
     pub async fn has_request(&self, id: i64) -> Result<bool, SourceError> {
-        let query =
-            sqlx::query_scalar("SELECT EXISTS (SELECT FROM hubcast.requests WHERE id = $1)");
-        let there = query.bind(id).fetch_one(&self.pool()).await;
-        there.map_err(|e| self.error("waiting for a receipt", e))
+        let sql = "SELECT EXISTS (SELECT FROM hubcast.requests WHERE id = $1)";
+        let row = self.fetch_one("waiting for a receipt", Statement::new(sql).bind(id));
+        Ok(row.await?.get(0))
     }
 
     /// Takes a request back.
@@ -255,11 +276,8 @@ impl Source {
     /// # Errors
     /// [`SourceError`] if the database fails.
     pub async fn withdraw_request(&self, id: i64) -> Result<(), SourceError> {
-        let query = sqlx::query("DELETE FROM hubcast.requests WHERE id = $1").bind(id);
-        query
-            .execute(&self.pool())
-            .await
-            .map_err(|e| self.error("withdrawing a request", e))?;
+        let statement = Statement::new("DELETE FROM hubcast.requests WHERE id = $1").bind(id);
+        self.execute("withdrawing a request", statement).await?;
         Ok(())
     }
 
@@ -273,19 +291,15 @@ impl Source {
         term: Term,
         again: bool,
     ) -> Result<Vec<PendingRequest>, SourceError> {
-        let failed = |e| self.error("taking requests", e);
-        let epoch = term.epoch.cast_signed();
+        let doing = "taking requests";
         let sql = "WITH term AS (SELECT FROM hubcast.writer WHERE epoch = $1 AND holder = $2 FOR SHARE), \
                    old AS (DELETE FROM hubcast.requests r USING term WHERE r.asked_at < now() - interval '1 hour' \
                     AND (r.receipt IS NOT NULL OR r.taken_by IS DISTINCT FROM $1)) \
                    UPDATE hubcast.requests r SET taken_by = $1 FROM term \
                    WHERE r.receipt IS NULL AND (r.taken_by IS DISTINCT FROM $1 OR $3) \
                     AND r.asked_at >= now() - interval '1 hour' RETURNING r.id, r.request::text";
-        let rows = sqlx::query(sql)
-            .bind(epoch)
-            .bind(term.holder.to_string())
-            .bind(again);
-        let rows = rows.fetch_all(&self.pool()).await.map_err(failed)?;
+        let taking = of_term(sql, term).bind(again);
+        let rows = self.fetch_all(doing, taking).await?;
         let request = |r: &sqlx::postgres::PgRow| PendingRequest {
             id: r.get(0),
             request: r.get(1),
@@ -305,12 +319,8 @@ impl Source {
     ) -> Result<(), SourceError> {
         let sql = "UPDATE hubcast.requests SET receipt = $3::jsonb WHERE id = $4 AND EXISTS \
                    (SELECT FROM hubcast.writer WHERE epoch = $1 AND holder = $2)";
-        let query = sqlx::query(sql)
-            .bind(term.epoch.cast_signed())
-            .bind(term.holder.to_string());
-        let pool = self.pool();
-        let done = query.bind(receipt).bind(id).execute(&pool).await;
-        done.map_err(|e| self.error("writing a receipt", e))?;
+        let statement = of_term(sql, term).bind(receipt).bind(id);
+        self.execute("writing a receipt", statement).await?;
         Ok(())
     }
 
@@ -323,14 +333,8 @@ impl Source {
                    old AS (DELETE FROM hubcast.scans USING term WHERE ended_at IN \
                     (SELECT ended_at FROM hubcast.scans ORDER BY ended_at DESC OFFSET 100)) \
                    INSERT INTO hubcast.scans (epoch, summary) SELECT $1, $3::jsonb FROM term";
-        let query = sqlx::query(sql)
-            .bind(term.epoch.cast_signed())
-            .bind(term.holder.to_string())
-            .bind(summary);
-        query
-            .execute(&self.pool())
-            .await
-            .map_err(|e| self.error("recording a scan", e))?;
+        let statement = of_term(sql, term).bind(summary);
+        self.execute("recording a scan", statement).await?;
         Ok(())
     }
 
@@ -341,10 +345,7 @@ impl Source {
     pub async fn last_scan(&self) -> Result<Option<(f64, String)>, SourceError> {
         let sql = "SELECT extract(epoch FROM clock_timestamp() - ended_at)::float8, summary::text FROM hubcast.scans \
                    ORDER BY ended_at DESC LIMIT 1";
-        let row = sqlx::query(sql)
-            .fetch_optional(&self.pool())
-            .await
-            .map_err(|e| self.error("reading the last scan", e))?;
-        Ok(row.map(|r| (r.get(0), r.get(1))))
+        let row = self.fetch_optional("reading the last scan", Statement::new(sql));
+        Ok(row.await?.map(|r| (r.get(0), r.get(1))))
     }
 }

@@ -2,10 +2,11 @@
 
 use super::definitions::Definition;
 use super::describe::Undescribed;
+use super::statement::{quoted, unnamed};
 use super::{Source, SourceError};
 use crate::config::Config;
 use contexts::name::Region;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::migrate::{Migration, MigrationType};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row, SqlSafeStr};
 use std::borrow::Cow;
@@ -133,9 +134,14 @@ impl Source {
         desired: &Desired,
         user: Option<&str>,
     ) -> Result<Vec<String>, SourceError> {
-        let mut lines = self.install_schema().await?;
         let failed = |e| self.refused("writing the definitions", e);
         let mut tx = self.pool().begin().await.map_err(failed)?;
+        // Two at once take turns. The lock is the transaction's: a session may be another one behind a pooler.
+        unnamed("SELECT pg_advisory_xact_lock(hashtextextended('hubcast.migrate', 0))")
+            .execute(&mut *tx)
+            .await
+            .map_err(failed)?;
+        let mut lines = self.install_schema(&mut tx).await?;
         lines.extend(write_settings(&mut tx, desired).await.map_err(failed)?);
         for definition in &desired.definitions {
             let json = json(definition)?;
@@ -169,58 +175,89 @@ impl Source {
         }
     }
 
-    async fn install_schema(&self) -> Result<Vec<String>, SourceError> {
-        let failed = |e| self.refused("installing the schema hubcast", e);
-        let mut connection = self.pool().acquire().await.map_err(failed)?;
-        let sql = "SELECT to_regnamespace('hubcast') IS NOT NULL";
-        let there: bool = sqlx::query_scalar(sql)
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(failed)?;
-        if !there {
-            sqlx::query("CREATE SCHEMA IF NOT EXISTS hubcast")
-                .execute(&mut *connection)
-                .await
-                .map_err(failed)?;
-        }
-        let sql = "SELECT to_regclass('hubcast.migrations') IS NOT NULL";
-        let has_table: bool = sqlx::query_scalar(sql)
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(failed)?;
-        let count = "SELECT count(*) FROM hubcast.migrations";
-        let before: i64 = match has_table {
-            true => sqlx::query_scalar(count)
-                .fetch_one(&mut *connection)
-                .await
-                .map_err(failed)?,
-            false => 0,
+    /// Applies the migrations that are missing. sqlx's own runner would lock the session and leave named statements.
+    async fn install_schema(&self, tx: &mut PgConnection) -> Result<Vec<String>, SourceError> {
+        let doing = "installing the schema hubcast";
+        let failed = |e| self.refused(doing, e);
+        let wrong = |why: String| SourceError::Failed {
+            what: doing.into(),
+            why,
         };
-        let mut migrator = Migrator::with_migrations(migrations());
-        migrator.dangerous_set_table_name(TABLE);
-        migrator
-            .run(&mut *connection)
-            .await
-            .map_err(|e| SourceError::Failed {
-                what: "installing the schema hubcast".into(),
-                why: e.to_string().replace('\n', " "),
-            })?;
-        let after: i64 = sqlx::query_scalar(count)
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(failed)?;
-        Ok(match after - before {
+        create_table(tx).await.map_err(failed)?;
+        let sql = format!("SELECT version, checksum, success FROM {TABLE}");
+        let rows = unnamed(sql).fetch_all(&mut *tx).await.map_err(failed)?;
+        let mut applied: BTreeMap<i64, (Vec<u8>, bool)> = rows
+            .iter()
+            .map(|r| (r.get(0), (r.get(1), r.get(2))))
+            .collect();
+        let (mut new, all) = (0, migrations());
+        for migration in &all {
+            let version = migration.version;
+            match applied.remove(&version) {
+                None => apply(tx, migration).await.map_err(failed)?,
+                Some((checksum, true)) if checksum == *migration.checksum => continue,
+                Some(_) => {
+                    return Err(wrong(format!(
+                        "migration {version} was applied in another form"
+                    )));
+                }
+            }
+            new += 1;
+        }
+        if let Some(version) = applied.into_keys().next() {
+            let why = format!("migration {version} is of a later release; use that one");
+            return Err(wrong(why));
+        }
+        Ok(match new {
             0 => Vec::new(),
-            n => vec![format!("schema hubcast: {n} of {after} migrations applied")],
+            n => vec![format!(
+                "schema hubcast: {n} of {} migrations applied",
+                all.len()
+            )],
         })
     }
 }
 
+/// The schema and the table of its migrations, if they are missing: who may not create them need not, once they exist.
+async fn create_table(tx: &mut PgConnection) -> sqlx::Result<()> {
+    let there = format!("SELECT to_regclass('{TABLE}') IS NOT NULL");
+    if unnamed(there).fetch_one(&mut *tx).await?.get(0) {
+        return Ok(());
+    }
+    sqlx::raw_sql(AssertSqlSafe(table())).execute(tx).await?;
+    Ok(())
+}
+
+fn table() -> String {
+    format!(
+        "CREATE SCHEMA IF NOT EXISTS hubcast;\n\
+         CREATE TABLE IF NOT EXISTS {TABLE} (version bigint PRIMARY KEY, description text NOT NULL, \
+         installed_on timestamptz NOT NULL DEFAULT now(), success boolean NOT NULL, checksum bytea NOT NULL, \
+         execution_time bigint NOT NULL);\n"
+    )
+}
+
+async fn apply(tx: &mut PgConnection, migration: &Migration) -> sqlx::Result<()> {
+    sqlx::raw_sql(migration.sql.clone())
+        .execute(&mut *tx)
+        .await?;
+    let sql = format!(
+        "INSERT INTO {TABLE} (version, description, success, checksum, execution_time) VALUES ($1, $2, true, $3, 0)"
+    );
+    unnamed(sql)
+        .bind(migration.version)
+        .bind(migration.description.to_string())
+        .bind(migration.checksum.to_vec())
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
 async fn write_settings(tx: &mut PgConnection, desired: &Desired) -> sqlx::Result<Option<String>> {
     let sql = SETTINGS.replace("{path}", "$1").replace("{type}", "$2");
-    let query = sqlx::query(AssertSqlSafe(sql))
-        .bind(&desired.search_path)
-        .bind(&desired.tenant_type);
+    let query = unnamed(sql)
+        .bind(desired.search_path.clone())
+        .bind(desired.tenant_type.clone());
     let changed = query.execute(tx).await?.rows_affected() > 0;
     let line = || {
         format!(
@@ -240,7 +277,7 @@ async fn write_definition(
     let sql = "INSERT INTO hubcast.definitions (kind, definition) VALUES ($1, $2::jsonb) \
                ON CONFLICT (kind) DO UPDATE SET definition = excluded.definition \
                WHERE definitions.definition IS DISTINCT FROM excluded.definition RETURNING xmax = 0";
-    let query = sqlx::query(sql).bind(definition.kind.as_str()).bind(json);
+    let query = unnamed(sql).bind(definition.kind.to_string()).bind(json);
     let row = query.fetch_optional(tx).await?;
     Ok(row.map(|row| if row.get(0) { "added" } else { "changed" }))
 }
@@ -252,7 +289,7 @@ async fn remove_other_kinds(tx: &mut PgConnection, desired: &Desired) -> sqlx::R
         .map(|d| d.kind.to_string())
         .collect();
     let sql = "DELETE FROM hubcast.definitions WHERE kind <> ALL($1) RETURNING kind";
-    let rows = sqlx::query(sql).bind(kinds).fetch_all(tx).await?;
+    let rows = unnamed(sql).bind(kinds).fetch_all(tx).await?;
     Ok(rows
         .iter()
         .map(|row| format!("kind {}: removed", row.get::<String, _>(0)))
@@ -268,13 +305,13 @@ async fn write_stores(tx: &mut PgConnection, desired: &Desired) -> sqlx::Result<
     let sql = "INSERT INTO hubcast.stores (url, region) SELECT * FROM unnest($1::text[], $2::text[]) \
                ON CONFLICT (url) DO UPDATE SET region = excluded.region \
                WHERE stores.region <> excluded.region RETURNING url, region";
-    let written = sqlx::query(sql)
-        .bind(&urls)
-        .bind(&regions)
+    let written = unnamed(sql)
+        .bind(urls.clone())
+        .bind(regions)
         .fetch_all(&mut *tx)
         .await?;
     let sql = "DELETE FROM hubcast.stores WHERE url <> ALL($1) RETURNING url, region";
-    let removed = sqlx::query(sql).bind(&urls).fetch_all(&mut *tx).await?;
+    let removed = unnamed(sql).bind(urls).fetch_all(&mut *tx).await?;
     let name = |row: &PgRow| {
         format!(
             "region {}: the store {}",
@@ -300,12 +337,7 @@ async fn write_stores(tx: &mut PgConnection, desired: &Desired) -> sqlx::Result<
 /// # Errors
 /// [`SourceError::Failed`] if a definition cannot be written as JSON.
 pub fn script(desired: &Desired, user: Option<&str>) -> Result<String, SourceError> {
-    let mut out = String::from("BEGIN;\nCREATE SCHEMA IF NOT EXISTS hubcast;\n");
-    out.push_str(&format!(
-        "CREATE TABLE IF NOT EXISTS {TABLE} (version bigint PRIMARY KEY, description text NOT NULL, \
-         installed_on timestamptz NOT NULL DEFAULT now(), success boolean NOT NULL, checksum bytea NOT NULL, \
-         execution_time bigint NOT NULL);\n"
-    ));
+    let mut out = format!("BEGIN;\n{}", table());
     for migration in migrations() {
         let checksum: String = migration
             .checksum
@@ -319,20 +351,20 @@ pub fn script(desired: &Desired, user: Option<&str>) -> Result<String, SourceErr
              VALUES ({v}, {name}, true, '\\x{checksum}', 0);\nEND IF;\nEND $do$;\n",
             v = migration.version,
             sql = migration.sql.as_str(),
-            name = literal(&migration.description),
+            name = quoted(&migration.description),
         ));
     }
-    let settings = SETTINGS.replace("{path}", &literal(&desired.search_path));
+    let settings = SETTINGS.replace("{path}", &quoted(&desired.search_path));
     out.push_str(&format!(
         "{};\n",
-        settings.replace("{type}", &literal(&desired.tenant_type))
+        settings.replace("{type}", &quoted(&desired.tenant_type))
     ));
     out.push_str("DELETE FROM hubcast.definitions;\n");
     for definition in &desired.definitions {
         let values = format!(
             "{}, {}",
-            literal(definition.kind.as_str()),
-            literal(&json(definition)?)
+            quoted(definition.kind.as_str()),
+            quoted(&json(definition)?)
         );
         out.push_str(&format!(
             "INSERT INTO hubcast.definitions (kind, definition) VALUES ({values});\n"
@@ -340,7 +372,7 @@ pub fn script(desired: &Desired, user: Option<&str>) -> Result<String, SourceErr
     }
     out.push_str("DELETE FROM hubcast.stores;\n");
     for (url, region) in &desired.stores {
-        let values = format!("{}, {}", literal(url), literal(region.as_str()));
+        let values = format!("{}, {}", quoted(url), quoted(region.as_str()));
         out.push_str(&format!(
             "INSERT INTO hubcast.stores (url, region) VALUES ({values});\n"
         ));
@@ -365,9 +397,4 @@ fn json(definition: &Definition) -> Result<String, SourceError> {
         what: format!("kind {}", definition.kind),
         why: e.to_string(),
     })
-}
-
-/// A string literal that means the same whatever `standard_conforming_strings` is.
-pub(super) fn literal(text: &str) -> String {
-    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }

@@ -5,9 +5,10 @@
 
 use super::definitions::Definitions;
 use super::query;
+use super::statement::unnamed;
 use super::{Source, SourceError};
 use crate::writer::{BuiltBatch, TenantRange};
-use sqlx::{AssertSqlSafe, PgConnection, Row};
+use sqlx::{PgConnection, Row};
 
 /// Tenants in a range, about.
 const TENANTS: i64 = 1_000;
@@ -58,10 +59,10 @@ impl Source {
                    ORDER BY (SELECT sum(greatest(p.reltuples, 0)) FROM pg_class p \
                     WHERE p.oid = c.oid OR p.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = c.oid)) \
                     DESC NULLS LAST LIMIT 1";
-        let row = sqlx::query(sql)
+        let row = unnamed(sql)
             .bind(tables)
             .bind(columns)
-            .bind(&definitions.tenant_type)
+            .bind(definitions.tenant_type.clone())
             .fetch_optional(&mut *connection)
             .await
             .map_err(|e| self.error("looking for a table to divide the tenants by", e))?;
@@ -85,18 +86,16 @@ impl Source {
                 "SELECT b::text FROM (SELECT DISTINCT {column} AS b FROM {table} WHERE {after} \
                  ORDER BY 1 OFFSET $1 LIMIT 1) AS n"
             );
-            let mut query = sqlx::query_scalar(AssertSqlSafe(sql))
-                .persistent(false)
-                .bind(TENANTS);
+            let mut query = unnamed(sql).bind(TENANTS);
             if let Some(last) = bounds.last() {
                 query = query.bind(last.clone());
             }
-            let next: Option<String> = query
+            let next = query
                 .fetch_optional(&mut *connection)
                 .await
                 .map_err(|e| self.error("reading the bounds of a scan", e))?;
             match next {
-                Some(bound) => bounds.push(bound),
+                Some(row) => bounds.push(row.get(0)),
                 None => return Ok(bounds),
             }
         }
@@ -116,10 +115,8 @@ impl Source {
                 .begin()
                 .await
                 .map_err(|e| self.error(&doing, e))?;
-            let counted = sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql))
-                .persistent(false)
-                .fetch_one(&mut *savepoint);
-            match counted.await {
+            let counted = unnamed(sql).fetch_one(&mut *savepoint).await;
+            match counted.map(|row| row.get::<i64, _>(0)) {
                 Ok(0) => {}
                 Ok(n) => {
                     let many = if n >= 1_000 {

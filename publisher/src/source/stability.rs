@@ -3,8 +3,9 @@
 
 use super::definitions::Definition;
 use super::query::{self, Tenants};
+use super::statement::unnamed;
 use super::{Source, SourceError, is_passing};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use sqlx::{Connection, PgConnection, Row};
 use std::collections::BTreeSet;
 
 /// Tenants that are built twice.
@@ -36,10 +37,7 @@ impl Source {
         );
         let listed = query::contexts(definition, tenant_type, Tenants::Listed);
         let compared = async {
-            let rows = sqlx::query(AssertSqlSafe(sample))
-                .persistent(false)
-                .fetch_all(&mut *tx)
-                .await?;
+            let rows = unnamed(sample).fetch_all(&mut *tx).await?;
             let tenants: Vec<String> = rows.iter().filter_map(|r| r.get(0)).collect();
             let first = built(&mut tx, &listed, &tenants, PLANS[0]).await?;
             let second = built(&mut tx, &listed, &tenants, PLANS[1]).await?;
@@ -69,14 +67,12 @@ async fn built(
     let mut savepoint = connection.begin().await?;
     for setting in without {
         let set = "SELECT set_config($1, 'off', true)";
-        sqlx::query(set)
-            .bind(setting)
+        unnamed(set)
+            .bind(setting.to_string())
             .execute(&mut *savepoint)
             .await?;
     }
-    let query = sqlx::query(AssertSqlSafe(sql.to_owned()))
-        .persistent(false)
-        .bind(tenants.to_vec());
+    let query = unnamed(sql).bind(tenants.to_vec());
     let rows = query.fetch_all(&mut *savepoint).await?;
     savepoint.rollback().await?;
     Ok(rows

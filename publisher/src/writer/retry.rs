@@ -91,7 +91,7 @@ mod tests {
             retries.built(&tenant, Some("division by zero".into()), now);
             assert!(retries.due(now + wait - 1).is_empty());
             now += wait;
-            assert_eq!(retries.due(now), [tenant.clone()]);
+            assert_eq!(retries.due(now), std::slice::from_ref(&tenant));
             assert!(retries.due(now + 1_000_000).is_empty(), "named once");
         }
         let news = retries.news();
