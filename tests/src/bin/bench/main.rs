@@ -101,10 +101,15 @@ fn measured(args: &Args) -> Result<Report> {
             clock::stop();
         }
     });
+    let busy = stage::other_work()?;
     let mut report = match args.name {
         Name::Primary => primary::measure(&runtime, args.plan())?,
         Name::Propagation => propagation::measure(&runtime, args.plan())?,
     };
+    report.about.push(format!(
+        "before it began, other work had {:.0} % of the processors",
+        busy * 100.0
+    ));
     if args.quick {
         report.notes.push("one short round: no figure".to_owned());
     }

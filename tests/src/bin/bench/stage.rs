@@ -71,6 +71,23 @@ fn on_disk(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Which share of the processors works for others, in a second before anything is started here.
+pub fn other_work() -> Result<f64> {
+    let ticks = || -> Result<(f64, f64)> {
+        let stat = std::fs::read_to_string("/proc/stat")?;
+        let line = stat.lines().next().ok_or("/proc/stat is empty")?;
+        let fields = line.split_whitespace().skip(1).take(8);
+        let fields = fields.map(str::parse).collect::<Result<Vec<f64>, _>>()?;
+        // Idle, and waiting for the disk.
+        let idle = fields.iter().skip(3).take(2).sum();
+        Ok((fields.iter().sum(), idle))
+    };
+    let (all, idle) = ticks()?;
+    clock::wait_until(Instant::now() + Duration::from_secs(1));
+    let (all, idle) = ticks().map(|(a, i)| (a - all, i - idle))?;
+    Ok(1.0 - idle / all)
+}
+
 /// What making 8 KiB durable costs in a folder: the median of a hundred.
 pub fn sync_cost(dir: &Path) -> Result<f64> {
     let mut file = File::create(dir.join("sync"))?;
