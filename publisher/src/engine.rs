@@ -201,6 +201,10 @@ impl Engine<'_> {
         ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut closing: Option<Instant> = None;
         loop {
+            let now = self.now();
+            let wake = self.writer.wake_at(now).map_or(TICK, |at| {
+                Duration::from_millis(at.saturating_sub(now).max(1))
+            });
             tokio::select! {
                 Some(event) = incoming.recv() => {
                     if let Some(end) = self.take(event) {
@@ -214,6 +218,7 @@ impl Engine<'_> {
                 }
                 Some(order) = orders.recv() => self.accept(order.ask, Asker::Here(order.reply)),
                 _ = ticker.tick() => {}
+                () = tokio::time::sleep(wake), if wake < TICK => {}
                 Ok(()) = stop.changed(), if closing.is_none() => {}
             }
             if *stop.borrow() && closing.is_none() {

@@ -108,7 +108,7 @@ pub struct Source {
 }
 
 /// Connections: the lease, the wait, and builds.
-const CONNECTIONS: u32 = 8;
+const CONNECTIONS: u32 = 12;
 /// How long a connection may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 

@@ -22,6 +22,7 @@ mod clash;
 mod dirty;
 pub mod lease;
 mod outbox;
+mod pace;
 mod queue;
 mod receipts;
 mod retry;
@@ -52,6 +53,7 @@ use contexts::name::{Region, TenantId};
 use contexts::push::Verdict;
 use contexts::version::{Term, Version};
 use dirty::{Dirty, Lane};
+use pace::Pace;
 use receipts::Waits;
 use retry::Retries;
 use scan::Scan;
@@ -102,7 +104,7 @@ impl Default for WriterLimits {
     fn default() -> Self {
         Self {
             batch_tenants: 500,
-            builds: 2,
+            builds: 4,
             ranges: 2,
             push_bytes: limits::PUSH_BYTES,
             queue_bytes: 64 << 20,
@@ -212,6 +214,8 @@ pub struct Writer {
     questions: Questions,
     beats: Beats,
     retries: Retries,
+    /// Of changes, and of bulk changes.
+    paces: [Pace; 2],
     /// Why the change triggers cannot be relied on.
     gap: Option<String>,
     /// Triggers had stopped writing, and room was made by this transaction: those before it may have changed anything.
@@ -250,6 +254,7 @@ impl Writer {
             questions: Questions::default(),
             beats: Beats::default(),
             retries: Retries::default(),
+            paces: Default::default(),
             gap: Some(UNCHECKED.into()),
             overflow: None,
             force: false,
@@ -350,6 +355,12 @@ impl Writer {
                 .stores
                 .iter()
                 .all(|s| s.session().is_none() && s.outstanding.is_none())
+    }
+
+    /// When something is to be done although nothing happens before: a build of changes that had to wait.
+    pub fn wake_at(&mut self, now: Millis) -> Option<Millis> {
+        let waiting = self.dirty.has_change();
+        waiting.then(|| self.paces[0].wait(now)).flatten()
     }
 
     /// Whether nothing is left to do: no scan, nothing dirty, nothing waiting for a store that listens.

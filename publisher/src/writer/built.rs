@@ -102,6 +102,7 @@ pub struct Batch {
     started: Tick,
     atomic: bool,
     lane: Lane,
+    begun_at: Millis,
     /// For ranges: tenants that the range does not speak for.
     overtaken: HashSet<TenantId>,
 }
@@ -190,9 +191,15 @@ impl Writer {
         if self.builds.count(|w| matches!(w, What::Tenants(_))) < self.limits.builds {
             let (builds, max) = (&self.builds, self.limits.batch_tenants);
             // Bulk changes and repairs are many at once: one batch at a time, and repairs only while the stores keep up.
-            let bulk = !builds.has_slow();
-            let repairs = bulk && !self.crowded();
-            let taken = self.dirty.take(max, bulk, repairs, |t| builds.has(t));
+            let (slow, crowded) = (builds.has_slow(), self.crowded());
+            let paces = &mut self.paces;
+            let due = [paces[0].wait(now).is_none(), paces[1].wait(now).is_none()];
+            let open = |lane| match lane {
+                Lane::Change => due[0],
+                Lane::Bulk => due[1] && !slow,
+                Lane::Repair => !slow && !crowded,
+            };
+            let taken = self.dirty.take(max, open, |t| builds.has(t));
             if let Some(taken) = taken {
                 let started = self.now();
                 return Some(self.builds.begin(Batch {
@@ -200,6 +207,7 @@ impl Writer {
                     started,
                     atomic: taken.atomic,
                     lane: taken.lane,
+                    begun_at: now,
                     overtaken: HashSet::new(),
                 }));
             }
@@ -211,6 +219,7 @@ impl Writer {
                 started,
                 atomic: false,
                 lane: Lane::Change,
+                begun_at: now,
                 overtaken: HashSet::new(),
             }));
         }
@@ -233,6 +242,7 @@ impl Writer {
             started,
             atomic: false,
             lane: Lane::Repair,
+            begun_at: now,
             overtaken,
         }))
     }
@@ -243,6 +253,9 @@ impl Writer {
         let Some(batch) = self.builds.end(id) else {
             return;
         };
+        if matches!(batch.what, What::Tenants(_)) && batch.lane != Lane::Repair {
+            self.paces[batch.lane as usize].took(now.saturating_sub(batch.begun_at));
+        }
         match result {
             Err(why) => self.build_failed(now, batch, why),
             Ok(result) => {

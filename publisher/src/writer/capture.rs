@@ -401,6 +401,9 @@ impl Capture {
 
     /// A store is behind: no row waits for it any more.
     pub fn strike_store(&mut self, now: Millis, ix: StoreIx) {
+        if self.deliveries[ix.0].missing.is_empty() {
+            return;
+        }
         self.strike_before(now, ix, Tick(u64::MAX));
     }
 

@@ -65,16 +65,17 @@ impl Dirty {
         self.groups.push(group);
     }
 
-    /// Takes the most urgent tenants of which none is `busy`: a group, or up to `max` of one lane; none of a bulk change
-    /// and no repairs unless there is room for them.
+    /// Takes the most urgent tenants of which none is `busy`: a group, or up to `max` of one lane; only of the lanes that
+    /// are `open` (a group counts as a change).
     pub fn take(
         &mut self,
         max: usize,
-        bulk: bool,
-        repairs: bool,
+        open: impl Fn(Lane) -> bool,
         busy: impl Fn(&TenantId) -> bool,
     ) -> Option<Taken> {
-        if let Some(at) = self.groups.iter().position(|g| !g.iter().any(&busy)) {
+        if open(Lane::Change)
+            && let Some(at) = self.groups.iter().position(|g| !g.iter().any(&busy))
+        {
             let tenants = self.groups.swap_remove(at).into_iter().collect();
             return Some(Taken {
                 tenants,
@@ -82,13 +83,14 @@ impl Dirty {
                 atomic: true,
             });
         }
-        let bulk = bulk.then_some(Lane::Bulk);
-        let repairs = repairs.then_some(Lane::Repair);
-        [Lane::Change]
-            .into_iter()
-            .chain(bulk)
-            .chain(repairs)
-            .find_map(|lane| self.take_lane(lane, max, &busy))
+        let lanes = [Lane::Change, Lane::Bulk, Lane::Repair];
+        let mut open = lanes.into_iter().filter(|lane| open(*lane));
+        open.find_map(|lane| self.take_lane(lane, max, &busy))
+    }
+
+    /// Whether a change waits that is not one of many.
+    pub fn has_change(&self) -> bool {
+        !self.groups.is_empty() || !self.lanes[Lane::Change as usize].is_empty()
     }
 
     fn take_lane(
@@ -153,7 +155,7 @@ mod tests {
     }
 
     fn take(dirty: &mut Dirty, max: usize, busy: &[&str]) -> Vec<String> {
-        let taken = dirty.take(max, true, true, |x| busy.contains(&x.as_str()));
+        let taken = dirty.take(max, |_| true, |x| busy.contains(&x.as_str()));
         taken
             .map(|t| t.tenants.iter().map(ToString::to_string).collect())
             .unwrap_or_default()
@@ -183,9 +185,15 @@ mod tests {
         let mut dirty = Dirty::default();
         dirty.mark(&t("r"), Lane::Repair);
         dirty.mark(&t("c"), Lane::Change);
-        let taken = dirty.take(9, true, false, |_| false).expect("a change");
+        let taken = dirty
+            .take(9, |lane| lane != Lane::Repair, |_| false)
+            .expect("a change");
         assert_eq!((taken.lane, taken.tenants), (Lane::Change, vec![t("c")]));
-        assert!(dirty.take(9, true, false, |_| false).is_none());
+        assert!(
+            dirty
+                .take(9, |lane| lane != Lane::Repair, |_| false)
+                .is_none()
+        );
         assert_eq!(take(&mut dirty, 9, &[]), ["r"]);
     }
 

@@ -16,7 +16,8 @@ const AWAY_MAX: Millis = 10_000;
 impl Writer {
     /// The next look at the outbox. Its statement must be sent after this.
     pub fn next_look(&mut self, now: Millis) -> Option<LookRequest> {
-        if self.suspended || self.closing {
+        // While changes wait for their turn to be built, looking for more would only cost the primary.
+        if self.suspended || self.closing || self.wake_at(now).is_some() {
             return None;
         }
         let trusted = self.is_capturing();
@@ -168,6 +169,8 @@ impl Writer {
             let store = &self.stores[ix.0];
             let away = store.down_since.is_some_and(|at| now >= at + AWAY_MAX);
             match store.behind.is_some() {
+                // Nothing is delivered one by one to a store that is away; the scan speaks for what it misses.
+                true if store.session().is_none() => self.capture.strike_store(now, ix),
                 false if away => self.give_up_changes(now, ix, "it was away"),
                 false if store.has_lost_much() => {
                     self.give_up_changes(now, ix, "too many changes were not delivered");

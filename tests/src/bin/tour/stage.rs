@@ -18,8 +18,8 @@ const REGIONS: [(&str, &str); 3] = [
     ("eu-west-1", "EU"),
     ("ap-southeast-1", "AP"),
 ];
-/// The tour has no time for ten minutes.
-const SCAN: &str = "*/5 * * * * *";
+/// As by default: what the acts show does not wait for a scan.
+const SCAN: &str = "0 */10 * * * *";
 
 /// How an act went.
 #[derive(Debug)]
@@ -164,6 +164,20 @@ impl Stage {
     /// Runs plain SQL, as the application would.
     pub async fn sql(&self, sql: &str) -> Result<()> {
         postgres::execute(&self.database, sql).await
+    }
+
+    /// Runs a statement in a transaction, and returns the token that stands for it.
+    pub async fn sql_with_token(&self, sql: &str) -> Result<String> {
+        let mut connection = PgConnection::connect(&self.database).await?;
+        let mut transaction = connection.begin().await?;
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+            .execute(&mut *transaction)
+            .await?;
+        let token: String = sqlx::query_scalar("SELECT hubcast.token()")
+            .fetch_one(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(token)
     }
 
     /// Prints where everything is, and three things to try.
