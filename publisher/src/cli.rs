@@ -14,6 +14,7 @@ mod scan;
 mod status;
 mod takeover;
 pub mod telemetry;
+mod uninstall;
 
 use crate::config::{self, Config};
 use crate::engine::Parts;
@@ -70,11 +71,20 @@ enum LogFormat {
 enum Command {
     /// The daemon: scans on schedule, serves the API, answers other commands
     Run,
-    /// Install or update the schema `hubcast`, the definitions and the stores
+    /// Install or update the schema `hubcast`, the change triggers, the definitions and the stores
     Migrate {
         /// Write the SQL for somebody else to run, and change nothing
         #[arg(long)]
         print: bool,
+    },
+    /// Remove the change triggers and the schema `hubcast`; the stores keep what they hold
+    Uninstall {
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        /// Even while a publisher is the writer
+        #[arg(long)]
+        force: bool,
     },
     /// Check the configuration against the database and every spoke; changes nothing
     Check,
@@ -279,6 +289,7 @@ async fn dispatch(context: Context, command: Command) -> Result<Exit, Stop> {
     match command {
         Command::Run => run::run(context).await,
         Command::Migrate { print } => migrate::run(&context, print).await,
+        Command::Uninstall { yes, force } => uninstall::run(&context, yes, force).await,
         Command::Check => check::run(&context).await,
         Command::Scan {
             kind,

@@ -5,6 +5,7 @@
 //! | [`query`] | the text of the queries, made from a definition: pure |
 //! | [`definitions`] | what `migrate` put into the database |
 //! | [`describe`] | what a query of the configuration returns, and what is wrong with it |
+//! | [`watched`] | what a watch of the configuration names, and what is wrong with it |
 //! | [`assemble`] | rows to bundles: pure |
 //! | [`build`] | tenants and ranges, each in one snapshot |
 //! | [`ranges`] | the bounds of a scan |
@@ -13,7 +14,9 @@
 //! | [`statement`] | statements that pass a transaction pooler |
 //! | [`hub`] | the lease, terms, requests and scans in the schema `hubcast` |
 //! | [`standby`] | who stands by |
-//! | [`migrate`] | installs the schema and the definitions |
+//! | [`triggers`] | the change triggers on watched tables |
+//! | [`migrate`] | installs the schema, the triggers and the definitions |
+//! | [`uninstall`] | removes all of it |
 
 pub mod assemble;
 pub mod build;
@@ -27,6 +30,9 @@ pub mod ranges;
 pub mod stability;
 pub mod standby;
 mod statement;
+pub mod triggers;
+pub mod uninstall;
+mod watched;
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::ConnectOptions;

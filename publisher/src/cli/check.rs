@@ -1,9 +1,11 @@
 //! `publisher check`.
 
 use super::{Context, Exit, Stop};
-use crate::source::SourceError;
+use crate::source::definitions::Definitions;
 use crate::source::describe::Undescribed;
 use crate::source::migrate::desired;
+use crate::source::triggers::drift::Drift;
+use crate::source::{Source, SourceError};
 use serde::Serialize;
 
 #[derive(Debug, Default, Serialize)]
@@ -97,6 +99,7 @@ async fn database(context: &Context, checked: &mut Checked) -> Result<(), Stop> 
                     .into_iter()
                     .map(|d| format!("{d}: run `publisher migrate`")),
             );
+            drift(source, &definitions, checked).await?;
         }
         Err(SourceError::NotMigrated { .. }) => {
             checked
@@ -104,6 +107,26 @@ async fn database(context: &Context, checked: &mut Checked) -> Result<(), Stop> 
                 .push("not migrated yet: run `publisher migrate`".into());
         }
         Err(e) => return Err(e.into()),
+    }
+    Ok(())
+}
+
+async fn drift(
+    source: &Source,
+    definitions: &Definitions,
+    checked: &mut Checked,
+) -> Result<(), Stop> {
+    let found = source.drift(definitions).await?;
+    if !found.iter().any(Drift::is_of_triggers) {
+        checked
+            .ok
+            .push("change triggers: as the database's definitions ask for".into());
+    }
+    for drift in found {
+        match drift.is_of_triggers() {
+            true => checked.errors.push(drift.to_string()),
+            false => checked.warnings.push(drift.to_string()),
+        }
     }
     Ok(())
 }

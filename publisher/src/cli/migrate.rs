@@ -3,7 +3,7 @@
 use super::{Context, Exit, Stop};
 use crate::source::Source;
 use crate::source::describe::Undescribed;
-use crate::source::migrate::{desired, script};
+use crate::source::migrate::desired;
 use secrecy::ExposeSecret;
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
@@ -31,7 +31,7 @@ pub(super) async fn run(context: &Context, print: bool) -> Result<Exit, Stop> {
         eprintln!("warning: {warning}");
     }
     if print {
-        let sql = script(&desired, user.as_deref())?;
+        let sql = source.migrate_script(&desired, user.as_deref()).await?;
         context.print(&json!({ "sql": sql }), || sql.clone())?;
         return Ok(Exit::Done);
     }

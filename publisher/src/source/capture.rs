@@ -23,6 +23,9 @@ const STEP_QUIET_MS: u32 = 10;
 /// Rows that are taken one by one; more are answered by a scan.
 const ROWS_MAX: u64 = 20_000;
 
+/// Things that are wrong with the triggers that a status names.
+const GAPS_NAMED: usize = 3;
+
 /// What a look brought: changes, and requests of other commands.
 #[derive(Debug)]
 pub struct Found {
@@ -233,12 +236,23 @@ impl Source {
         Ok(row.get::<i64, _>(0).unsigned_abs())
     }
 
-    /// Why the change triggers cannot be relied on, if they cannot.
+    /// Why changes may be missed until the next scan, if they may.
     ///
     /// # Errors
     /// [`SourceError`] if the database fails.
     pub async fn capture_gap(&self) -> Result<Option<String>, SourceError> {
-        Ok(None)
+        let drift = self.drift(&self.definitions().await?).await?;
+        let gaps: Vec<String> = drift
+            .iter()
+            .filter(|d| d.misses_changes())
+            .map(ToString::to_string)
+            .collect();
+        let more = gaps.len().saturating_sub(GAPS_NAMED);
+        let mut named: Vec<String> = gaps.into_iter().take(GAPS_NAMED).collect();
+        if more > 0 {
+            named.push(format!("and {more} more, see `publisher check`"));
+        }
+        Ok((!named.is_empty()).then(|| named.join("; ")))
     }
 
     /// What became of a transaction.

@@ -6,7 +6,7 @@ use super::definitions::Definition;
 use super::query::{self, Tenants};
 use super::statement::unnamed;
 use super::{Source, SourceError, is_passing, message};
-use crate::config::{ContextConfig, Watch};
+use crate::config::ContextConfig;
 use sqlx::{Connection, PgConnection, Row};
 use std::collections::BTreeSet;
 
@@ -165,7 +165,11 @@ impl Source {
         })
     }
 
-    fn sort(&self, e: sqlx::Error, wrong: &impl Fn(String) -> Undescribed) -> Undescribed {
+    pub(super) fn sort(
+        &self,
+        e: sqlx::Error,
+        wrong: &impl Fn(String) -> Undescribed,
+    ) -> Undescribed {
         match is_passing(&e) {
             true => Undescribed::Source(self.error("looking at a query", e)),
             false => wrong(format!("the query fails: {}", message(&e))),
@@ -271,65 +275,6 @@ impl Source {
             )
         };
         Ok(found.into_iter().map(warning).collect())
-    }
-
-    async fn check_watch(
-        &self,
-        tx: &mut PgConnection,
-        watch: &Watch,
-        tenant_type: &str,
-        warnings: &mut Vec<String>,
-        wrong: &impl Fn(String) -> Undescribed,
-    ) -> Result<(), Undescribed> {
-        let table = &watch.table;
-        let sql = "SELECT to_regclass($1) IS NOT NULL, \
-                   (SELECT array_agg(a.attname::text) FROM pg_attribute a WHERE a.attrelid = to_regclass($1) \
-                    AND a.attnum > 0 AND NOT a.attisdropped), \
-                   (SELECT format_type(a.atttypid, NULL) FROM pg_attribute a WHERE a.attrelid = to_regclass($1) \
-                    AND a.attname = $2 AND NOT a.attisdropped)";
-        let row = unnamed(sql)
-            .bind(table.clone())
-            .bind(watch.tenant.clone())
-            .fetch_one(&mut *tx)
-            .await;
-        let row = row.map_err(|e| wrong(format!("watch: the table {table}: {}", message(&e))))?;
-        if !row.get::<bool, _>(0) {
-            return Err(wrong(format!("watch: there is no table {table}")));
-        }
-        let columns: Vec<String> = row.get::<Option<_>, _>(1).unwrap_or_default();
-        let wanted = watch.tenant.iter().chain(watch.columns.iter().flatten());
-        if let Some(missing) = wanted.into_iter().find(|c| !columns.contains(c)) {
-            return Err(wrong(format!(
-                "watch: the table {table} has no column {missing} (it has: {})",
-                columns.join(", ")
-            )));
-        }
-        let found: Option<String> = row.get(2);
-        if let (Some(column), Some(found)) = (&watch.tenant, found)
-            && found != tenant_type
-        {
-            warnings.push(format!(
-                "watch: {table}.{column} is {found}, the tenants of the query are {tenant_type}"
-            ));
-        }
-        if let Some(query) = watch.tenants.as_deref().filter(|q| *q != "all") {
-            let sql = format!(
-                "WITH changed AS (SELECT * FROM {table} LIMIT 0) SELECT * FROM (\n{query}\n) AS q LIMIT 0"
-            );
-            let mut savepoint = tx.begin().await.map_err(|e| self.sort(e, wrong))?;
-            let query = unnamed(sql).fetch_all(&mut *savepoint).await;
-            query.map_err(|e| {
-                wrong(format!(
-                    "watch: the tenants query on {table} fails: {}",
-                    message(&e)
-                ))
-            })?;
-            savepoint
-                .rollback()
-                .await
-                .map_err(|e| self.sort(e, wrong))?;
-        }
-        Ok(())
     }
 }
 

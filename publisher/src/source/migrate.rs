@@ -3,8 +3,9 @@
 use super::definitions::Definition;
 use super::describe::Undescribed;
 use super::statement::{quoted, unnamed};
+use super::triggers::apply::preamble;
 use super::{Source, SourceError};
-use crate::config::Config;
+use crate::config::{Config, Watch};
 use contexts::name::Region;
 use sqlx::migrate::{Migration, MigrationType};
 use sqlx::postgres::PgRow;
@@ -19,6 +20,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         2,
         "capture",
         include_str!("../../../migrations/0002_capture.sql"),
+    ),
+    (
+        3,
+        "triggers",
+        include_str!("../../../migrations/0003_triggers.sql"),
     ),
 ];
 /// Where it is remembered which were applied.
@@ -36,6 +42,10 @@ pub struct Desired {
 }
 
 impl Desired {
+    fn watches(&self) -> impl Iterator<Item = &Watch> {
+        self.definitions.iter().flat_map(|d| &d.watch)
+    }
+
     /// Builds a sample of each kind twice; a line for each kind whose result depends on the plan.
     ///
     /// # Errors
@@ -134,14 +144,42 @@ impl Source {
         desired: &Desired,
         user: Option<&str>,
     ) -> Result<Vec<String>, SourceError> {
-        let failed = |e| self.refused("writing the definitions", e);
+        let mut lines = self.install().await?;
+        // Triggers come before the definitions that count on them, and go after them.
+        let work = self.plan_triggers(desired.watches(), &desired.search_path);
+        let work = work.await?;
+        lines.extend(self.install_triggers(&work).await?);
+        lines.extend(self.write(desired, user).await?);
+        lines.extend(self.remove_triggers(&work).await?);
+        Ok(lines)
+    }
+
+    /// Installs the schema. Two at once take turns.
+    async fn install(&self) -> Result<Vec<String>, SourceError> {
+        let failed = |e| self.refused("installing the schema hubcast", e);
         let mut tx = self.pool().begin().await.map_err(failed)?;
-        // Two at once take turns. The lock is the transaction's: a session may be another one behind a pooler.
-        unnamed("SELECT pg_advisory_xact_lock(hashtextextended('hubcast.migrate', 0))")
+        sqlx::raw_sql(AssertSqlSafe(preamble()))
             .execute(&mut *tx)
             .await
             .map_err(failed)?;
-        let mut lines = self.install_schema(&mut tx).await?;
+        let lines = self.install_schema(&mut tx).await?;
+        tx.commit().await.map_err(failed)?;
+        Ok(lines)
+    }
+
+    /// Writes settings, definitions and stores, and what the publisher's role may do.
+    async fn write(
+        &self,
+        desired: &Desired,
+        user: Option<&str>,
+    ) -> Result<Vec<String>, SourceError> {
+        let mut lines = Vec::new();
+        let failed = |e| self.refused("writing the definitions", e);
+        let mut tx = self.pool().begin().await.map_err(failed)?;
+        sqlx::raw_sql(AssertSqlSafe(preamble()))
+            .execute(&mut *tx)
+            .await
+            .map_err(failed)?;
         lines.extend(write_settings(&mut tx, desired).await.map_err(failed)?);
         for definition in &desired.definitions {
             let json = json(definition)?;
@@ -164,7 +202,7 @@ impl Source {
     }
 
     /// As [`Source::error`]; what the role may not do is a wrong configuration.
-    fn refused(&self, what: &str, error: sqlx::Error) -> SourceError {
+    pub(super) fn refused(&self, what: &str, error: sqlx::Error) -> SourceError {
         let code = error.as_database_error().and_then(|e| e.code());
         match code.as_deref() {
             Some("42501") => SourceError::NotPermitted {
@@ -332,12 +370,33 @@ async fn write_stores(tx: &mut PgConnection, desired: &Desired) -> sqlx::Result<
         .collect())
 }
 
-/// The same as a script for a DBA, to be run once by `psql` or any other client.
-///
-/// # Errors
-/// [`SourceError::Failed`] if a definition cannot be written as JSON.
-pub fn script(desired: &Desired, user: Option<&str>) -> Result<String, SourceError> {
-    let mut out = format!("BEGIN;\n{}", table());
+impl Source {
+    /// The same as a script for a DBA, to be run once by `psql` or any other client.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails, or a definition cannot be written as JSON.
+    pub async fn migrate_script(
+        &self,
+        desired: &Desired,
+        user: Option<&str>,
+    ) -> Result<String, SourceError> {
+        let work = self.plan_triggers(desired.watches(), &desired.search_path);
+        let (before, after) = work.await?.script();
+        script(desired, user, &before, &after)
+    }
+}
+
+fn script(
+    desired: &Desired,
+    user: Option<&str>,
+    triggers: &str,
+    cleanup: &str,
+) -> Result<String, SourceError> {
+    let mut out = format!(
+        "-- All or nothing. It waits for no lock longer than two seconds; if it gives up, run it again.\nBEGIN;\n{}{}",
+        preamble(),
+        table()
+    );
     for migration in migrations() {
         let checksum: String = migration
             .checksum
@@ -354,6 +413,7 @@ pub fn script(desired: &Desired, user: Option<&str>) -> Result<String, SourceErr
             name = quoted(&migration.description),
         ));
     }
+    out.push_str(triggers);
     let settings = SETTINGS.replace("{path}", &quoted(&desired.search_path));
     out.push_str(&format!(
         "{};\n",
@@ -377,6 +437,7 @@ pub fn script(desired: &Desired, user: Option<&str>) -> Result<String, SourceErr
             "INSERT INTO hubcast.stores (url, region) VALUES ({values});\n"
         ));
     }
+    out.push_str(cleanup);
     out.push_str(&user.map(grants).unwrap_or_default());
     out.push_str("COMMIT;\n");
     Ok(out)
@@ -388,7 +449,9 @@ fn grants(user: &str) -> String {
     format!(
         "GRANT USAGE ON SCHEMA hubcast TO {user};\n\
          GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA hubcast TO {user};\n\
-         GRANT USAGE ON ALL SEQUENCES IN SCHEMA hubcast TO {user};\n"
+         GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA hubcast TO {user};\n\
+         GRANT EXECUTE ON FUNCTION hubcast.wait(integer, integer, bigint, pg_snapshot, bigint, integer), \
+         hubcast.has_room() TO {user};\n"
     )
 }
 

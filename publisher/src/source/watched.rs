@@ -1,0 +1,89 @@
+//! What a watch of the configuration names, and what is wrong with it. Changes nothing.
+
+use super::describe::Undescribed;
+use super::triggers::facts::{self, Table};
+use super::triggers::plan;
+use super::{Source, message};
+use crate::config::Watch;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+impl Source {
+    /// Looks at a watch.
+    ///
+    /// # Errors
+    /// [`Undescribed::Wrong`] if no change trigger can be made from it.
+    pub(super) async fn check_watch(
+        &self,
+        tx: &mut PgConnection,
+        watch: &Watch,
+        tenant_type: &str,
+        warnings: &mut Vec<String>,
+        wrong: &impl Fn(String) -> Undescribed,
+    ) -> Result<(), Undescribed> {
+        let name = &watch.table;
+        let facts = facts::read(&mut *tx, std::slice::from_ref(name)).await;
+        let facts =
+            facts.map_err(|e| wrong(format!("watch: the table {name}: {}", message(&e))))?;
+        let table = plan::target(watch, &facts).map_err(|why| wrong(format!("watch: {why}")))?;
+        if let Some(column) = &watch.tenant {
+            let found = table.columns.iter().find(|c| c.name == *column);
+            if let Some(found) = found.filter(|c| c.sql_type != tenant_type) {
+                warnings.push(format!(
+                    "watch: {name}.{column} is {}, the tenants of the query are {tenant_type}",
+                    found.sql_type
+                ));
+            }
+        }
+        if watch.columns.is_some() && table.key.is_empty() {
+            warnings.push(format!(
+                "watch: the table {name} has no primary key, so every UPDATE of it counts, whatever its columns"
+            ));
+        }
+        match watch.tenants.as_deref() {
+            None | Some("all") => Ok(()),
+            Some(query) => {
+                self.check_tenants_query(tx, query, table, name, wrong)
+                    .await
+            }
+        }
+    }
+
+    /// Asks a `tenants` query about no rows.
+    async fn check_tenants_query(
+        &self,
+        tx: &mut PgConnection,
+        query: &str,
+        table: &Table,
+        name: &str,
+        wrong: &impl Fn(String) -> Undescribed,
+    ) -> Result<(), Undescribed> {
+        let (recorded, others): (Vec<_>, Vec<_>) =
+            table.columns.iter().partition(|c| c.base != "json");
+        let columns: Vec<&str> = recorded.iter().map(|c| c.quoted.as_str()).collect();
+        let sql = format!(
+            "WITH changed AS (SELECT {} FROM {} LIMIT 0) SELECT * FROM (\n{query}\n) AS q LIMIT 0",
+            columns.join(", "),
+            table.name
+        );
+        let mut savepoint = tx.begin().await.map_err(|e| self.sort(e, wrong))?;
+        let asked = sqlx::query(AssertSqlSafe(sql))
+            .persistent(false)
+            .fetch_all(&mut *savepoint)
+            .await;
+        asked.map_err(|e| {
+            let others: Vec<&str> = others.iter().map(|c| c.quoted.as_str()).collect();
+            let hint = match others.is_empty() {
+                true => String::new(),
+                false => format!(
+                    "; columns of type json are not in `changed` ({}), jsonb is",
+                    others.join(", ")
+                ),
+            };
+            wrong(format!(
+                "watch: the tenants query on {name} fails: {}{hint}",
+                message(&e)
+            ))
+        })?;
+        savepoint.rollback().await.map_err(|e| self.sort(e, wrong))
+    }
+}
