@@ -151,7 +151,7 @@ fn fill(stream: &mut TcpStream, input: &mut Vec<u8>, size: usize) -> Result<()> 
     while input.len() < size {
         let n = stream.read(&mut buffer)?;
         if n == 0 {
-            return Err("the server closed the connection".into());
+            return Err(format!("{} closed the connection", stream.peer_addr()?).into());
         }
         input.extend(&buffer[..n]);
     }
