@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use system_tests::Result;
 
 /// Changes per second.
-pub const RATE: u32 = 200;
+const RATE: u32 = 200;
 /// Connections that send them.
 const SENDERS: usize = 8;
 /// A run whose last changes were sent later than this did not have the rate.
@@ -35,11 +35,10 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// A line on how it went.
-    pub fn note(&self, round: usize) -> String {
+    /// How it went, in words.
+    pub fn line(&self) -> String {
         format!(
-            "round {}: {RATE} changes/s over {TENANTS} tenants: p50 {} p99 {} max {} ms; sent late by p99 {} ms; {} looks",
-            round + 1,
+            "at {RATE} changes/s p50 {} p99 {} max {}, sent late by p99 {}, {} looks",
             number(percentile(&self.delays, 0.5)),
             number(percentile(&self.delays, 0.99)),
             number(percentile(&self.delays, 1.0)),

@@ -57,6 +57,7 @@ enum Capture {
 /// What one round saw with one number of writers: the yardstick and ours.
 #[derive(Debug, Clone, Copy, Default)]
 struct Pair {
+    writers: u64,
     off: Rate,
     alone: Rate,
     on: Rate,
@@ -137,7 +138,10 @@ impl Bench<'_> {
         if on_first {
             turns.reverse();
         }
-        let mut pair = Pair::default();
+        let mut pair = Pair {
+            writers,
+            ..Pair::default()
+        };
         for capture in turns {
             self.set(capture)?;
             let watched = self.rate(WATCHED, writers)?;
@@ -155,6 +159,20 @@ impl Bench<'_> {
             }
         }
         Ok(pair)
+    }
+
+    /// All rounds, by the number of writers.
+    fn rounds(&mut self, rounds: usize) -> Result<[Vec<Pair>; WRITERS.len()]> {
+        let mut all = WRITERS.map(|_| Vec::new());
+        for round in 0..rounds {
+            for (pairs, writers) in all.iter_mut().zip(WRITERS) {
+                // Who begins changes from round to round.
+                let pair = self.pair(writers, round % 2 == 1)?;
+                eprintln!("{}", pair.line());
+                pairs.push(pair);
+            }
+        }
+        Ok(all)
     }
 
     /// Waits until the agent has what the hub has: a figure without that would not be one.
@@ -214,19 +232,10 @@ pub fn measure(runtime: &Runtime, plan: Plan) -> Result<Report> {
         window: if plan.quick { SHORT } else { WINDOW },
     };
     let sync = stage::sync_cost(bench.stage.dir.path())?;
-    drop_triggers(&mut bench.session, WATCHED)?;
-    let mut notes = Vec::new();
-    let mut pairs = WRITERS.map(|_| Vec::new());
-    for round in 0..plan.rounds {
-        for (pairs, writers) in pairs.iter_mut().zip(WRITERS) {
-            // Who begins changes from round to round.
-            let pair = bench.pair(writers, round % 2 == 1)?;
-            let line = pair.line(round, writers);
-            eprintln!("{line}");
-            notes.push(line);
-            pairs.push(pair);
-        }
-    }
+    let pairs = bench
+        .rounds(plan.rounds)
+        .map_err(|e| bench.stage.blame(e))?;
+    let mut notes: Vec<String> = pairs.iter().flatten().map(Pair::line).collect();
     let mut rows: Vec<Row> = Figure::ALL
         .iter()
         .flat_map(|figure| {
@@ -245,11 +254,11 @@ pub fn measure(runtime: &Runtime, plan: Plan) -> Result<Report> {
 }
 
 impl Pair {
-    fn line(&self, round: usize, writers: u64) -> String {
+    fn line(&self) -> String {
         let rate = |r: Rate| format!("{} TPS (p99 {} ms)", number(r.tps), number(r.p99));
         format!(
-            "round {}, {writers} writers: watched {}, with triggers alone {}, with all {}, in step {} s later; not watched {}, with all {}",
-            round + 1,
+            "{} writers: watched {}, with triggers alone {}, with all {}, in step {} s later; not watched {}, with all {}",
+            self.writers,
             rate(self.off),
             rate(self.alone),
             rate(self.on),

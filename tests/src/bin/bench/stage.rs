@@ -16,8 +16,13 @@ use system_tests::{Result, until};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+/// What went wrong.
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
 /// How long the first fill may take.
 const FILL: Duration = Duration::from_secs(120);
+/// How much of a log is worth showing.
+const LAST_WORDS: usize = 2_000;
 /// What file systems in memory call themselves: tmpfs, ramfs.
 const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
@@ -155,6 +160,25 @@ impl Stage {
             (ended < began.elapsed().as_secs_f64() && agent.is_ready().await).then_some(())
         })
         .await
+    }
+
+    /// Adds to an error what a program wrote last, if it is one that ended.
+    pub fn blame(&mut self, error: Error) -> Error {
+        let programs = [
+            ("publisher", self.hub.daemon()),
+            ("agent", self.agent.process()),
+        ];
+        for (name, process) in programs {
+            if let Ok(process) = process
+                && !process.is_running()
+            {
+                let log = process.log();
+                let from = log.len().saturating_sub(LAST_WORDS);
+                let words = log.get(from..).unwrap_or(&log);
+                return format!("{error}; the {name} had ended: {words}").into();
+            }
+        }
+        error
     }
 }
 
