@@ -191,7 +191,7 @@ pg_start_throwaway() {
         port=$((20000 + (RANDOM % 10000)))
         if (cd "$PG_THROWAWAY_DIR" && pg__unprivileged "$bin/pg_ctl" -w -s -D "$PG_THROWAWAY_DIR/data" \
             -l "$PG_THROWAWAY_DIR/log" -o "-p $port -k $PG_THROWAWAY_DIR -c listen_addresses=127.0.0.1 \
-            -c max_connections=400 -c fsync=off -c full_page_writes=off -c synchronous_commit=off" start) 2>/dev/null; then
+            -c max_connections=400 -c max_prepared_transactions=20 -c fsync=off -c full_page_writes=off -c synchronous_commit=off" start) 2>/dev/null; then
             PG_THROWAWAY_URL=postgres://postgres@127.0.0.1:$port/postgres
             return 0
         fi

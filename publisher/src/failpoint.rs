@@ -4,9 +4,9 @@
 
 /// A build's snapshot was read, its result was not handed over.
 pub const AFTER_SNAPSHOT: &str = "publisher.after_snapshot";
-/// A push is about to be sent.
+/// Bundles are about to be sent.
 pub const BEFORE_PUSH: &str = "publisher.before_push";
-/// A push was acknowledged, which nobody was told.
+/// Bundles were acknowledged, which nobody was told.
 pub const AFTER_ACK: &str = "publisher.after_ack";
 
 /// Passes the place `name`.

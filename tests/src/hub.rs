@@ -3,6 +3,7 @@
 use crate::process::{Process, program};
 use crate::region::Agent;
 use crate::{Result, free_port, until};
+use reqwest::StatusCode;
 use serde_json::Value;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -242,6 +243,41 @@ impl Hub {
         } else {
             Err(format!("the publisher ended with {status}: {}", process.log()).into())
         }
+    }
+
+    /// Asks its API: the status, and the body as JSON.
+    ///
+    /// # Errors
+    /// If it does not answer, or with something else.
+    pub async fn get(&self, path: &str) -> Result<(StatusCode, Value)> {
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let asked = client.get(self.url(path)).bearer_auth(&self.token);
+        let response = asked.send().await?;
+        Ok((response.status(), response.json().await?))
+    }
+
+    /// `GET /v1/status`.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn status(&self) -> Result<Value> {
+        Ok(self.get("/v1/status").await?.1)
+    }
+
+    /// A metric: the sum over all of its lines whose labels contain `label`.
+    ///
+    /// # Errors
+    /// If the publisher does not answer.
+    pub async fn metric(&self, name: &str, label: &str) -> Result<f64> {
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let text = client.get(self.url("/metrics")).send().await?;
+        let value = |line: &str| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let (found, labels) = series.split_once('{').unwrap_or((series, ""));
+            let wanted = found == name && labels.contains(label);
+            wanted.then(|| value.parse::<f64>().ok()).flatten()
+        };
+        Ok(text.text().await?.lines().filter_map(value).sum())
     }
 
     /// The program, for a person to call.

@@ -2,6 +2,7 @@
 
 use crate::process::Process;
 use crate::{Result, free_port, until};
+use rustix::process::Signal;
 use sqlx::{Connection, Executor, PgConnection};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
@@ -106,7 +107,11 @@ impl Postgres {
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.bin.join(program));
+        self.command_at(&self.bin.join(program))
+    }
+
+    fn command_at(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
         command.current_dir(self.dir.path());
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
@@ -130,6 +135,8 @@ impl Postgres {
             "listen_addresses=127.0.0.1",
             "-c",
             "max_connections=200",
+            "-c",
+            "max_prepared_transactions=20",
         ]);
         if !durable {
             command.args([
@@ -153,6 +160,48 @@ impl Postgres {
         )
         .await?;
         Ok(())
+    }
+
+    /// A standby that follows this server, from a cold copy of it: this server is stopped for a moment.
+    ///
+    /// # Errors
+    /// If a file cannot be copied, or one of the two does not start.
+    pub async fn standby(&mut self) -> Result<Self> {
+        if let Some(mut server) = self.server.take() {
+            // Fast shutdown: whoever is connected is sent away.
+            server.signal(Signal::INT)?;
+            server.ended(Duration::from_secs(15)).await?;
+        }
+        let dir = tempfile::Builder::new().prefix("hubcast-pg-").tempdir()?;
+        if let Some((uid, gid)) = self.user {
+            chown(dir.path(), Some(uid), Some(gid))?;
+        }
+        let mut standby = Self {
+            bin: self.bin.clone(),
+            dir,
+            port: free_port()?,
+            user: self.user,
+            server: None,
+        };
+        let data = standby.dir.path().join("data");
+        let mut copy = standby.command_at(Path::new("cp"));
+        copy.arg("-R").arg(self.dir.path().join("data")).arg(&data);
+        let follow = format!(
+            "touch data/standby.signal && chmod 700 data && echo \"primary_conninfo = 'host=127.0.0.1 port={} \
+             user=postgres'\" >> data/postgresql.auto.conf",
+            self.port
+        );
+        let mut settings = standby.command_at(Path::new("sh"));
+        settings.args(["-c", &follow]);
+        for mut command in [copy, settings] {
+            let output = command.output()?;
+            if !output.status.success() {
+                return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
+            }
+        }
+        self.resume(false).await?;
+        standby.resume(false).await?;
+        Ok(standby)
     }
 
     /// `kill -9` of the server; its other processes end by themselves.

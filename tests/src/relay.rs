@@ -1,9 +1,9 @@
-//! A TCP relay: counts bytes, adds the delay of a long link, and can be cut.
+//! A TCP relay: counts bytes, adds the delay of a long link, can be cut, and can lose an answer.
 
 use crate::Result;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -24,6 +24,15 @@ struct State {
     bytes: AtomicU64,
     cut: AtomicBool,
     cutting: Notify,
+    /// The answer to a request of at least so many bytes is lost; none is while this is 0.
+    lose_from: AtomicUsize,
+}
+
+impl State {
+    fn cut(&self) {
+        self.cut.store(true, Ordering::SeqCst);
+        self.cutting.notify_waiters();
+    }
 }
 
 impl Relay {
@@ -53,8 +62,17 @@ impl Relay {
 
     /// Breaks every connection and accepts no more.
     pub fn cut(&self) {
-        self.state.cut.store(true, Ordering::SeqCst);
-        self.state.cutting.notify_waiters();
+        self.state.cut();
+    }
+
+    /// The next request of at least so many bytes arrives, and its answer does not: the relay is cut at that moment.
+    pub fn lose_answer_to(&self, bytes: usize) {
+        self.state.lose_from.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Whether it is cut.
+    pub fn is_cut(&self) -> bool {
+        self.state.cut.load(Ordering::SeqCst)
     }
 
     /// Accepts connections again.
@@ -77,22 +95,40 @@ async fn relay(near: TcpStream, to: u16, delay: Duration, state: Arc<State>) {
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
     let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
     let cut = state.cutting.notified();
+    // Bytes of the request that is not answered yet.
+    let asked = AtomicUsize::new(0);
+    let asks = |n| {
+        asked.fetch_add(n, Ordering::SeqCst);
+        true
+    };
+    let answers = |_| {
+        let (asked, lose_from) = (asked.swap(0, Ordering::SeqCst), &state.lose_from);
+        let least = lose_from.load(Ordering::SeqCst);
+        let is_lost = least > 0 && asked >= least;
+        if is_lost {
+            lose_from.store(0, Ordering::SeqCst);
+            state.cut();
+        }
+        !is_lost
+    };
     tokio::select! {
-        () = pass(near_in, far_out, delay, &state) => {}
-        () = pass(far_in, near_out, delay, &state) => {}
+        () = pass(near_in, far_out, delay, &state, asks) => {}
+        () = pass(far_in, near_out, delay, &state, answers) => {}
         () = cut => {}
     }
 }
 
+/// Passes bytes on, as long as `goes_on` says so of every read.
 async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     delay: Duration,
     state: &State,
+    goes_on: impl Fn(usize) -> bool,
 ) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(n) = from.read(&mut buffer).await {
-        if n == 0 {
+        if n == 0 || !goes_on(n) {
             break;
         }
         state.bytes.fetch_add(n as u64, Ordering::SeqCst);

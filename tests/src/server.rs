@@ -65,6 +65,31 @@ impl Server {
         Ok(self.handle(url))
     }
 
+    /// A standby that follows this server, which has to be the test's own.
+    ///
+    /// # Errors
+    /// If one of the two does not start.
+    pub async fn standby(&mut self) -> Result<Self> {
+        let own = self.process()?.standby().await?;
+        let url = own.url("postgres");
+        Ok(Self {
+            own: Some(own),
+            url,
+        })
+    }
+
+    /// The database of the same name on this server, which follows, or followed, the one that it is on.
+    ///
+    /// # Errors
+    /// If the address of the server has no database.
+    pub fn twin(&self, of: &Database) -> Result<Database> {
+        let (base, _) = self
+            .url
+            .rsplit_once('/')
+            .ok_or("the address has no database")?;
+        Ok(Database::at(&format!("{base}/{}", of.name())))
+    }
+
     /// A copy of a database that nobody is connected to.
     ///
     /// # Errors
@@ -84,6 +109,18 @@ impl Server {
             .rsplit_once('/')
             .ok_or("the address has no database")?;
         Ok(self.handle(format!("{base}/{name}")))
+    }
+
+    /// Puts a copy in the place of a database, as one restores a backup: under the same name, whoever is connected.
+    ///
+    /// # Errors
+    /// If the server fails.
+    pub async fn restore(&self, database: &Database, copy: &Database) -> Result<()> {
+        let (name, copy) = (database.name(), copy.name());
+        let gone = format!("DROP DATABASE {name} WITH (FORCE)");
+        postgres::execute(&self.url, &gone).await?;
+        let renamed = format!("ALTER DATABASE {copy} RENAME TO {name}");
+        postgres::execute(&self.url, &renamed).await
     }
 
     fn handle(&self, url: String) -> Database {

@@ -150,10 +150,10 @@ impl Source {
         rows: &[RawRow],
         everyone: &mut Option<String>,
     ) -> Result<BTreeMap<i64, Vec<TenantId>>, SourceError> {
-        let mut by_watch: BTreeMap<&str, Vec<(i64, &Value)>> = BTreeMap::new();
+        let mut by_watch: BTreeMap<&str, Vec<(&RawRow, &Value)>> = BTreeMap::new();
         for row in rows {
             if let Some((watch, value)) = &row.changed {
-                by_watch.entry(watch).or_default().push((row.id, value));
+                by_watch.entry(watch).or_default().push((row, value));
             }
         }
         let mut resolved = BTreeMap::new();
@@ -169,7 +169,12 @@ impl Source {
             };
             let values: Vec<&Value> = changed.iter().map(|(_, value)| *value).collect();
             match self.tenants_of(watch, &values).await {
-                Ok(tenants) => resolved.extend(changed.first().map(|(id, _)| (*id, tenants))),
+                // One row of each transaction stands for all: its receipt waits for every tenant that was found.
+                Ok(tenants) => {
+                    let firsts: BTreeMap<u64, i64> =
+                        changed.iter().rev().map(|(r, _)| (r.xid, r.id)).collect();
+                    resolved.extend(firsts.into_values().map(|id| (id, tenants.clone())));
+                }
                 Err(e) if e.is_down() => return Err(e),
                 Err(e) => {
                     let why = format!("watch: the tenants query on {}: {e}", watch.table);

@@ -61,12 +61,12 @@ impl Event {
     }
 
     /// The name of the table of rows as they were before.
-    fn old(self) -> Option<&'static str> {
+    fn old_rows(self) -> Option<&'static str> {
         matches!(self, Self::Update | Self::Delete).then_some("o")
     }
 
     /// The name of the table of rows as they are now.
-    fn new(self) -> Option<&'static str> {
+    fn new_rows(self) -> Option<&'static str> {
         matches!(self, Self::Insert | Self::Update).then_some("n")
     }
 

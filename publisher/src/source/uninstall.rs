@@ -1,6 +1,8 @@
 //! Removes everything that `migrate` put into the database.
 
+use super::statement::Statement;
 use super::{Source, SourceError};
+use sqlx::Row;
 
 /// In one transaction: afterwards there is all of it, or nothing.
 const SQL: &str = include_str!("../../../migrations/uninstall.sql");
@@ -12,11 +14,8 @@ impl Source {
     /// [`SourceError`] if the database fails.
     pub async fn is_installed(&self) -> Result<bool, SourceError> {
         let sql = "SELECT to_regnamespace('hubcast') IS NOT NULL";
-        sqlx::query_scalar(sql)
-            .persistent(false)
-            .fetch_one(&self.pool())
-            .await
-            .map_err(|e| self.error("looking for the schema hubcast", e))
+        let doing = "looking for the schema hubcast";
+        Ok(self.fetch_one(doing, Statement::new(sql)).await?.get(0))
     }
 
     /// Removes the triggers, table by table, then the schema. Returns a line for each.

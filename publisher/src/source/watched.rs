@@ -1,11 +1,12 @@
 //! What a watch of the configuration names, and what is wrong with it. Changes nothing.
 
 use super::describe::Undescribed;
+use super::statement::unnamed;
 use super::triggers::facts::{self, Table};
 use super::triggers::plan;
 use super::{Source, message};
 use crate::config::Watch;
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{Connection, PgConnection};
 
 impl Source {
     /// Looks at a watch.
@@ -66,10 +67,7 @@ impl Source {
             table.name
         );
         let mut savepoint = tx.begin().await.map_err(|e| self.sort(e, wrong))?;
-        let asked = sqlx::query(AssertSqlSafe(sql))
-            .persistent(false)
-            .fetch_all(&mut *savepoint)
-            .await;
+        let asked = unnamed(sql).fetch_all(&mut *savepoint).await;
         asked.map_err(|e| {
             let others: Vec<&str> = others.iter().map(|c| c.quoted.as_str()).collect();
             let hint = match others.is_empty() {

@@ -9,7 +9,7 @@ use system_tests::server::Server;
 use system_tests::{Result, until};
 
 /// The age that an agent tells.
-async fn age(agent: &Agent) -> Option<f64> {
+pub async fn age(agent: &Agent) -> Option<f64> {
     let url = agent.url("/v1/contexts/counter/t1");
     let response = agent.client().get(url).send().await.ok()?;
     response

@@ -6,12 +6,15 @@
 //! `HUBCAST_TEST_POSTGRES` names a running server to use; without it each test starts a throw-away one.
 
 mod alone;
+mod capture;
 mod copies;
 mod hostile;
 mod inbound_only;
+mod interleaved;
 mod kill_points;
 mod order;
 mod random_kills;
+mod receipts;
 mod requests;
 mod rot;
 mod sample_truth;

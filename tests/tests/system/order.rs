@@ -1,12 +1,17 @@
-//! No backward step: a slow scan, and a publisher that was stopped in the middle of its work.
+//! No backward step: a slow scan, a publisher that was stopped in the middle of its work, an answer that is lost.
 
 use crate::kill_points::number;
-use crate::world::{COUNTER_CONTEXTS, COUNTER_TRUTH, COUNTERS, HEALS_WITHIN, World};
+use crate::receipts::{arrives, commit};
+use crate::world::{
+    COUNTER_CONTEXTS, COUNTER_TRUTH, COUNTERS, HEALS_WITHIN, World, scans, settles,
+};
 use sqlx::PgConnection;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use system_tests::process::Process;
 use system_tests::region::Agent;
+use system_tests::relay::Relay;
 use system_tests::server::Server;
 use system_tests::{Result, until};
 use tokio::task::JoinHandle;
@@ -14,7 +19,7 @@ use tokio::task::JoinHandle;
 const REGIONS: [&str; 2] = ["eu-west-1", "us-east-1"];
 
 /// A query waits for this lock when it comes to the row of the tenant `gate`, and its snapshot grows old.
-const GATE: &str = r"
+pub const GATE: &str = r"
 CREATE FUNCTION gate(tenant text) RETURNS boolean LANGUAGE plpgsql STABLE COST 1000000 AS $$
 BEGIN
     IF tenant = 'gate' THEN
@@ -24,14 +29,27 @@ BEGIN
 END $$;
 INSERT INTO counters VALUES ('gate', 1)";
 
+/// Tenants `t1` to `t5` and `gate`, whose builds stand still while the gate is closed.
+pub async fn gated_world() -> Result<World> {
+    let server = Server::any().await?;
+    let database = server.database().await?;
+    database.execute(COUNTERS).await?;
+    database.execute(GATE).await?;
+    database
+        .execute("INSERT INTO counters SELECT 't' || g, 1 FROM generate_series(1, 5) g")
+        .await?;
+    let contexts = COUNTER_CONTEXTS.replace("FROM counters", "FROM counters WHERE gate(tenant)");
+    World::new(server, database, &REGIONS, &contexts, COUNTER_TRUTH).await
+}
+
 /// Reads a tenant in every region without end; its number never becomes smaller.
-struct Watch {
+pub struct Watch {
     stop: Arc<AtomicBool>,
     task: JoinHandle<Result<u64>>,
 }
 
 impl Watch {
-    fn on(world: &World, tenant: &'static str) -> Self {
+    pub fn on(world: &World, tenant: &'static str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let agents: Vec<Agent> = world.agents.iter().map(Agent::reader).collect();
@@ -52,7 +70,7 @@ impl Watch {
         Self { stop, task }
     }
 
-    async fn end(self) -> Result<()> {
+    pub async fn end(self) -> Result<()> {
         self.stop.store(true, Ordering::SeqCst);
         let reads = self.task.await??;
         assert!(reads > 20, "only {reads} reads");
@@ -61,7 +79,7 @@ impl Watch {
 }
 
 /// The counter of a tenant; none while the region does not know.
-async fn number_if_ready(agent: &Agent, tenant: &str) -> Result<Option<i64>> {
+pub async fn number_if_ready(agent: &Agent, tenant: &str) -> Result<Option<i64>> {
     let (status, body) = agent.get("counter", tenant).await?;
     match status.as_u16() {
         200 => Ok(serde_json::from_str::<serde_json::Value>(&body)?["n"].as_i64()),
@@ -70,20 +88,20 @@ async fn number_if_ready(agent: &Agent, tenant: &str) -> Result<Option<i64>> {
     }
 }
 
-async fn close_gate(connection: &mut PgConnection) -> Result<()> {
+pub async fn close_gate(connection: &mut PgConnection) -> Result<()> {
     let sql = "SELECT pg_advisory_lock(4711)";
     sqlx::query(sql).execute(connection).await?;
     Ok(())
 }
 
-async fn open_gate(connection: &mut PgConnection) -> Result<()> {
+pub async fn open_gate(connection: &mut PgConnection) -> Result<()> {
     let sql = "SELECT pg_advisory_unlock(4711)";
     sqlx::query(sql).execute(connection).await?;
     Ok(())
 }
 
 /// Waits until a build stands at the gate, its snapshot taken.
-async fn somebody_waits(world: &World) -> Result<()> {
+pub async fn somebody_waits(world: &World) -> Result<()> {
     let sql = "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
                AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     until("a build to wait at the gate", HEALS_WITHIN, || async {
@@ -115,15 +133,7 @@ async fn overtake(world: &World, n: i64) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scan_that_a_republish_overtakes_does_not_step_back() -> Result<()> {
-    let server = Server::any().await?;
-    let database = server.database().await?;
-    database.execute(COUNTERS).await?;
-    database.execute(GATE).await?;
-    database
-        .execute("INSERT INTO counters SELECT 't' || g, 1 FROM generate_series(1, 5) g")
-        .await?;
-    let contexts = COUNTER_CONTEXTS.replace("FROM counters", "FROM counters WHERE gate(tenant)");
-    let mut world = World::new(server, database, &REGIONS, &contexts, COUNTER_TRUTH).await?;
+    let mut world = gated_world().await?;
     let mut gate = world.database.connect().await?;
 
     // The first scan fills empty stores from its snapshot, the second compares full ones.
@@ -197,5 +207,118 @@ async fn a_publisher_stopped_before_a_push_changes_nothing_when_it_goes_on() -> 
     }
     watch.end().await?;
     world.becomes_true().await?;
+    world.hub.stop().await
+}
+
+async fn stops(daemon: &Process) -> Result<()> {
+    until("the publisher to stop", HEALS_WITHIN, || async {
+        daemon.is_stopped().then_some(())
+    })
+    .await
+}
+
+/// Would catch a store that takes what an earlier writer built, and a publisher that does not notice that its term ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stopped_publisher_has_in_hand_is_refused_when_it_goes_on() -> Result<()> {
+    let mut world = World::with_counters(Server::any().await?, &REGIONS, 20).await?;
+    world.scan().await?;
+    let failpoint = Some("publisher.before_push=stop");
+    world.hub.start_with_failpoint(failpoint).await?;
+    settles(&world.hub).await?;
+    let watch = Watch::on(&world, "t1");
+    let change = |n| format!("UPDATE counters SET n = {n} WHERE tenant = 't1'");
+    world.database.execute(&change(2)).await?;
+    stops(world.hub.daemon()?).await?;
+
+    world.database.execute(&change(3)).await?;
+    let mut other = world.another_hub()?;
+    other.start().await?;
+    world.becomes_true().await?;
+    let daemon = world.hub.daemon()?;
+    daemon.signal(rustix::process::Signal::CONT)?;
+    until(
+        "the old publisher to see that its term is over",
+        HEALS_WITHIN,
+        || async { daemon.log().contains("no longer the writer").then_some(()) },
+    )
+    .await?;
+    world.is_true().await?;
+    let mut connection = world.database.connect().await?;
+    let token = commit(&mut connection, &change(4)).await?;
+    arrives(&world.hub, &token, "").await?;
+    world.is_true().await?;
+    watch.end().await?;
+    other.stop().await?;
+    world.hub.stop().await
+}
+
+/// Would catch a hub that sends a change only to where the tenant is now, or only to where it was acknowledged before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_leaves_a_region_before_its_first_push_lands_is_not_left_there() -> Result<()>
+{
+    let mut world = World::with_counters(Server::any().await?, &REGIONS, 20).await?;
+    world.scan().await?;
+    let failpoint = Some("publisher.before_push=stop");
+    world.hub.start_with_failpoint(failpoint).await?;
+    settles(&world.hub).await?;
+    let before = scans(&world.hub).await?;
+    let here = format!(
+        "INSERT INTO counters VALUES ('new', 1, '{{{}}}')",
+        REGIONS[0]
+    );
+    world.database.execute(&here).await?;
+    let daemon = world.hub.daemon()?;
+    stops(daemon).await?;
+    let mut connection = world.database.connect().await?;
+    let there = format!(
+        "UPDATE counters SET regions = '{{{}}}', n = 2 WHERE tenant = 'new'",
+        REGIONS[1]
+    );
+    let token = commit(&mut connection, &there).await?;
+    daemon.signal(rustix::process::Signal::CONT)?;
+    arrives(&world.hub, &token, "").await?;
+    assert_eq!(world.agents[0].get("counter", "new").await?.0, 404);
+    assert_eq!(number(&world.agents[1], "new").await?, Some(2));
+    world.is_true().await?;
+    assert_eq!(scans(&world.hub).await?, before, "a scan helped");
+    world.hub.stop().await
+}
+
+/// Would catch a hub that repeats what was not answered after it sent something newer, or that forgets it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_lost_undoes_no_later_build() -> Result<()> {
+    // Random text, so that the push of this tenant is larger than whatever else is said to a store.
+    const LARGE: &str = "(SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 400))";
+    let server = Server::any().await?;
+    let mut world = World::with_counters(server, &REGIONS, 20).await?;
+    let relay = Relay::start(world.agents[0].push, Duration::ZERO).await?;
+    world.agents[0].via = Some(relay.port);
+    world.hub = world.another_hub()?;
+    world.hub.run(&["migrate"]).await?.ok()?;
+    world.runs().await?;
+    let before = scans(&world.hub).await?;
+    let watch = Watch::on(&world, "t1");
+    let mut connection = world.database.connect().await?;
+
+    relay.lose_answer_to(4_000);
+    let first = format!("UPDATE counters SET n = 2, note = {LARGE} WHERE tenant = 't1'");
+    let first = commit(&mut connection, &first).await?;
+    until("the answer to be lost", HEALS_WITHIN, || async {
+        relay.is_cut().then_some(())
+    })
+    .await?;
+    assert_eq!(number(&world.agents[0], "t1").await?, Some(2), "it arrived");
+    let later = "UPDATE counters SET n = 3, note = '' WHERE tenant = 't1'";
+    let later = commit(&mut connection, later).await?;
+    arrives(&world.hub, &later, &format!("&regions={}", REGIONS[1])).await?;
+    assert_eq!(number(&world.agents[0], "t1").await?, Some(2));
+    relay.mend();
+    for token in [first, later] {
+        arrives(&world.hub, &token, "").await?;
+    }
+    assert_eq!(number(&world.agents[0], "t1").await?, Some(3));
+    world.becomes_true().await?;
+    watch.end().await?;
+    assert_eq!(scans(&world.hub).await?, before, "a scan helped");
     world.hub.stop().await
 }

@@ -1,8 +1,9 @@
 //! What most tests stand on: a database, some regions with one agent each, and a publisher.
 
 use crate::truth::{Kind, Truth};
+use serde_json::Value;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use system_tests::hub::{Hub, Ran};
 use system_tests::region::Agent;
 use system_tests::server::{Database, Server};
@@ -114,6 +115,12 @@ impl World {
         .await
     }
 
+    /// Starts the publisher and waits until it found every region in step and has nothing left to do.
+    pub async fn runs(&mut self) -> Result<()> {
+        self.hub.start().await?;
+        settles(&self.hub).await
+    }
+
     /// Another publisher with the same configuration.
     pub fn another_hub(&self) -> Result<Hub> {
         self.hub_of(&self.database)
@@ -137,11 +144,11 @@ impl World {
 
     /// They become so without anyone's help.
     pub async fn becomes_true(&mut self) -> Result<()> {
-        let deadline = std::time::Instant::now() + HEALS_WITHIN;
+        let deadline = Instant::now() + HEALS_WITHIN;
         loop {
             match self.is_true().await {
                 Ok(()) => return Ok(()),
-                Err(e) if std::time::Instant::now() > deadline => {
+                Err(e) if Instant::now() > deadline => {
                     let log = self.hub.daemon().map(|d| d.log()).unwrap_or_default();
                     return Err(format!("not healed within {HEALS_WITHIN:?}: {e}\n{log}").into());
                 }
@@ -149,6 +156,34 @@ impl World {
             }
         }
     }
+}
+
+/// Waits until a publisher is the writer, found every region in step, and has nothing left to do.
+pub async fn settles(hub: &Hub) -> Result<()> {
+    let settled = |status: &Value| {
+        let engine = &status["engine"];
+        let mut stores = engine["stores"].as_array().into_iter().flatten();
+        stores.all(|s| s["standing"] == "in step")
+            && engine["capture_gap"].is_null()
+            && engine["scan"].is_null()
+            && engine["dirty"] == 0
+            && engine["unacked"] == 0
+    };
+    let mut last = Value::Null;
+    let deadline = Instant::now() + HEALS_WITHIN;
+    while Instant::now() < deadline {
+        last = hub.status().await?;
+        if settled(&last) {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Err(format!("the publisher has work left after {HEALS_WITHIN:?}: {last:#}").into())
+}
+
+/// Scans that ended in a publisher so far.
+pub async fn scans(hub: &Hub) -> Result<f64> {
+    hub.metric("hubcast_scans_total", "").await
 }
 
 /// Where the sample is.

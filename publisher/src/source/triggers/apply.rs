@@ -298,8 +298,8 @@ fn create(function: &Function) -> String {
 }
 
 fn trigger(planned: &Planned, event: Event) -> String {
-    let old = event.old().map(|name| format!(" OLD TABLE AS {name}"));
-    let new = event.new().map(|name| format!(" NEW TABLE AS {name}"));
+    let old = event.old_rows().map(|name| format!(" OLD TABLE AS {name}"));
+    let new = event.new_rows().map(|name| format!(" NEW TABLE AS {name}"));
     let rows = old.unwrap_or_default() + &new.unwrap_or_default();
     let referencing = if rows.is_empty() { "" } else { " REFERENCING" };
     let (trigger, word, table) = (event.trigger(), event.word(), &planned.name);

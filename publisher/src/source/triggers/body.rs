@@ -51,8 +51,8 @@ pub fn function(name: String, spec: &Spec, event: Event) -> Function {
 
 /// The tables of changed rows of an event, and the sign with which they count.
 fn sides(event: Event) -> Vec<(&'static str, i8)> {
-    let old = event.old().map(|name| (name, 1));
-    let new = event.new().map(|name| (name, -1));
+    let old = event.old_rows().map(|name| (name, 1));
+    let new = event.new_rows().map(|name| (name, -1));
     old.into_iter().chain(new).collect()
 }
 

@@ -5,8 +5,9 @@ use super::Event;
 use super::facts::{self, Facts};
 use super::plan::{Differing, Plan, plan};
 use crate::source::definitions::{Definition, Definitions};
+use crate::source::statement::unnamed;
 use crate::source::{Source, SourceError, is_passing, message, query};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use sqlx::{Connection, PgConnection, Row};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -263,10 +264,7 @@ async fn tables_read(
         query::bare(&definition.query)
     );
     let mut savepoint = tx.begin().await?;
-    let explained = sqlx::query(AssertSqlSafe(sql))
-        .persistent(false)
-        .fetch_one(&mut *savepoint)
-        .await;
+    let explained = unnamed(sql).fetch_one(&mut *savepoint).await;
     savepoint.rollback().await?;
     let mut found = BTreeSet::new();
     collect(&explained?.try_get(0)?, &mut found);
@@ -304,12 +302,7 @@ async fn unwatched(
                FROM unnest($1::text[], $2::text[]) AS w(s, n) JOIN pg_namespace s ON s.nspname = w.s \
                JOIN pg_class c ON c.relnamespace = s.oid AND c.relname = w.n \
                WHERE s.nspname NOT IN ('pg_catalog', 'information_schema', 'hubcast')";
-    let rows = sqlx::query(sql)
-        .persistent(false)
-        .bind(schemas)
-        .bind(names)
-        .fetch_all(tx)
-        .await?;
+    let rows = unnamed(sql).bind(schemas).bind(names).fetch_all(tx).await?;
     let mut found = Vec::new();
     for row in &rows {
         let kinds = read.get(&(row.get(0), row.get(1)));

@@ -1,7 +1,8 @@
 //! What the catalogs say about the watched tables, and about the triggers and functions that are there.
 
+use crate::source::statement::unnamed;
 use serde::Deserialize;
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{PgConnection, Row};
 use std::collections::BTreeMap;
 
 /// All of it, from one statement.
@@ -184,14 +185,10 @@ SELECT json_build_object(
 /// Reads them in the transaction of `connection`, which has the search path that names are looked for in.
 pub async fn read(connection: &mut PgConnection, names: &[String]) -> sqlx::Result<Facts> {
     let sql = "SELECT to_regclass('hubcast.triggers') IS NOT NULL";
-    let is_migrated = sqlx::query_scalar(sql)
-        .persistent(false)
-        .fetch_one(&mut *connection)
-        .await?;
-    let json: sqlx::types::Json<Facts> = sqlx::query_scalar(AssertSqlSafe(statement(is_migrated)))
-        .persistent(false)
-        .bind(names)
+    let is_migrated = unnamed(sql).fetch_one(&mut *connection).await?.get(0);
+    let facts = unnamed(statement(is_migrated))
+        .bind(names.to_vec())
         .fetch_one(connection)
         .await?;
-    Ok(json.0)
+    Ok(facts.get::<sqlx::types::Json<Facts>, _>(0).0)
 }

@@ -475,7 +475,7 @@ fn differing<'a>(planned: &'a Planned, facts: &Facts, functions: &[&Function]) -
 fn is_as_planned(found: &InstalledTrigger, event: Event, function: &str) -> bool {
     found.catalog_type == event.catalog_type()
         && found.function.as_deref() == Some(function)
-        && found.old.as_deref() == event.old()
-        && found.new.as_deref() == event.new()
+        && found.old.as_deref() == event.old_rows()
+        && found.new.as_deref() == event.new_rows()
         && !found.is_conditional
 }

@@ -1,0 +1,193 @@
+//! Where a transaction is visible: `SELECT hubcast.token()` in it, then `GET /v1/visible`.
+//!
+//! Would catch a receipt that is given when a bundle was sent, or built from an older snapshot, instead of durable; one
+//! for a transaction that is open or rolled back; one that a region which is away withholds from the others.
+
+use crate::kill_points::number;
+use crate::world::{HEALS_WITHIN, World};
+use reqwest::StatusCode;
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use system_tests::hub::Hub;
+use system_tests::server::Server;
+use system_tests::{Result, until};
+
+const REGIONS: [&str; 2] = ["eu-west-1", "us-east-1"];
+
+/// Runs a statement in a transaction of its own and returns its token.
+pub async fn commit(connection: &mut PgConnection, sql: &str) -> Result<String> {
+    let mut transaction = connection.begin().await?;
+    sqlx::query(AssertSqlSafe(sql))
+        .execute(&mut *transaction)
+        .await?;
+    let token = token(&mut transaction).await?;
+    transaction.commit().await?;
+    Ok(token)
+}
+
+/// The token of the transaction that is open.
+pub async fn token(connection: &mut PgConnection) -> Result<String> {
+    let sql = "SELECT hubcast.token()";
+    Ok(sqlx::query_scalar(sql).fetch_one(connection).await?)
+}
+
+/// Waits until a transaction is visible in every region, or in those that `regions` names (`&regions=..`).
+pub async fn arrives(hub: &Hub, token: &str, regions: &str) -> Result<()> {
+    let path = format!("/v1/visible?token={token}&timeout=20s{regions}");
+    match hub.get(&path).await? {
+        (StatusCode::OK, answer) if answer["visible"] == true => Ok(()),
+        (status, answer) => Err(format!("{token} is not visible: {status} {answer}").into()),
+    }
+}
+
+fn set(tenant: &str, n: i64) -> String {
+    format!("UPDATE counters SET n = {n} WHERE tenant = '{tenant}'")
+}
+
+/// Asks, and expects this status and this `error` (none: no error).
+async fn expect(hub: &Hub, query: &str, status: u16, error: Option<&str>) -> Result<Value> {
+    let (got, answer) = hub.get(&format!("/v1/visible?{query}")).await?;
+    assert_eq!(
+        (got.as_u16(), answer["error"].as_str()),
+        (status, error),
+        "{query}: {answer}"
+    );
+    Ok(answer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_says_what_became_of_a_transaction() -> Result<()> {
+    let mut world = World::with_counters(Server::any().await?, &REGIONS, 20).await?;
+    world.runs().await?;
+    let mut standby = world.another_hub()?;
+    standby.start().await?;
+    let mut connection = world.database.connect().await?;
+
+    // Committed: also asked of the publisher that stands by.
+    for (n, hub) in [(2, &world.hub), (3, &standby)] {
+        let token = commit(&mut connection, &set("t1", n)).await?;
+        let answer = expect(hub, &format!("token={token}"), 200, None).await?;
+        assert!(answer["visible"] == true && answer["token"] == *token);
+        let stores = answer["stores"].as_array().ok_or("no stores")?;
+        assert_eq!(stores.len(), 2, "{answer}");
+        for agent in &world.agents {
+            assert_eq!(number(agent, "t1").await?, Some(n), "{}", agent.region);
+        }
+    }
+
+    // Open, then rolled back; a token that nobody got; one that is none.
+    let mut transaction = connection.begin().await?;
+    let token = token(&mut transaction).await?;
+    let open = format!("token={token}&timeout=100ms");
+    let answer = expect(&world.hub, &open, 504, None).await?;
+    let why = answer["stores"][0]["why"].as_str().unwrap_or_default();
+    assert!(why.contains("has not ended"), "{answer}");
+    transaction.rollback().await?;
+    expect(&world.hub, &format!("token={token}"), 409, Some("aborted")).await?;
+    let far = token.parse::<u64>()? + 1_000_000_000;
+    let far = format!("token={far}");
+    expect(&world.hub, &far, 404, Some("unknown")).await?;
+    for wrong in [
+        "",
+        "token=",
+        "token=x",
+        "token=-1",
+        "token=5&timeout=soon",
+        "token=5&timeout=31s",
+        "token=5&regions=",
+        "token=5&regions=nowhere",
+        "token=5&region=eu-west-1",
+    ] {
+        expect(&world.hub, wrong, 400, Some("bad_request")).await?;
+    }
+    let stranger = reqwest::Client::builder().no_proxy().build()?;
+    let asked = stranger.get(world.hub.url("/v1/visible?token=5"));
+    assert_eq!(asked.send().await?.status(), 401);
+    standby.stop().await?;
+    world.hub.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_is_away_withholds_the_receipt_of_no_other() -> Result<()> {
+    let mut world = World::with_counters(Server::any().await?, &REGIONS, 20).await?;
+    world.runs().await?;
+    let mut connection = world.database.connect().await?;
+    world.agents[1].kill()?;
+    let token = commit(&mut connection, &set("t1", 2)).await?;
+    let answer = expect(
+        &world.hub,
+        &format!("token={token}&timeout=300ms"),
+        504,
+        None,
+    )
+    .await?;
+    assert_eq!(answer["visible"], false);
+    for store in answer["stores"].as_array().into_iter().flatten() {
+        let is_there = store["region"] == REGIONS[0];
+        assert_eq!(store["visible"], is_there, "{answer}");
+        assert_eq!(store["why"].is_null(), is_there, "{answer}");
+    }
+    let near = format!("token={token}&regions={}", REGIONS[0]);
+    expect(&world.hub, &near, 200, None).await?;
+    assert_eq!(number(&world.agents[0], "t1").await?, Some(2));
+    world.agents[1].start().await?;
+    arrives(&world.hub, &token, "").await?;
+    assert_eq!(number(&world.agents[1], "t1").await?, Some(2));
+    world.hub.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_a_receipt_is_read_at_once_under_load() -> Result<()> {
+    // Up to so many, for as long as this; how many there were is printed.
+    const ROUNDS: i64 = 300;
+    const FOR: Duration = Duration::from_secs(6);
+    let mut world = World::with_counters(Server::any().await?, &REGIONS, 40).await?;
+    world.runs().await?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let load: Vec<_> = (0..3)
+        .map(|i| {
+            let (stop, url) = (stop.clone(), world.database.url.clone());
+            tokio::spawn(async move {
+                let mut connection = PgConnection::connect(&url).await?;
+                let sql = "UPDATE counters SET n = n + 1 WHERE tenant = 't' || (2 + $1 * 12 + (random() * 11)::int)";
+                let mut changes = 0_u64;
+                while !stop.load(Ordering::SeqCst) {
+                    let change = sqlx::query(sql).bind(i);
+                    changes += change.execute(&mut connection).await?.rows_affected();
+                    tokio::time::sleep(Duration::from_millis(3)).await;
+                }
+                Ok::<u64, sqlx::Error>(changes)
+            })
+        })
+        .collect();
+    let mut connection = world.database.connect().await?;
+    let (mut slowest, began) = (Duration::ZERO, Instant::now());
+    let mut n = 1;
+    while n <= ROUNDS && (began.elapsed() < FOR || n < 20) {
+        n += 1;
+        let at = Instant::now();
+        let token = commit(&mut connection, &set("t1", n)).await?;
+        arrives(&world.hub, &token, "").await?;
+        slowest = slowest.max(at.elapsed());
+        for agent in &world.agents {
+            assert_eq!(number(agent, "t1").await?, Some(n), "{}", agent.region);
+        }
+    }
+    println!(
+        "{n} receipts in {:?}, the slowest {slowest:?}",
+        began.elapsed()
+    );
+    stop.store(true, Ordering::SeqCst);
+    for changes in load {
+        assert!(changes.await?? > 20, "no load");
+    }
+    until("everything to be in step", HEALS_WITHIN, || async {
+        world.scan().await.ok()
+    })
+    .await?;
+    world.is_true().await?;
+    world.hub.stop().await
+}
