@@ -181,6 +181,7 @@ impl Postgres {
             dir,
             port: free_port()?,
             user: self.user,
+            settings: self.settings.clone(),
             server: None,
         };
         let data = standby.dir.path().join("data");
