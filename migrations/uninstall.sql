@@ -1,6 +1,7 @@
 -- Removes what the migrations made, by name and without CASCADE: what somebody else put into the schema, or made upon
 -- it, is not ours to remove and stops this. The change triggers are gone by now.
 DROP TABLE hubcast.triggers;
+DROP TABLE hubcast.standbys;
 DROP TABLE hubcast.retry;
 DROP TABLE hubcast.beat;
 DROP FUNCTION hubcast.beat_changed();

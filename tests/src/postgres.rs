@@ -19,6 +19,7 @@ pub struct Postgres {
     dir: TempDir,
     port: u16,
     user: Option<(u32, u32)>,
+    settings: Vec<String>,
     server: Option<Process>,
 }
 
@@ -64,6 +65,14 @@ impl Postgres {
     /// # Errors
     /// If a program is missing or fails; the message has what it said.
     pub async fn start(bin: &Path, durable: bool) -> Result<Self> {
+        Self::start_with(bin, durable, &[]).await
+    }
+
+    /// The same with settings of the caller's, each as `name=value`.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    pub async fn start_with(bin: &Path, durable: bool, settings: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("hubcast-pg-").tempdir()?;
         let user = unprivileged()?;
         if let Some((uid, gid)) = user {
@@ -74,6 +83,7 @@ impl Postgres {
             dir,
             port: free_port()?,
             user,
+            settings: settings.iter().map(|&s| s.to_owned()).collect(),
             server: None,
         };
         let mut initdb = postgres.command("initdb");
@@ -138,6 +148,9 @@ impl Postgres {
                 "synchronous_commit=off",
             ]);
         }
+        for setting in &self.settings {
+            command.args(["-c", setting]);
+        }
         self.server = Some(Process::start(command, &self.dir.path().join("log"))?);
         let url = self.url("postgres");
         until(
@@ -168,6 +181,7 @@ impl Postgres {
             dir,
             port: free_port()?,
             user: self.user,
+            settings: self.settings.clone(),
             server: None,
         };
         let data = standby.dir.path().join("data");
@@ -197,6 +211,11 @@ impl Postgres {
     /// If it cannot be waited for.
     pub fn kill(&mut self) -> Result<()> {
         self.server.take().map_or(Ok(()), |mut s| s.kill())
+    }
+
+    /// Where its files are.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// The address of a database.

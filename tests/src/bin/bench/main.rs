@@ -1,0 +1,122 @@
+//! What `ops/bench` runs: each figure with its yardstick in the same run, in interleaved rounds, on real servers with
+//! real durability. It ends with 0 also if a goal is missed, since the figure is the result, and with 1 if a
+//! measurement was not valid.
+
+mod bulk;
+mod clock;
+mod load;
+mod primary;
+mod propagation;
+mod report;
+mod stage;
+mod trace;
+mod wire;
+mod writers;
+
+use clap::{Parser, ValueEnum};
+use report::Report;
+use std::process::ExitCode;
+use system_tests::Result;
+
+/// Benchmarks of Hubcast, each beside a yardstick.
+#[derive(Debug, Parser)]
+#[command(name = "ops/bench")]
+struct Args {
+    /// What to measure
+    name: Name,
+    /// Rounds; the figure is the median over them [default: 3, or 5 for primary]
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Changes per round and side, where single ones are timed
+    #[arg(long, default_value_t = 2_000)]
+    samples: usize,
+    /// One short round: shows that it works, is no figure
+    #[arg(long)]
+    quick: bool,
+    /// One JSON document instead of tables
+    #[arg(long)]
+    json: bool,
+    /// Also say where the time of a change goes; the relays that this needs are part of the figures then
+    #[arg(long)]
+    trace: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Name {
+    /// From a commit at the hub to a reader in a region (P1, P2)
+    Propagation,
+    /// What capture costs writers at the hub (P3, P4, P5)
+    Primary,
+}
+
+/// How much to measure.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// Rounds.
+    pub rounds: usize,
+    /// Changes per round and side.
+    pub samples: usize,
+    /// No figure, only a try.
+    pub quick: bool,
+    /// Relays that look at what passes.
+    pub trace: bool,
+}
+
+impl Args {
+    fn plan(&self) -> Plan {
+        // Rates depend more on what the disk does just then.
+        let usual = match self.name {
+            Name::Propagation => 3,
+            Name::Primary => 5,
+        };
+        let (rounds, samples) = match self.quick {
+            true => (1, 300),
+            false => (self.rounds.unwrap_or(usual).max(1), self.samples.max(100)),
+        };
+        Plan {
+            rounds,
+            samples,
+            quick: self.quick,
+            trace: self.trace,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match measured(&args) {
+        Ok(report) => {
+            report.print(args.json);
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            eprintln!("ops/bench: not a valid measurement: {e}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn measured(args: &Args) -> Result<Report> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    runtime.spawn(async {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            clock::stop();
+        }
+    });
+    let busy = stage::other_work()?;
+    let mut report = match args.name {
+        Name::Primary => primary::measure(&runtime, args.plan())?,
+        Name::Propagation => propagation::measure(&runtime, args.plan())?,
+    };
+    report.about.push(format!(
+        "before it began, other work had {:.0} % of the processors",
+        busy * 100.0
+    ));
+    if args.quick {
+        report.notes.push("one short round: no figure".to_owned());
+    }
+    Ok(report)
+}
