@@ -312,6 +312,7 @@ impl Agent {
         let as_before: Vec<_> = synced.unsure.intersection(&d.kinds).cloned().collect();
         d.kinds = synced.kinds.iter().cloned().chain(as_before).collect();
         d.position = d.position.max(synced.position);
+        self.durable.scanned_line = Some(self.line);
         self.durable.scanned = Some((db, self.boot.1 + synced.fresh.micros / 1_000));
         self.freshen(Some(synced.fresh), db);
         let reading = self.reading(now);

@@ -186,7 +186,8 @@ impl World {
             false => self.dbs[db].beat(now, term),
         };
         self.wake(db);
-        self.answer(p, run, Step::BeatDone(n), Step::BeatDone(None));
+        let done = Step::BeatDone(n.map(|n| (n, now)));
+        self.answer(p, run, done, Step::BeatDone(None));
     }
 
     /// The triggers are looked at.
@@ -211,14 +212,15 @@ impl World {
         match step {
             Step::Looked(id, result) => office.writer.looked(now, id, result),
             Step::Acked(xid) => office.writer.acked(now, xid),
-            Step::BeatDone(Some(n)) => {
-                office.beats.insert(now, n);
+            Step::BeatDone(Some((n, committed))) => {
+                office.beats.insert(now, (n, committed));
                 office.writer.beat_committed(n, now);
             }
             Step::TriggersDone(found) => {
                 office.checking = false;
                 office.next_check = now + LOOK_AT_TRIGGERS;
                 if let Some(gap) = found {
+                    office.saw_gap |= gap.is_some();
                     office.writer.checked_triggers(gap);
                 }
             }
@@ -229,8 +231,11 @@ impl World {
     /// Somebody asks the writers of a database where a transaction is visible.
     pub fn question(&mut self, db: usize, xid: u64, commit: usize) {
         let now = self.now;
-        for publisher in self.publishers.iter_mut().filter(|p| p.db == db) {
-            if let Some(office) = &mut publisher.office {
+        let server = self.dbs[db].server;
+        for publisher in &mut self.publishers {
+            let office = publisher.office.as_mut();
+            // A term that began on another server knows nothing of this one's transactions, and is over soon.
+            if let Some(office) = office.filter(|o| (o.db, o.server) == (db, server)) {
                 let all = RegionFilter::All;
                 let ticket = office.writer.ask_visible(now, xid, &all, 5_000);
                 office.questions.push(Question { ticket, db, commit });
@@ -251,6 +256,6 @@ impl World {
         let Some(question) = at.map(|at| office.questions.swap_remove(at)) else {
             return Ok(());
         };
-        self.check_visible(p, &question, visible)
+        self.check_visible(&question, visible)
     }
 }

@@ -40,7 +40,7 @@ impl World {
         }
         // Two scans on schedule for each database that has a writer, and no more.
         let scans = 2 + REST / 25_000;
-        if self.builds - builds > scans * 4 * self.dbs.len() as u64 {
+        if self.builds - builds > scans * 4 * self.living() as u64 {
             let what = format!("{} builds while nothing changed", self.builds - builds);
             return violated("I8 it comes to rest", what);
         }
@@ -51,7 +51,9 @@ impl World {
         self.calm = true;
         self.weather.calm();
         self.log(|| "the trouble ends".into());
-        self.dbs.iter_mut().for_each(|d| d.down_until = 0);
+        for db in self.dbs.iter_mut().filter(|d| !d.is_dead()) {
+            db.down_until = 0;
+        }
         for p in 0..self.publishers.len() {
             self.publishers[p].paused_until = 0;
             self.at(1_000, Event::PublisherStart(p));
@@ -107,7 +109,7 @@ impl World {
         if agent.durable.fresh.is_none_or(|fresh| fresh < since) {
             return fail("its age counts from before".into());
         }
-        if self.dead.is_none() && self.dbs.len() == 1 && !writer.is_idle() {
+        if self.dead.is_none() && self.living() == 1 && !writer.is_idle() {
             return fail(format!("the writer is busy, {} dirty", writer.dirty()));
         }
         if writer.dirty() > 0 {
@@ -118,6 +120,11 @@ impl World {
         }
         self.outbox_is_clean(publisher.db)?;
         self.shows_truth(s, agent, publisher.db)
+    }
+
+    /// Databases that are there.
+    fn living(&self) -> usize {
+        self.dbs.iter().filter(|d| !d.is_dead()).count()
     }
 
     /// Whatever was written is acknowledged.

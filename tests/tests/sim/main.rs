@@ -14,6 +14,7 @@ mod agent;
 mod books;
 mod capture;
 mod check;
+mod copies;
 mod database;
 mod faults;
 mod heal;

@@ -39,6 +39,12 @@ pub struct Weather {
     pub busy: u64,
     /// Whether the database is cloned once.
     pub clone: bool,
+    /// Whether somebody disables triggers by hand.
+    pub alter: bool,
+    /// Whether there are bulk changes.
+    pub bulk: bool,
+    /// Whether it is replaced by copies that lack the last commits.
+    pub replace: bool,
     /// Milliseconds between faults.
     pub fault_every: u64,
 }
@@ -61,8 +67,16 @@ impl Weather {
             max_rows: pick(&[8.0, 20_000.0, 20_000.0]) as usize,
             busy: pick(&[150.0, 600.0, 1_500.0]) as u64,
             clone: pick(&[0.0, 0.0, 0.0, 0.0, 1.0]) > 0.5,
+            alter: pick(&[0.0, 0.0, 1.0]) > 0.5,
+            bulk: pick(&[0.0, 0.0, 0.0, 0.0, 0.0, 1.0]) > 0.5,
+            replace: pick(&[0.0, 0.0, 0.0, 1.0]) > 0.5,
             fault_every: pick(&[1_000.0, 3_000.0, 8_000.0]) as u64,
         }
+    }
+
+    /// Rows that one statement may leave in the outbox.
+    pub fn largest_statement(&self) -> usize {
+        if self.bulk { 100 } else { 20 }
     }
 
     /// No more trouble.

@@ -50,6 +50,18 @@ pub struct Outbox {
     /// How many rows a look takes one by one.
     pub max_rows: usize,
     pub rows: BTreeMap<i64, Line>,
+    /// The highest number up to which anything was ever acknowledged.
+    pub passed: i64,
+    /// What the last acknowledgement did, until it is on disk: it does not wait for that.
+    unflushed: Option<Unflushed>,
+}
+
+/// What a crash of the server undoes.
+#[derive(Debug, Clone)]
+struct Unflushed {
+    gone: Vec<(i64, Line)>,
+    acked: i64,
+    mended: i64,
 }
 
 impl Outbox {
@@ -63,6 +75,8 @@ impl Outbox {
             cap,
             max_rows,
             rows: BTreeMap::new(),
+            passed: 0,
+            unflushed: None,
         }
     }
 
@@ -75,6 +89,23 @@ impl Outbox {
     pub fn asks_for_room(&mut self) -> bool {
         self.missed += i64::from(!self.has_room());
         self.has_room()
+    }
+
+    /// What was done so far is on disk.
+    pub fn flush(&mut self) {
+        self.unflushed = None;
+    }
+
+    /// The server crashed: what is not on disk did not happen, and sequences go on a little higher.
+    pub fn crash(&mut self) {
+        if let Some(undone) = self.unflushed.take() {
+            self.rows.extend(undone.gone);
+            (self.acked, self.mended) = (undone.acked, undone.mended);
+        }
+        self.ids += 32;
+        if self.missed > 0 {
+            self.missed += 32;
+        }
     }
 
     /// Draws an id.
@@ -160,16 +191,23 @@ impl Database {
             let seen = all_in.as_ref().is_some_and(|seen| seen.sees(line.xid));
             let keep = !seen && !ids.contains(id);
             if !keep {
-                gone.push(line.clone());
+                gone.push((*id, line.clone()));
             }
             keep
+        });
+        self.outbox.unflushed = Some(Unflushed {
+            gone: gone.clone(),
+            acked: self.outbox.acked,
+            mended: self.outbox.mended,
         });
         self.behind = request.behind.iter().map(|ix| ix.0).collect();
         self.outbox.acked = match request.make_room {
             true => self.outbox.ids,
             false => request.done_to,
         };
+        self.outbox.passed = self.outbox.passed.max(self.outbox.acked);
         self.outbox.mended = request.mended.unwrap_or(self.outbox.mended);
+        let gone = gone.into_iter().map(|(_, line)| line).collect();
         Some((self.xids.once(), gone))
     }
 

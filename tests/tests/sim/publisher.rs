@@ -23,6 +23,8 @@ pub struct Publisher {
     /// Until when it does nothing; what arrives meanwhile waits.
     pub paused_until: u64,
     pub observer: Observer,
+    /// It was told to take everything over, whoever has it.
+    pub forcing: bool,
     /// Its term as writer.
     pub office: Option<Office>,
 }
@@ -42,9 +44,11 @@ pub struct Office {
     pub next_beat: u64,
     pub next_check: u64,
     pub checking: bool,
+    /// Whether it was told that triggers are missing.
+    pub saw_gap: bool,
     pub scan_seen: Option<ScanId>,
-    /// The beats that were committed, by the moment when that was heard.
-    pub beats: BTreeMap<u64, u64>,
+    /// The beats that were committed, and when, by the moment when that was heard.
+    pub beats: BTreeMap<u64, (u64, u64)>,
     pub questions: Vec<Question>,
     pending: BTreeMap<u64, Pending>,
     pub wishes: Vec<Wish>,
@@ -79,7 +83,7 @@ pub struct Question {
 /// What is asked of the lease row.
 pub enum LeaseOp {
     Look,
-    Take(LeaseRow, Holder),
+    Take(LeaseRow, Holder, u64),
     Renew(Term, bool, u64),
 }
 
@@ -99,6 +103,7 @@ impl Publisher {
             up: false,
             paused_until: 0,
             observer: Observer::default(),
+            forcing: false,
             office: None,
         }
     }
@@ -132,6 +137,7 @@ impl Office {
             next_beat: now,
             next_check: now,
             checking: false,
+            saw_gap: false,
             scan_seen: None,
             beats: BTreeMap::new(),
             questions: Vec::new(),
@@ -205,7 +211,7 @@ impl World {
     fn at_database(&mut self, p: usize, run: u64, step: Step) -> Result<Option<Step>, Violation> {
         match step {
             Step::Lease(op, sent) => self.lease_op(p, run, &op, sent),
-            Step::Snapshot(request) => self.snapshot(p, run, &request),
+            Step::Snapshot(request, server) => self.snapshot(p, run, &request, server),
             Step::Look(request, server) => self.look(p, run, request, server)?,
             Step::Ack(request, term, server) => {
                 self.acknowledge(p, run, &request, (term, server))?;
@@ -300,6 +306,7 @@ impl World {
             return Ok(());
         };
         office.writer.tick(now);
+        let server = office.server;
         let mut builds = Vec::new();
         while let Some(request) = office.writer.next_build(now) {
             builds.push(request);
@@ -307,7 +314,10 @@ impl World {
         for request in builds {
             let (run, delay) = (self.publishers[p].run, self.build_delay());
             self.log(|| format!("p{p} builds {:?}", request.what));
-            self.at(delay, Event::Publisher(p, run, Step::Snapshot(request)));
+            self.at(
+                delay,
+                Event::Publisher(p, run, Step::Snapshot(request, server)),
+            );
         }
         for s in 0..self.agents.len() {
             self.requests(p, s)?;

@@ -16,8 +16,12 @@ impl World {
         }
         let gap = self.rng.random_range(20..self.weather.busy);
         self.at(gap, Event::Transaction);
-        let db = self.rng.random_range(0..self.dbs.len());
-        if self.dbs[db].down_until > self.now {
+        let living: Vec<usize> = (0..self.dbs.len())
+            .filter(|db| !self.dbs[*db].is_dead())
+            .collect();
+        let db = living[self.rng.random_range(0..living.len())];
+        let database = &self.dbs[db];
+        if database.down_until > self.now || database.altering {
             return Ok(());
         }
         let (statements, slow) = (self.rng.random_range(1..4), self.rng.random_bool(0.15));
@@ -30,6 +34,9 @@ impl World {
     /// # Errors
     /// The invariant that does not hold after it.
     pub fn statement(&mut self, db: usize, id: u64) -> Checked {
+        if self.dbs[db].is_dead() {
+            return Ok(());
+        }
         if self.dbs[db].down_until > self.now {
             let rest = self.dbs[db].down_until - self.now;
             self.at(rest, Event::Statement(db, id));
@@ -64,7 +71,7 @@ impl World {
         };
         self.dbs[db].open.insert(id, transaction);
         self.at(delay, Event::Statement(db, id));
-        Ok(())
+        self.check_room(db)
     }
 
     fn end(&mut self, db: usize, id: u64, mut transaction: Transaction) -> Checked {

@@ -75,6 +75,18 @@ pub enum Event {
     },
     /// Looks that wait at a database may have something to tell.
     Wake(usize),
+    /// The triggers of a database are to be disabled, or enabled again.
+    Alter(usize, bool),
+    /// A copy of a database is made.
+    Copy,
+    /// A database that was replaced is gone.
+    Die(usize),
+    /// A publisher finds the database that is there now.
+    Move(usize, usize),
+    /// Somebody looks whether stores are fenced.
+    Person(usize),
+    /// Somebody runs `takeover --force` for a database.
+    Force(usize),
     Fault,
     StoreTick(usize),
     StoreStart(usize),
@@ -91,7 +103,7 @@ pub enum Event {
 /// What happens to a publisher's process.
 pub enum Step {
     Tick,
-    Snapshot(BuildRequest),
+    Snapshot(BuildRequest, u64),
     Built(BatchId, Result<BuiltBatch, String>),
     Lease(LeaseOp, u64),
     LeaseDone(LeaseAnswer, u64),
@@ -103,7 +115,7 @@ pub enum Step {
     /// What came of it.
     Looked(LookId, Result<Looked, String>),
     Acked(Option<u64>),
-    BeatDone(Option<u64>),
+    BeatDone(Option<(u64, u64)>),
     TriggersDone(Option<Option<String>>),
     Reply(u64, Reply),
     Timeout(u64),
@@ -127,6 +139,8 @@ pub struct World {
     pub dbs: Vec<Database>,
     /// Looks that wait at each database.
     pub lookers: Vec<Vec<Looker>>,
+    /// Copies of databases, oldest first.
+    pub copies: Vec<(usize, Database)>,
     pub agents: Vec<Agent>,
     pub publishers: Vec<Publisher>,
     pub origins: Origins,
@@ -158,6 +172,7 @@ impl World {
             key: DigestKey([5; 32]),
             dbs: vec![Database::new(outbox)],
             lookers: vec![Vec::new()],
+            copies: Vec::new(),
             agents,
             publishers: (0..publishers).map(|_| Publisher::new(0)).collect(),
             origins: Origins::default(),
@@ -182,6 +197,7 @@ impl World {
         }
         world.at(500, Event::Transaction);
         world.at(2_000, Event::Fault);
+        world.at(500, Event::Copy);
         world
     }
 
@@ -261,6 +277,12 @@ impl World {
             Event::Ask(db, tenants) => self.ask(db, &tenants),
             Event::Question { db, xid, commit } => self.question(db, xid, commit),
             Event::Wake(db) => return self.serve_looks(db),
+            Event::Alter(db, off) => self.alter_triggers(db, off),
+            Event::Copy => self.copy_database(),
+            Event::Die(db) => self.die(db),
+            Event::Move(p, db) => self.move_publisher(p, db),
+            Event::Person(db) => self.person(db),
+            Event::Force(db) => self.force(db),
             Event::Fault => self.fault(),
             Event::StoreTick(s) => self.store_tick(s),
             Event::StoreStart(s) => return self.store_start(s),
