@@ -78,6 +78,16 @@ impl World {
         }
         if let Message::Request(Request::Claim(claim), _) = message {
             let known = self.dbs[db].knows(before.granted, before.last_synced);
+            let forced = before
+                .forced
+                .filter(|by| !claim.force && !self.descends(db, *by));
+            if let Some(by) = forced {
+                let what = format!("store {s}, forced by db{by}, goes to db{db}");
+                return violated("fence", what);
+            }
+            if claim.force {
+                self.agents[s].durable.forced = Some(db);
+            }
             if !known && !claim.force {
                 let what = format!("store {s} goes from {:?} to db{db}", before.owner);
                 return violated("fence", what);
@@ -108,7 +118,12 @@ impl World {
             let truth = self.truth(s, tenant, *origin);
             if let Err(what) = self.shows(s, tenant, &truth) {
                 let what = format!("store {s}, {tenant} of commit {}: {what}", origin.commit);
-                return violated("I2 all or nothing", what);
+                let records = d.records.get(tenant).into_iter().flatten();
+                let mut names = records.map(|(name, _)| name);
+                return match names.all(|(kind, key)| truth.mentions(kind, key)) {
+                    true => violated("I2 all or nothing", what),
+                    false => violated("I3 deletes travel", what),
+                };
             }
         }
         Ok(())

@@ -41,6 +41,17 @@ impl World {
         met.unwrap_or(0)
     }
 
+    /// Whether a database is another one, or came from it.
+    pub fn descends(&self, mut db: usize, from: usize) -> bool {
+        while db != from {
+            match self.dbs[db].parent {
+                Some((parent, _)) => db = parent,
+                None => return false,
+            }
+        }
+        true
+    }
+
     /// A database as it was when a copy of it was made begins a life of its own. Returns its place.
     fn revive(&mut self, db: usize, mut copy: Database) -> usize {
         let place = self.dbs.len();

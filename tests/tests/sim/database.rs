@@ -4,6 +4,7 @@
 
 use crate::outbox::{Line, Note, Outbox};
 use crate::state::{State, Writes, kinds};
+use crate::variant::Variant;
 use crate::xids::Xids;
 use contexts::digest::DigestKey;
 use contexts::name::{Region, TenantId};
@@ -40,6 +41,8 @@ pub struct Transaction {
     pub rows: Vec<(i64, Note)>,
     /// Whether triggers ran for all of it.
     pub captured: bool,
+    /// A tenant of which it said that it would change.
+    pub touched: Option<TenantId>,
     /// Statements that it still makes.
     pub left: u8,
     /// Whether it takes its time.
@@ -155,6 +158,7 @@ impl Database {
             writes: Writes::default(),
             rows: Vec::new(),
             captured: true,
+            touched: None,
             left,
             slow,
             prepared: false,
@@ -176,7 +180,11 @@ impl Database {
     }
 
     /// What the triggers of one statement do: rows, if there is room.
-    pub fn trigger(&mut self, transaction: &mut Transaction, notes: Vec<Note>) {
+    pub fn trigger(&mut self, transaction: &mut Transaction, mut notes: Vec<Note>) {
+        if self.outbox.variant == Variant::ResolvesInTrigger {
+            let view = self.view(transaction);
+            notes = notes.into_iter().flat_map(|n| n.resolve(&view)).collect();
+        }
         if self.triggers_off {
             transaction.captured = false;
         } else if !notes.is_empty() && self.outbox.asks_for_room() {

@@ -2,6 +2,7 @@
 //! cloned.
 
 use crate::store::Durable;
+use crate::variant::Variant;
 use crate::world::{Event, World};
 use contexts::version::StoreId;
 use rand::Rng;
@@ -74,7 +75,8 @@ impl World {
         }
         let offices = self.publishers.iter().filter_map(|p| p.office.as_ref());
         let mut writers = offices.filter(|office| office.db == db);
-        let known = writers.any(|o| o.saw_gap && !o.writer.is_capturing());
+        let hidden = self.variant == Variant::HidesGaps;
+        let known = hidden || writers.any(|o| o.saw_gap && !o.writer.is_capturing());
         self.dbs[db].altering = off || known;
         if !self.dbs[db].altering || !self.dbs[db].open.is_empty() {
             self.at(50, Event::Alter(db, off));

@@ -3,7 +3,8 @@
 
 use crate::publisher::{LeaseAnswer, LeaseOp, Office, Wish, clock};
 use crate::store::Origin;
-use crate::world::{Event, Step, Variant, World};
+use crate::variant::Variant;
+use crate::world::{Event, Step, World};
 use contexts::name::TenantId;
 use contexts::version::{Holder, Term};
 use publisher::writer::lease::{Observer, Standing};
@@ -126,7 +127,7 @@ impl World {
         let (db, now) = (self.publishers[p].db, self.now);
         let database = &self.dbs[db];
         let trouble = self.rng.random_bool(0.03) && !self.calm;
-        let result = if database.down_until > now || database.server != server || trouble {
+        let result = if database.down_until > now || self.is_another(db, server) || trouble {
             Err("the database does not answer".to_owned())
         } else {
             let mut commit = database.newest();

@@ -45,13 +45,21 @@ pub struct Weather {
     pub bulk: bool,
     /// Whether it is replaced by copies that lack the last commits.
     pub replace: bool,
+    /// Milliseconds of trouble, and of rest at the end.
+    pub chaos: u64,
+    pub rest: u64,
     /// Milliseconds between faults.
     pub fault_every: u64,
 }
 
 impl Weather {
     /// A random one.
-    pub fn random(rng: &mut SmallRng) -> Self {
+    pub fn random(rng: &mut SmallRng, seed: u64) -> Self {
+        // Most runs are short, so that there are many; some are long.
+        let (chaos, rest) = match seed % 20 {
+            0 => (70_000, 60_000),
+            _ => (rng.random_range(10_000..24_000), 8_000),
+        };
         let mut pick = |all: &[f64]| all[rng.random_range(0..all.len())];
         Self {
             loss: pick(&[0.0, 0.01, 0.1]),
@@ -70,7 +78,9 @@ impl Weather {
             alter: pick(&[0.0, 0.0, 1.0]) > 0.5,
             bulk: pick(&[0.0, 0.0, 0.0, 0.0, 0.0, 1.0]) > 0.5,
             replace: pick(&[0.0, 0.0, 0.0, 1.0]) > 0.5,
-            fault_every: pick(&[1_000.0, 3_000.0, 8_000.0]) as u64,
+            fault_every: pick(&[700.0, 2_000.0, 6_000.0]) as u64,
+            chaos,
+            rest,
         }
     }
 

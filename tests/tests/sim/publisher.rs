@@ -2,8 +2,10 @@
 //! term does what the writer asks for and reports back. A crash loses all of it; whatever is under way stays on its way.
 
 use crate::agent::{Message, Reply};
+use crate::order::Urgent;
 use crate::store::Origin;
-use crate::world::{Checked, Event, Step, Variant, Violation, World};
+use crate::variant::Variant;
+use crate::world::{Checked, Event, Step, Violation, World};
 use contexts::name::TenantId;
 use contexts::version::{Holder, SessionId, Term};
 use publisher::writer::lease::{LeaseRow, Observer, Tenure};
@@ -50,6 +52,7 @@ pub struct Office {
     /// The beats that were committed, and when, by the moment when that was heard.
     pub beats: BTreeMap<u64, (u64, u64)>,
     pub questions: Vec<Question>,
+    pub urgent: Urgent,
     pending: BTreeMap<u64, Pending>,
     pub wishes: Vec<Wish>,
     /// Somebody else has the lease, or the process stops.
@@ -141,6 +144,7 @@ impl Office {
             scan_seen: None,
             beats: BTreeMap::new(),
             questions: Vec::new(),
+            urgent: Urgent::default(),
             pending: BTreeMap::new(),
             wishes: Vec::new(),
             leaving: None,
@@ -196,7 +200,9 @@ impl World {
             Step::Tick => self.publisher_tick(p, run),
             Step::Built(id, result) => {
                 if let Some(office) = &mut self.publishers[p].office {
+                    let ok = result.is_ok();
                     office.writer.built(self.now, id, result);
+                    office.urgent.built(id, ok, &office.writer);
                 }
             }
             Step::LeaseDone(answer, sent) => self.lease_done(p, answer, sent),
@@ -263,7 +269,10 @@ impl World {
             if !office.tenure.holds(clock(self.now)) {
                 return;
             }
-            if let Some(heartbeat) = office.writer.heartbeat(StoreIx(s)) {
+            if let Some(mut heartbeat) = office.writer.heartbeat(StoreIx(s)) {
+                if self.variant == Variant::NamesLastReading && heartbeat.fresh.is_some() {
+                    heartbeat.fresh = office.writer.store(StoreIx(s)).reading;
+                }
                 let session = heartbeat.session;
                 let number = self.send(p, s, Message::Heartbeat(heartbeat), 2_000);
                 let line = self.agents[s].line;
@@ -309,6 +318,7 @@ impl World {
         let server = office.server;
         let mut builds = Vec::new();
         while let Some(request) = office.writer.next_build(now) {
+            office.urgent.begun(request.id, &request.what);
             builds.push(request);
         }
         for request in builds {
@@ -359,6 +369,8 @@ impl World {
                     origins.push((sent.bundle.tenant.clone(), origin));
                 }
             }
+            let tenants: Vec<TenantId> = origins.iter().map(|(t, _)| t.clone()).collect();
+            self.check_order(p, s, &tenants)?;
             let notes = origins.iter().map(|(_, o)| *o).collect();
             let timeout = self.rng.random_range(1_500..6_000);
             let number = self.send(p, s, Message::Request(request, notes), timeout);
@@ -385,7 +397,7 @@ impl World {
                         self.check_receipts(&wish, &republished)?;
                     }
                 }
-                Report::Visible(visible) => self.answered_visible(p, &visible)?,
+                Report::Visible(visible) => self.answered_visible(p, visible)?,
                 Report::Beat { store, ms } => self.check_beat(p, store, ms)?,
                 Report::Pushed { .. } => {}
                 other => self.log(|| {

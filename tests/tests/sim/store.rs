@@ -63,6 +63,8 @@ pub struct Durable {
     pub edited: BTreeSet<TenantId>,
     /// Note: the database whose writer was granted the store last.
     pub owner: Option<usize>,
+    /// Note: the database for which somebody took the store by force.
+    pub forced: Option<usize>,
 }
 
 impl Durable {
@@ -90,6 +92,7 @@ impl Durable {
             origins: BTreeMap::new(),
             edited: BTreeSet::new(),
             owner: None,
+            forced: None,
         }
     }
 

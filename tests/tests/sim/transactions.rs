@@ -3,6 +3,7 @@
 
 use crate::database::Transaction;
 use crate::traffic;
+use crate::variant::Variant;
 use crate::world::{Checked, Event, World, violated};
 use contexts::name::TenantId;
 use rand::Rng;
@@ -51,7 +52,8 @@ impl World {
         transaction.left -= 1;
         let savepoint = self.rng.random_bool(0.1).then(|| transaction.clone());
         let (regions, rng) = (self.regions(), &mut self.rng);
-        let done = traffic::statement(rng, &mut self.dbs[db], &mut transaction, &regions);
+        let (bulk, database) = (self.weather.bulk, &mut self.dbs[db]);
+        let done = traffic::statement(rng, database, &mut transaction, &regions, bulk);
         if let Some(before) = savepoint {
             // Its number stays, and so do the ids that it drew.
             let xid = transaction.xid;
@@ -93,7 +95,8 @@ impl World {
         let commit = self.dbs[db].newest();
         self.log(|| format!("db{db} {xid:?} commits {commit}"));
         self.wake(db);
-        if let Some(xid) = xid.filter(|_| captured && self.rng.random_bool(0.3)) {
+        let asks = captured && self.variant != Variant::BulkIsUrgent;
+        if let Some(xid) = xid.filter(|_| asks && self.rng.random_bool(0.3)) {
             let delay = self.rng.random_range(0..1_500);
             self.at(delay, Event::Question { db, xid, commit });
         }

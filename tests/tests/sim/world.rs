@@ -10,6 +10,7 @@ use crate::outbox::Outbox;
 use crate::publisher::{LeaseAnswer, LeaseOp, Publisher};
 use crate::store::Durable;
 use crate::traffic;
+use crate::variant::Variant;
 use contexts::digest::DigestKey;
 use contexts::name::{Region, TenantId};
 use contexts::version::{StoreId, Term};
@@ -20,26 +21,8 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Virtual milliseconds during which everything may go wrong.
-const CHAOS: u64 = 70_000;
 /// Events that a trace shows.
 const TRACE: usize = 40;
-
-/// What is simulated: the shipped code, or a version of its surroundings with one mistake, to prove that the
-/// assertions can fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Variant {
-    /// As it ships.
-    Shipped,
-    /// Stores take a push of any session and number.
-    IgnoresSessions,
-    /// Stores answer before they commit.
-    AcksBeforeCommit,
-    /// Builds use a snapshot from before they were asked for.
-    StaleSnapshots,
-    /// Every database claims to know every writer.
-    KnowsEveryone,
-}
 
 /// An assertion that failed.
 #[derive(Debug, Clone)]
@@ -75,6 +58,8 @@ pub enum Event {
     },
     /// Looks that wait at a database may have something to tell.
     Wake(usize),
+    /// A look that was taken asks whom changes concern: with one variant, later.
+    Resolve(usize, Looker, Looked),
     /// The triggers of a database are to be disabled, or enabled again.
     Alter(usize, bool),
     /// A copy of a database is made.
@@ -160,9 +145,9 @@ impl World {
     pub fn new(seed: u64, variant: Variant, tracing: Trace) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let agents = stores(&mut rng, variant);
-        let weather = Weather::random(&mut rng);
+        let weather = Weather::random(&mut rng, seed);
         let publishers = rng.random_range(2..4);
-        let outbox = Outbox::new(weather.cap, weather.max_rows);
+        let outbox = Outbox::new(weather.cap, weather.max_rows, variant);
         let mut world = Self {
             rng,
             variant,
@@ -186,17 +171,18 @@ impl World {
             trace: VecDeque::new(),
         };
         let regions = world.regions();
-        traffic::prepare(&mut world.rng, &mut world.dbs[0], &regions, 8);
+        let bulk = world.weather.bulk;
+        traffic::prepare(&mut world.rng, &mut world.dbs[0], &regions, bulk);
         for s in 0..world.agents.len() {
             world.at(0, Event::StoreStart(s));
             world.at(0, Event::StoreTick(s));
         }
         for p in 0..publishers {
-            let later = world.rng.random_range(0..8_000);
+            let later = world.rng.random_range(0..4_000);
             world.at(later, Event::PublisherStart(p));
         }
         world.at(500, Event::Transaction);
-        world.at(2_000, Event::Fault);
+        world.at(1_500, Event::Fault);
         world.at(500, Event::Copy);
         world
     }
@@ -254,7 +240,7 @@ impl World {
     /// # Errors
     /// The first invariant that did not hold.
     pub fn chaos(&mut self) -> Checked {
-        let end = self.now + CHAOS;
+        let end = self.now + self.weather.chaos;
         while self.now < end {
             self.step()?;
         }
@@ -277,6 +263,7 @@ impl World {
             Event::Ask(db, tenants) => self.ask(db, &tenants),
             Event::Question { db, xid, commit } => self.question(db, xid, commit),
             Event::Wake(db) => return self.serve_looks(db),
+            Event::Resolve(db, looker, looked) => self.resolve_later(db, &looker, looked),
             Event::Alter(db, off) => self.alter_triggers(db, off),
             Event::Copy => self.copy_database(),
             Event::Die(db) => self.die(db),
