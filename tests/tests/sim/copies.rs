@@ -93,7 +93,7 @@ impl World {
     /// Keeps a copy that is put back later, or that follows the original as a standby.
     pub fn copy_database(&mut self) {
         let gap = match self.weather.replace {
-            true => self.rng.random_range(50..2_000),
+            true => self.rng.random_range(300..3_000),
             false => return,
         };
         if !self.calm {
@@ -112,7 +112,7 @@ impl World {
     /// A database is replaced by a copy that lacks the last commits: a standby is promoted, while the old primary may
     /// live on for a while with whoever is connected to it, or a backup is put back.
     pub fn replace_database(&mut self) {
-        let of_living = |(db, _): &(usize, Database)| !self.dbs[*db].is_dead();
+        let of_living = |(db, _): &(usize, Database)| self.dbs[*db].replaced_by.is_none();
         let living: Vec<usize> = (0..self.copies.len())
             .filter(|i| of_living(&self.copies[*i]))
             .collect();
@@ -131,8 +131,7 @@ impl World {
         self.log(|| {
             format!("db{place} replaces db{db} without {lost} commits; it dies in {agony}")
         });
-        self.dbs[place].replaces = true;
-        self.dbs[db].dies_at = self.now + agony;
+        self.dbs[db].replaced_by = Some(place);
         for p in 0..self.publishers.len() {
             if self.publishers[p].db == db {
                 let later = self.rng.random_range(0..agony + 1_500);
@@ -151,7 +150,10 @@ impl World {
     }
 
     /// A publisher connects to the database that replaces its own.
-    pub fn move_publisher(&mut self, p: usize, db: usize) {
+    pub fn move_publisher(&mut self, p: usize, mut db: usize) {
+        while let Some(next) = self.dbs[db].replaced_by {
+            db = next;
+        }
         self.publishers[p].db = db;
         self.log(|| format!("p{p} finds db{db}"));
     }

@@ -58,10 +58,8 @@ pub struct Database {
     pub commits: Vec<Commit>,
     /// The database that this is a copy of, and how many commits they have in common.
     pub parent: Option<(usize, usize)>,
-    /// Whether it is there in place of its original.
-    pub replaces: bool,
-    /// When it is gone for good.
-    pub dies_at: u64,
+    /// The copy that is there in its place.
+    pub replaced_by: Option<usize>,
     /// The row `hubcast.writer`.
     pub lease: LeaseRow,
     /// Terms that were recorded.
@@ -109,8 +107,7 @@ impl Database {
         Self {
             commits: vec![first],
             parent: None,
-            replaces: false,
-            dies_at: u64::MAX,
+            replaced_by: None,
             lease,
             terms: BTreeSet::new(),
             synced: BTreeSet::new(),
@@ -240,7 +237,7 @@ impl Database {
         self.restart();
         self.server += 1_000 * place as u64;
         self.revision += 1_000_000 * place as u64;
-        self.dies_at = u64::MAX;
+        self.replaced_by = None;
         self.down_until = 0;
         self.altering = false;
     }

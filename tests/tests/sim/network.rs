@@ -145,7 +145,7 @@ impl World {
             _ => None,
         };
         let (now, id) = (self.now, self.id());
-        let before = self.agents[to].durable.clone();
+        let before = self.agents[to].durable.before(&message);
         self.agents[to].ran(now);
         let handled = self.agents[to].handle(now, (&message, from.db), crash, id);
         if crash.is_some() {

@@ -7,6 +7,7 @@ use contexts::name::{Region, TenantId};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Tenants of this world.
 const TENANTS: usize = 10;
@@ -153,16 +154,13 @@ fn any(rng: &mut SmallRng, state: &State) -> Option<(TenantId, Name)> {
 
 fn put(db: &mut Database, state: &mut State, tenant: &TenantId, name: &Name, mut row: Row) {
     row.revision = db.next_revision();
-    state
-        .rows
-        .entry(tenant.clone())
-        .or_default()
-        .insert(name.clone(), row);
+    let rows = state.rows.entry(tenant.clone()).or_default();
+    Arc::make_mut(rows).insert(name.clone(), row);
 }
 
 fn take(state: &mut State, tenant: &TenantId, name: &Name) -> Option<Row> {
     let rows = state.rows.get_mut(tenant)?;
-    let row = rows.remove(name);
+    let row = Arc::make_mut(rows).remove(name);
     if rows.is_empty() {
         state.rows.remove(tenant);
         state.broken.retain(|(t, _)| t != tenant);
@@ -277,9 +275,10 @@ fn change_regions(
     };
     let moved = random_regions(rng, regions);
     let rows = state.rows[&tenant].clone();
-    for (name, mut row) in rows {
+    for (name, row) in rows.iter() {
+        let mut row = row.clone();
         row.regions = moved.clone();
-        put(db, state, &tenant, &name, row);
+        put(db, state, &tenant, name, row);
     }
     tenants.insert(tenant.clone());
     format!("{tenant} moves to {moved:?}")
