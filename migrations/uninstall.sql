@@ -1,6 +1,7 @@
 -- Removes what the migrations made, by name and without CASCADE: what somebody else put into the schema, or made upon
 -- it, is not ours to remove and stops this. The change triggers are gone by now.
 DROP TABLE hubcast.triggers;
+DROP TABLE hubcast.standbys;
 DROP TABLE hubcast.retry;
 DROP TABLE hubcast.beat;
 DROP FUNCTION hubcast.beat_changed();
@@ -11,6 +12,8 @@ DROP FUNCTION hubcast.touch(text);
 DROP FUNCTION hubcast.wait(integer, integer, bigint, pg_snapshot, bigint, integer);
 DROP FUNCTION hubcast.has_room();
 DROP TABLE hubcast.outbox;
+DROP SEQUENCE hubcast.outbox_mended;
+DROP SEQUENCE hubcast.outbox_missed;
 DROP SEQUENCE hubcast.outbox_cap;
 DROP SEQUENCE hubcast.outbox_acked;
 DROP SEQUENCE hubcast.outbox_ids;

@@ -275,8 +275,15 @@ impl Engine<'_> {
     fn looked(&mut self, now: u64, id: LookId, found: Result<Found, SourceError>) {
         self.take_again = found.is_err();
         match found {
-            Ok(Found { looked, requests }) => {
+            Ok(Found {
+                looked,
+                requests,
+                is_filling,
+            }) => {
                 self.writer.looked(now, id, Ok(looked));
+                if is_filling {
+                    self.writer.outbox_fills(now);
+                }
                 for request in requests {
                     self.take_request(request);
                 }

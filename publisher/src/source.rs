@@ -8,6 +8,7 @@
 //! | [`watched`] | what a watch of the configuration names, and what is wrong with it |
 //! | [`assemble`] | rows to bundles: pure |
 //! | [`build`] | tenants and ranges, each in one snapshot |
+//! | [`at_once`] | tenants in one statement, where nothing is wrong |
 //! | [`ranges`] | the bounds of a scan |
 //! | [`stability`] | whether a query gives the same however it is run |
 //! | [`capture`] | the outbox: looks and acknowledgements |
@@ -19,6 +20,7 @@
 //! | [`uninstall`] | removes all of it |
 
 pub mod assemble;
+pub mod at_once;
 pub mod build;
 pub mod capture;
 pub mod definitions;
@@ -29,11 +31,12 @@ pub mod query;
 pub mod ranges;
 pub mod stability;
 pub mod standby;
-mod statement;
+pub mod statement;
 pub mod triggers;
 pub mod uninstall;
 mod watched;
 
+use at_once::Known;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -111,6 +114,7 @@ pub struct Source {
     pool: Arc<RwLock<PgPool>>,
     at: String,
     key: &'static str,
+    known: Arc<RwLock<Option<Arc<Known>>>>,
 }
 
 /// Connections: the lease, the wait, and builds.
@@ -144,7 +148,13 @@ impl Source {
             options.get_database().unwrap_or(options.get_username())
         );
         let pool = Arc::new(RwLock::new(pool_of(options)));
-        Ok(Self { pool, at, key })
+        let known = Arc::default();
+        Ok(Self {
+            pool,
+            at,
+            key,
+            known,
+        })
     }
 
     fn pool(&self) -> PgPool {

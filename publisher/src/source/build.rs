@@ -12,7 +12,7 @@ use super::{Source, SourceError, is_passing, message};
 use crate::writer::{BuildRequest, BuiltBatch, TenantRange, What};
 use contexts::name::{Key, Kind, Region, TenantId};
 use futures_util::TryStreamExt;
-use sqlx::postgres::PgArguments;
+use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{Connection, PgConnection, Postgres, Row as _};
 use std::collections::BTreeSet;
@@ -101,7 +101,7 @@ impl Source {
                 at: self.at.clone(),
             });
         }
-        let row = unnamed(definitions::READ)
+        let row = unnamed(definitions::read())
             .fetch_optional(&mut *tx)
             .await
             .map_err(failed)?;
@@ -114,6 +114,7 @@ impl Source {
             .execute(&mut *tx)
             .await
             .map_err(failed)?;
+        self.remember(&definitions);
         Ok((tx, definitions))
     }
 
@@ -130,11 +131,24 @@ impl Source {
             What::Bounds => self.read_bounds().await,
             What::Beat => self.read_beat().await,
             What::Range(range) => self.build_bound(Bound::Range(range.clone()), regions).await,
-            What::Tenants(tenants) => {
-                let names = tenants.iter().map(ToString::to_string).collect();
-                self.build_bound(Bound::List(names), regions).await
-            }
+            What::Tenants(tenants) => match self.build_at_once(tenants, regions).await {
+                Some(batch) => Ok(batch),
+                None => self.build_step_by_step(tenants, regions).await,
+            },
         }
+    }
+
+    /// Builds tenants with a statement for each kind, and ever fewer tenants where one fails.
+    ///
+    /// # Errors
+    /// As [`Source::build`].
+    pub async fn build_step_by_step(
+        &self,
+        tenants: &[TenantId],
+        regions: &[Region],
+    ) -> Result<BuiltBatch, SourceError> {
+        let names = tenants.iter().map(ToString::to_string).collect();
+        self.build_bound(Bound::List(names), regions).await
     }
 
     async fn read_beat(&self) -> Result<BuiltBatch, SourceError> {
@@ -190,18 +204,7 @@ impl Source {
         tx.rollback()
             .await
             .map_err(|e| self.error("ending a build", e))?;
-        let (warnings, contexts) = (assembly.take_warnings(), assembly.contexts());
-        Ok(BuiltBatch {
-            ranges: Vec::new(),
-            beat: None,
-            tenants: assembly.finish(),
-            contexts,
-            definitions: definitions.fingerprint,
-            kinds: definitions.kinds.iter().map(|d| d.kind.clone()).collect(),
-            problems: problems.into_iter().take(PROBLEMS_MAX).collect(),
-            unsure,
-            warnings,
-        })
+        Ok(batch(assembly, &definitions, problems, unsure))
     }
 
     /// Divides names into those that the tenant type can have, and the others with the reason.
@@ -306,6 +309,27 @@ impl Source {
     }
 }
 
+/// What a build hands on.
+pub(super) fn batch(
+    mut assembly: Assembly<'_>,
+    definitions: &Definitions,
+    problems: BTreeSet<String>,
+    unsure: BTreeSet<Kind>,
+) -> BuiltBatch {
+    let (warnings, contexts) = (assembly.take_warnings(), assembly.contexts());
+    BuiltBatch {
+        ranges: Vec::new(),
+        beat: None,
+        tenants: assembly.finish(),
+        contexts,
+        definitions: definitions.fingerprint,
+        kinds: definitions.kinds.iter().map(|d| d.kind.clone()).collect(),
+        problems: problems.into_iter().take(PROBLEMS_MAX).collect(),
+        unsure,
+        warnings,
+    }
+}
+
 /// Reads one kind in a build.
 struct Reader<'a> {
     source: &'a Source,
@@ -356,7 +380,7 @@ impl Reader<'_> {
                     Ok(None) => break,
                     Err(e) => return Err(self.failure(e)),
                 };
-                let decoded = decode(&row).map_err(|e| self.failure(e))?;
+                let decoded = decode(&row, 0).map_err(|e| self.failure(e))?;
                 match TenantId::new(&decoded.0) {
                     Ok(tenant) => found.push((tenant, decoded.1)),
                     Err(e) => drop(unnamed.insert(format!("kind {}: {e}", self.definition.kind))),
@@ -452,14 +476,15 @@ impl Reader<'_> {
     }
 }
 
-fn decode(row: &sqlx::postgres::PgRow) -> Result<(String, Row), sqlx::Error> {
+/// A row of [`query::contexts`] whose columns begin at `first`: the tenant, and the rest.
+pub(super) fn decode(row: &PgRow, first: usize) -> sqlx::Result<(String, Row)> {
     Ok((
-        row.try_get(0)?,
+        row.try_get(first)?,
         Row {
-            key: row.try_get(1)?,
-            value: row.try_get(2)?,
-            regions: row.try_get(3)?,
-            expires: row.try_get(4)?,
+            key: row.try_get(first + 1)?,
+            value: row.try_get(first + 2)?,
+            regions: row.try_get(first + 3)?,
+            expires: row.try_get(first + 4)?,
         },
     ))
 }

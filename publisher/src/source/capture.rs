@@ -33,6 +33,8 @@ pub struct Found {
     pub looked: Looked,
     /// For whoever answers requests.
     pub requests: Vec<PendingRequest>,
+    /// Half of the room is taken.
+    pub is_filling: bool,
 }
 
 /// What became of a transaction.
@@ -91,8 +93,9 @@ impl Source {
             None => "NULL".to_owned(),
         };
         let sql = format!(
-            "SELECT seen::text, last_id, has_room, requests, waiting, changes FROM \
-             hubcast.wait({WAIT_MS}, {step}, {}, {after}, {}, {ROWS_MAX})",
+            "SELECT seen::text, last_id, has_room, requests, waiting, changes, missed, \
+              2 * (last_id - (SELECT last_value FROM hubcast.outbox_acked)) >= (SELECT last_value FROM hubcast.outbox_cap) \
+             FROM hubcast.wait({WAIT_MS}, {step}, {}, {after}, {}, {ROWS_MAX})",
             term.epoch, request.from_id
         );
         let row = self
@@ -111,6 +114,7 @@ impl Source {
             seen,
             last_id: row.get(1),
             has_room: row.get(2),
+            missed: row.get(6),
             changes: Vec::new(),
             is_backlog,
             everyone: None,
@@ -133,7 +137,11 @@ impl Source {
             true => self.take_requests(term, again).await?,
             false => Vec::new(),
         };
-        Ok(Found { looked, requests })
+        Ok(Found {
+            looked,
+            requests,
+            is_filling: row.get(7),
+        })
     }
 
     fn unreadable(&self, what: &str) -> SourceError {
@@ -350,8 +358,12 @@ fn ack_sql(term: Term, request: &AckRequest, urls: &[String]) -> String {
         true => "(SELECT last_value FROM hubcast.outbox_ids)".to_owned(),
         false => request.done_to.to_string(),
     };
+    let mended = match request.mended {
+        Some(missed) => format!("setval('hubcast.outbox_mended', {missed}), "),
+        None => String::new(),
+    };
     add(format!(
-        " SELECT pg_current_xact_id()::text, setval('hubcast.outbox_acked', {done_to}), \
+        " SELECT pg_current_xact_id()::text, setval('hubcast.outbox_acked', {done_to}), {mended}\
          set_config('synchronous_commit', 'off', true) WHERE {writer}"
     ));
     sql

@@ -43,10 +43,27 @@ impl Definition {
     }
 }
 
+/// A fingerprint of all that is read here, as the database computes it: 32 hexadecimal digits, or NULL before `migrate`.
+pub(super) const FINGERPRINT: &str = "(SELECT left(encode(sha256(convert_to(json_build_array(\
+    encode(s.digest_key, 'hex'), s.search_path, s.tenant_type, \
+    (SELECT json_agg(json_build_array(d.kind, d.definition) ORDER BY d.kind) FROM hubcast.definitions d), \
+    (SELECT json_agg(json_build_array(t.url, t.region) ORDER BY t.url) FROM hubcast.stores t)\
+    )::text, 'UTF8')), 'hex'), 32) FROM hubcast.settings s)";
+
 /// Reads everything that shapes content, in one statement and so in one snapshot.
-pub(super) const READ: &str = "SELECT encode(digest_key, 'hex'), search_path, tenant_type, \
-    (SELECT coalesce(json_agg(definition ORDER BY kind), '[]')::text FROM hubcast.definitions), \
-    (SELECT coalesce(json_object_agg(url, region), '{}')::text FROM hubcast.stores) FROM hubcast.settings";
+pub(super) fn read() -> String {
+    format!(
+        "SELECT encode(digest_key, 'hex'), search_path, tenant_type, \
+         (SELECT coalesce(json_agg(definition ORDER BY kind), '[]')::text FROM hubcast.definitions), \
+         (SELECT coalesce(json_object_agg(url, region), '{{}}')::text FROM hubcast.stores), {FINGERPRINT} \
+         FROM hubcast.settings"
+    )
+}
+
+/// A fingerprint as a number.
+pub(super) fn number(fingerprint: &str) -> Option<u128> {
+    u128::from_str_radix(fingerprint, 16).ok()
+}
 
 /// Everything that shapes content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +83,7 @@ pub struct Definitions {
 }
 
 impl Definitions {
-    /// Understands the row that [`READ`] returns.
+    /// Understands the row that [`read`] returns.
     ///
     /// # Errors
     /// [`SourceError::Failed`] if it is damaged.
@@ -77,7 +94,8 @@ impl Definitions {
         };
         let (search_path, tenant_type): (String, String) = (row.get(1), row.get(2));
         let (kinds, stores): (String, String) = (row.get(3), row.get(4));
-        let fingerprint = fingerprint(&kinds, &search_path, &tenant_type);
+        let fingerprint =
+            number(row.get(5)).ok_or_else(|| damaged("it has no fingerprint".into()))?;
         let kinds = serde_json::from_str(&kinds).map_err(|e| damaged(e.to_string()))?;
         let stores = serde_json::from_str(&stores).map_err(|e| damaged(e.to_string()))?;
         let key = from_hex(row.get(0))
@@ -143,16 +161,6 @@ fn from_hex(text: &str) -> Option<[u8; 32]> {
     (text.len() == 64).then_some(bytes)
 }
 
-fn fingerprint(kinds: &str, search_path: &str, tenant_type: &str) -> u128 {
-    use std::hash::{Hash, Hasher};
-    let half = |salt: u8| {
-        let mut hasher = std::collections::hash_map::DefaultHasher::new();
-        (salt, kinds, search_path, tenant_type).hash(&mut hasher);
-        u128::from(hasher.finish())
-    };
-    half(1) << 64 | half(2)
-}
-
 impl Source {
     /// Reads the definitions as they are now.
     ///
@@ -160,7 +168,7 @@ impl Source {
     /// [`SourceError`] if the database fails or was not migrated.
     pub async fn definitions(&self) -> Result<Definitions, SourceError> {
         let row = self
-            .fetch_optional("reading the definitions", Statement::new(READ))
+            .fetch_optional("reading the definitions", Statement::new(read()))
             .await?;
         let row = row.ok_or_else(|| SourceError::NotMigrated {
             at: self.at.clone(),

@@ -393,7 +393,7 @@ fn script(
     cleanup: &str,
 ) -> Result<String, SourceError> {
     let mut out = format!(
-        "-- All or nothing. It waits for no lock longer than two seconds; if it gives up, run it again.\nBEGIN;\n{}{}",
+        "BEGIN;\n-- All or nothing. A lock is waited for two seconds; if that was in vain, run it again.\n{}{}",
         preamble(),
         table()
     );

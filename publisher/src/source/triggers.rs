@@ -18,6 +18,8 @@ mod body;
 pub mod drift;
 pub(super) mod facts;
 pub(super) mod plan;
+#[cfg(test)]
+mod tests;
 
 /// What a trigger is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

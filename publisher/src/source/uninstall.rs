@@ -14,8 +14,8 @@ impl Source {
     /// [`SourceError`] if the database fails.
     pub async fn is_installed(&self) -> Result<bool, SourceError> {
         let sql = "SELECT to_regnamespace('hubcast') IS NOT NULL";
-        let doing = "looking for the schema hubcast";
-        Ok(self.fetch_one(doing, Statement::new(sql)).await?.get(0))
+        let asked = self.fetch_one("looking for the schema hubcast", Statement::new(sql));
+        Ok(asked.await?.get(0))
     }
 
     /// Removes the triggers, table by table, then the schema. Returns a line for each.

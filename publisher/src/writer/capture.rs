@@ -92,6 +92,8 @@ pub struct Looked {
     pub last_id: i64,
     /// Whether triggers still write.
     pub has_room: bool,
+    /// How many statements have ever found no room, if not all of them were made up for.
+    pub missed: Option<i64>,
     /// The rows.
     pub changes: Vec<Change>,
     /// More rows than are taken one by one; then `changes` is empty.
@@ -111,6 +113,8 @@ pub struct AckRequest {
     pub all_in: Option<Snapshot>,
     /// Make room: triggers had stopped writing.
     pub make_room: bool,
+    /// So many statements that found no room are made up for: every store is behind for them in this transaction.
+    pub mended: Option<i64>,
     /// Up to this id everything that was seen is done.
     pub done_to: i64,
     /// The stores that are behind.
@@ -283,9 +287,13 @@ impl Capture {
         })
     }
 
-    /// A look failed: it is taken again soon.
+    /// A look failed: it is taken again soon. What it may have found is found by the next one, so its readings say
+    /// nothing once that one is complete but not delivered.
     pub fn look_failed(&mut self, now: Millis) {
-        self.looking = None;
+        let failed = self.looking.take();
+        for delivery in &mut self.deliveries {
+            delivery.marks.retain(|mark| Some(mark.look) != failed);
+        }
         self.failures += 1;
         self.retry_at = now + (100_u64 << self.failures.min(5)).min(2_000);
     }
@@ -311,8 +319,8 @@ impl Capture {
         }
         self.last = Some(looked.seen.clone());
         self.last_id = looked.last_id;
-        if looked.is_backlog || !looked.has_room {
-            (self.all_in, self.make_room) = (Some(looked.seen.clone()), !looked.has_room);
+        if looked.is_backlog {
+            self.all_in = Some(looked.seen.clone());
         }
         let found = self.enter(now, id, seen, &looked.changes, stores);
         if !found.is_empty() {
@@ -320,6 +328,11 @@ impl Capture {
         }
         self.complete = Some(id);
         found
+    }
+
+    /// Triggers had stopped writing: every row that was seen is done with, and there is room again.
+    pub fn make_room(&mut self, seen: &Snapshot) {
+        (self.all_in, self.make_room) = (Some(seen.clone()), true);
     }
 
     /// Enters changes; `stores` says which are to be waited for.
@@ -495,6 +508,15 @@ impl Capture {
         self.entries.len() > ENTRIES_MAX
     }
 
+    /// The stores that wait for the oldest change of all that are followed.
+    pub fn laggards(&self) -> Vec<StoreIx> {
+        let first = |d: &Delivery| d.missing.keys().next().copied();
+        let oldest = self.deliveries.iter().filter_map(first).min();
+        let stores = self.deliveries.iter().enumerate();
+        let waiting = stores.filter(|(_, d)| oldest.is_some() && first(d) == oldest);
+        waiting.map(|(i, _)| StoreIx(i)).collect()
+    }
+
     /// Rows that are seen and not acknowledged.
     pub fn len(&self) -> usize {
         self.rows.len()
@@ -514,6 +536,7 @@ impl Capture {
         now: Millis,
         behind: Vec<StoreIx>,
         retries: Vec<(TenantId, Option<Retry>)>,
+        mended: Option<i64>,
         at_once: bool,
     ) -> Option<AckRequest> {
         if self.acking.is_some() || now < self.retry_at {
@@ -523,7 +546,8 @@ impl Capture {
             .done_since
             .is_some_and(|at| at_once || now >= at + ACK_AFTER);
         let due = waited || self.done.len() >= ACK_ROWS || self.all_in.is_some();
-        if !due && behind == self.behind_told && retries.is_empty() {
+        let news = mended.is_some() || !retries.is_empty() || behind != self.behind_told;
+        if !due && !news {
             return None;
         }
         self.done_since = None;
@@ -535,6 +559,7 @@ impl Capture {
             ids: std::mem::take(&mut self.done),
             all_in: self.all_in.clone(),
             make_room: self.make_room,
+            mended,
             done_to: done_to.max(self.acked_to),
             behind,
             retries,
@@ -589,6 +614,7 @@ mod tests {
             seen: Snapshot::parse(seen).expect("a snapshot"),
             last_id,
             has_room: true,
+            missed: None,
             changes,
             is_backlog: false,
             everyone: None,
@@ -619,7 +645,7 @@ mod tests {
         }
 
         fn ack(&mut self, xid: u64) -> Option<AckRequest> {
-            let request = self.0.next_ack(1_000, vec![], vec![], true);
+            let request = self.0.next_ack(1_000, vec![], vec![], None, true);
             self.0.acked(1_000, Some(xid));
             request
         }
@@ -658,6 +684,19 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_the_oldest_change_holds_the_others_up() {
+        let mut books = Books::new();
+        assert_eq!(books.0.laggards(), []);
+        books.look(1, looked("5:5:", 1, vec![change(1, 4, &["a"])]));
+        books.look(2, looked("6:6:", 2, vec![change(2, 5, &["b"])]));
+        assert_eq!(books.0.laggards(), [A, B]);
+        books.0.delivered(0, B, &t("a"), Tick(11));
+        assert_eq!(books.0.laggards(), [A]);
+        books.0.strike_store(0, A);
+        assert_eq!(books.0.laggards(), [B]);
+    }
+
+    #[test]
     fn a_store_is_as_fresh_as_the_last_look_of_which_it_has_everything() {
         let mut books = Books::new();
         books.look(100, looked("5:5:", 1, vec![change(1, 4, &["a"])]));
@@ -672,6 +711,18 @@ mod tests {
         );
         books.0.strike_before(0, B, Tick(11));
         assert_eq!(books.0.fresh(B), at(200));
+    }
+
+    #[test]
+    fn a_look_that_failed_says_nothing_about_the_age() {
+        let mut books = Books::new();
+        assert!(books.0.next_look(0, &[at(100), at(100)]).is_some());
+        books.0.look_failed(0);
+        books.0.retry_at = 0;
+        books.look(200, looked("5:5:", 1, vec![change(1, 4, &["a"])]));
+        assert_eq!(books.0.fresh(A), None, "the change may be from before 100");
+        books.0.delivered(0, A, &t("a"), Tick(11));
+        assert_eq!(books.0.fresh(A), at(200));
     }
 
     #[test]
@@ -723,9 +774,14 @@ mod tests {
     fn an_acknowledgement_that_failed_is_made_again() {
         let mut books = Books::new();
         books.look(1, looked("5:5:", 1, vec![change(1, 4, &[])]));
-        assert!(books.0.next_ack(1_000, vec![], vec![], false).is_some());
+        assert!(
+            books
+                .0
+                .next_ack(1_000, vec![], vec![], None, false)
+                .is_some()
+        );
         books.0.acked(1_000, None);
-        let again = books.0.next_ack(9_000, vec![], vec![], false);
+        let again = books.0.next_ack(9_000, vec![], vec![], None, false);
         assert_eq!(again.map(|a| a.ids), Some(vec![1]));
     }
 }

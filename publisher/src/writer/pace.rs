@@ -9,6 +9,9 @@ const SHARE: u64 = 3;
 /// What may be used at once, after a quiet time.
 const BURST: Millis = 60;
 
+/// The longest that changes wait for their turn, in milliseconds.
+const WAIT_MAX: i64 = 250;
+
 /// An allowance of one lane.
 #[derive(Debug)]
 pub struct Pace {
@@ -33,9 +36,9 @@ impl Pace {
         (self.allowance < 0).then(|| now + self.allowance.unsigned_abs())
     }
 
-    /// A build took so long.
+    /// A build took so long. A slow one, whose tenant is to blame, does not keep the others waiting for as long.
     pub fn took(&mut self, ms: Millis) {
-        self.allowance -= (ms * SHARE) as i64;
+        self.allowance = (self.allowance - (ms * SHARE) as i64).max(-WAIT_MAX);
     }
 }
 
@@ -58,5 +61,7 @@ mod tests {
         }
         assert!((19_000..21_000).contains(&busy), "{busy} ms of a minute");
         assert_eq!(pace.wait(now + 1_000), None);
+        pace.took(60_000);
+        assert_eq!(pace.wait(now + 1_000), Some(now + 1_250));
     }
 }

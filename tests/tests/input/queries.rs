@@ -213,6 +213,38 @@ async fn a_watch_of_what_is_not_there_is_refused() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_watch_of_what_has_no_change_triggers_is_refused() -> Result<()> {
+    let desk = desk().await?;
+    desk.sql(
+        "CREATE MATERIALIZED VIEW made AS SELECT * FROM item; CREATE SEQUENCE counted;
+         CREATE FOREIGN DATA WRAPPER far; CREATE SERVER away FOREIGN DATA WRAPPER far;
+         CREATE FOREIGN TABLE distant (tenant text, key text) SERVER away;
+         CREATE TABLE whole (tenant text, key text) PARTITION BY LIST (tenant);
+         CREATE FOREIGN TABLE piece PARTITION OF whole FOR VALUES IN ('t1') SERVER away;
+         CREATE TABLE kept (tenant text, data json, more jsonb);",
+    )
+    .await?;
+    const QUERY: &str = "SELECT key, tenant FROM item";
+    let tenant = |table: &str| format!("watch = [{{ table = \"{table}\", tenant = \"tenant\" }}]");
+    let (view, made, distant) = (tenant("summed"), tenant("made"), tenant("distant"));
+    let (whole, counted, catalog) = (tenant("whole"), tenant("counted"), tenant("pg_class"));
+    let json = "watch = [{ table = \"kept\", tenants = \"SELECT data ->> 't' FROM changed\" }]";
+    let keyless = "watch = [{ table = \"item\", tenant = \"tenant\", columns = [\"body\"] }]";
+    let cases = [
+        ("a view", QUERY, view.as_str()),
+        ("a materialized view", QUERY, &made),
+        ("a foreign table", QUERY, &distant),
+        ("a foreign partition", QUERY, &whole),
+        ("a sequence", QUERY, &counted),
+        ("a catalog", QUERY, &catalog),
+        ("json", QUERY, json),
+        ("no primary key, which is a warning", QUERY, keyless),
+    ];
+    shows!(all(&desk, &cases).await?);
+    Ok(())
+}
+
+#[tokio::test]
 async fn kinds_with_different_tenant_types_are_refused() -> Result<()> {
     let desk = desk().await?;
     let contexts = kind("item", "SELECT key, tenant FROM item", "")

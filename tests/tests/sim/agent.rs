@@ -52,7 +52,6 @@ pub enum Crash {
 pub struct Memory {
     gate: Gate,
     incarnation: Incarnation,
-    boot: u128,
     /// Kept up to date by `apply`'s notes.
     pub buckets: Buckets,
     /// Records, kept up to date likewise.
@@ -75,6 +74,8 @@ pub struct Agent {
     pub paused_until: u64,
     /// Raised when the disk is replaced by another one.
     pub line: u64,
+    /// The boot of its machine: its id, and when it was.
+    pub boot: (u128, u64),
     variant: Variant,
 }
 
@@ -98,17 +99,21 @@ impl Agent {
             backup: None,
             paused_until: 0,
             line: 0,
+            boot: (0, 0),
             variant,
         }
     }
 
-    /// Opens the file and starts.
-    pub fn start(&mut self, now: u64, id: u128) {
+    /// Opens the file and starts; the machine too, if it `boots`.
+    pub fn start(&mut self, now: u64, id: u128, boots: bool) {
+        if boots {
+            self.boot = (id, now);
+        }
+        self.durable.load();
         self.durable.reopen();
         self.memory = Some(Memory {
             gate: Gate::default(),
             incarnation: Incarnation(id),
-            boot: id,
             buckets: self.durable.buckets(&BTreeSet::new()),
             contexts: self.durable.contexts(),
             last_step: now,
@@ -127,8 +132,17 @@ impl Agent {
 
     fn reading(&self, now: u64) -> Reading {
         Reading {
-            boot: self.memory.as_ref().map_or(0, |m| m.boot),
-            micros: now * 1_000,
+            boot: self.boot.0,
+            micros: (now - self.boot.1) * 1_000,
+        }
+    }
+
+    /// Every change before this reading is here. One of another boot says nothing, and nothing makes the store older.
+    fn freshen(&mut self, named: Option<Reading>, db: usize) {
+        let named = named.filter(|reading| reading.boot == self.boot.0);
+        let fresh = named.map(|reading| self.boot.1 + reading.micros / 1_000);
+        if fresh > self.durable.fresh {
+            (self.durable.fresh, self.durable.fresh_db) = (fresh, db);
         }
     }
 
@@ -150,6 +164,7 @@ impl Agent {
             root: d.key.as_ref().map(|k| k.root(&memory.buckets)),
             reading: self.reading(now),
             age: None,
+            beat: d.beat,
             release: String::new(),
         }
     }
@@ -158,7 +173,7 @@ impl Agent {
     pub fn handle(
         &mut self,
         now: u64,
-        message: &Message,
+        (message, db): (&Message, usize),
         crash: Option<Crash>,
         id: u128,
     ) -> Handled {
@@ -167,17 +182,18 @@ impl Agent {
         let result = match message {
             Message::Request(Request::Hello, _) => Ok(Reply::Hello(Box::new(self.state(now)))),
             Message::Request(Request::ListBuckets(list), _) => Ok(Reply::Listed(self.list(list))),
-            Message::Heartbeat(heartbeat) => self.heartbeat(now, heartbeat),
+            Message::Heartbeat(heartbeat) => self.heartbeat(now, heartbeat, db),
             Message::Request(request, origins) => {
                 let was = before.then(|| self.durable.clone());
                 let result = match request {
                     Request::Claim(claim) => self.claim(now, claim, id),
-                    Request::Push(push) => self.push(now, push, origins, &mut applied),
-                    Request::Synced(synced) => self.synced(now, synced),
+                    Request::Push(push) => self.push(now, push, (origins, db), &mut applied),
+                    Request::Synced(synced) => self.synced(now, synced, db),
                     Request::Release(release) => self.release(release),
                     Request::Hello | Request::ListBuckets(_) => unreachable!("handled above"),
                 };
                 committed = result.is_ok();
+                self.durable.save();
                 if let Some(was) = was {
                     self.durable = was;
                     committed = false;
@@ -235,7 +251,7 @@ impl Agent {
         &mut self,
         now: u64,
         push: &Push,
-        origins: &[Origin],
+        (origins, db): (&[Origin], usize),
         applied: &mut Vec<usize>,
     ) -> Result<Reply, Refused> {
         self.admit(push.session, push.number)?;
@@ -268,13 +284,15 @@ impl Agent {
                 .iter()
                 .for_each(|d| buckets.add(&key, tenant, d));
         }
+        self.freshen(push.fresh, db);
+        self.durable.beat = self.durable.beat.max(push.beat.unwrap_or(0));
         Ok(Reply::Pushed(Pushed {
             verdicts: outcome.verdicts,
             reading: self.reading(now),
         }))
     }
 
-    fn synced(&mut self, now: u64, synced: &Synced) -> Result<Reply, Refused> {
+    fn synced(&mut self, now: u64, synced: &Synced, db: usize) -> Result<Reply, Refused> {
         self.admit(synced.session, synced.number)?;
         let Some(key) = self.durable.key.clone() else {
             return Err(Refused::Session);
@@ -293,8 +311,9 @@ impl Agent {
         d.last_synced = Some(synced.id);
         let as_before: Vec<_> = synced.unsure.intersection(&d.kinds).cloned().collect();
         d.kinds = synced.kinds.iter().cloned().chain(as_before).collect();
-        d.fresh = Some(synced.fresh.micros / 1_000);
         d.position = d.position.max(synced.position);
+        self.durable.scanned = Some((db, self.boot.1 + synced.fresh.micros / 1_000));
+        self.freshen(Some(synced.fresh), db);
         let reading = self.reading(now);
         Ok(Reply::Synced(SyncVerdict::InStep { reading }))
     }
@@ -306,11 +325,13 @@ impl Agent {
         Ok(Reply::Released)
     }
 
-    fn heartbeat(&mut self, now: u64, heartbeat: &Heartbeat) -> Result<Reply, Refused> {
+    /// Position and age move in memory; the next commit writes them.
+    fn heartbeat(&mut self, now: u64, heartbeat: &Heartbeat, db: usize) -> Result<Reply, Refused> {
         self.gate().heard(heartbeat.session)?;
         if let Some(position) = heartbeat.position {
             self.durable.position = self.durable.position.max(position);
         }
+        self.freshen(heartbeat.fresh, db);
         let reading = self.reading(now);
         Ok(Reply::Ack(Ack { reading }))
     }

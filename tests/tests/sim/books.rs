@@ -1,6 +1,6 @@
 //! I3: the books of a store agree with its records after every commit.
 
-use crate::database::Name;
+use crate::state::Name;
 use crate::world::{Checked, World, violated};
 use contexts::name::TenantId;
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,15 +5,15 @@
 //! | I1 | the snapshot that a store shows of a tenant never goes back; nor does a reader that changes store by position |
 //! | I2 | what is shown of a tenant is one snapshot's content; held names keep an older value of theirs, or none |
 //! | I3 | one owner per key, and the owners, heads, digests and buckets agree with the records ([`crate::books`]) |
-//! | I5 | what is shown is as new as the age says; a key that was there all the time is never called absent |
+//! | I5 | what is shown is as new as the age says; a key that was there all the time is never called absent ([`crate::age`]) |
 //! | I6 | what was acknowledged is on disk, and a receipt shows what it was asked for |
 //! | fence | after a clone, a store takes from one side only |
 //!
 //! A tenant with a value that was edited by hand is left out until the value is written again.
 
 use crate::agent::{Handled, Message};
-use crate::database::State;
 use crate::publisher::Wish;
+use crate::state::State;
 use crate::store::{Durable, Origin};
 use crate::world::{Checked, World, violated};
 use contexts::bundle::{Bundle, HoldReason};
@@ -21,7 +21,7 @@ use contexts::name::TenantId;
 use contexts::push::{Pushed, Verdict};
 use contexts::version::Version;
 use publisher::writer::{Delivery, Republished, Request};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 impl World {
     /// The commit of an origin in the history of a database, if they have that past in common.
@@ -30,7 +30,7 @@ impl World {
         (origin.db == db || origin.commit < shared).then_some(origin.commit)
     }
 
-    fn state(&self, origin: Origin) -> &State {
+    pub fn state(&self, origin: Origin) -> &State {
         &self.dbs[origin.db].commits[origin.commit].state
     }
 
@@ -41,7 +41,7 @@ impl World {
 
     /// Whether the content of one snapshot is also that of another one, or of a later one, but for what the store has
     /// to yield to another tenant.
-    fn still_true(&self, s: usize, tenant: &TenantId, shown: Origin, since: Origin) -> bool {
+    pub fn still_true(&self, s: usize, tenant: &TenantId, shown: Origin, since: Origin) -> bool {
         let head = self.agents[s].durable.heads.get(tenant);
         let held = head.iter().flat_map(|h| &h.held);
         let yielded: Vec<_> = held
@@ -62,12 +62,11 @@ impl World {
     pub fn check_commit(
         &mut self,
         s: usize,
-        p: usize,
+        db: usize,
         before: &Durable,
         message: &Message,
         handled: &Handled,
     ) -> Checked {
-        let db = self.publishers[p].db;
         if let Message::Request(Request::Push(push), origins) = message {
             for i in &handled.applied {
                 let tenant = &push.bundles[*i].bundle.tenant;
@@ -86,7 +85,6 @@ impl World {
         if let Message::Request(Request::Synced(synced), _) = message {
             let in_step = self.agents[s].durable.last_synced == Some(synced.id);
             if in_step {
-                self.agents[s].durable.fresh_db = db;
                 self.take_side(s, db)?;
             }
         }
@@ -183,76 +181,6 @@ impl World {
                 .any(|c| was(&c.state))
             {
                 return Err(format!("{name:?} was never {}", record.context.value));
-            }
-        }
-        Ok(())
-    }
-
-    /// I5.
-    fn check_age(&self, s: usize) -> Checked {
-        let d = &self.agents[s].durable;
-        let Some(fresh) = d.fresh else { return Ok(()) };
-        let db = d.fresh_db;
-        let then = Origin {
-            db,
-            commit: self.dbs[db].index_at(fresh),
-        };
-        for tenant in self.tenants(&[d]) {
-            let origin = d.origins.get(&tenant).copied();
-            let shown = origin.unwrap_or(Origin { db, commit: 0 });
-            let Some(commit) = self.commit_in(shown, db) else {
-                continue;
-            };
-            if commit >= then.commit || d.edited.contains(&tenant) {
-                continue;
-            }
-            if !self.still_true(s, &tenant, shown, then) {
-                let what = format!(
-                    "store {s} shows {tenant} of commit {commit} and claims to be as new as {}",
-                    then.commit
-                );
-                return violated("I5 the age is honest", what);
-            }
-        }
-        self.check_absent(s, then)
-    }
-
-    /// Tenants that some stores or databases know.
-    fn tenants(&self, stores: &[&Durable]) -> BTreeSet<TenantId> {
-        let shown = stores.iter().flat_map(|d| d.origins.keys().cloned());
-        let commits = self.dbs.iter().flat_map(|d| &d.commits);
-        let rows = commits.flat_map(|c| c.state.rows.keys().cloned());
-        shown.chain(rows).collect()
-    }
-
-    /// A key that one tenant had in the region from the moment of the age until now has an answer other than absent.
-    fn check_absent(&self, s: usize, then: Origin) -> Checked {
-        let (d, region) = (&self.agents[s].durable, &self.agents[s].region);
-        let commits = &self.dbs[then.db].commits[then.commit..];
-        for (tenant, rows) in &self.state(then).rows {
-            let shown = d.origins.get(tenant);
-            if shown.is_some_and(|o| self.commit_in(*o, then.db).is_none()) {
-                continue;
-            }
-            for name in rows.keys() {
-                let has = |state: &State| {
-                    let row = state.rows.get(tenant).and_then(|rows| rows.get(name));
-                    row.is_some_and(|row| row.is_in(region))
-                };
-                let known = d.kinds.contains(&name.0) && !d.blind.iter().any(|b| b.0 == name.0);
-                let absent = known && !d.owners.contains_key(name);
-                // Of a kind that could not be built, the store knows what it last knew.
-                let broken = |state: &State| {
-                    let broken = (tenant.clone(), name.0.clone());
-                    state.broken.contains(&broken)
-                };
-                if absent
-                    && !commits.iter().any(|c| broken(&c.state))
-                    && commits.iter().all(|c| has(&c.state))
-                {
-                    let what = format!("store {s} says that {name:?} of {tenant} does not exist");
-                    return violated("I5 absent is known", what);
-                }
             }
         }
         Ok(())

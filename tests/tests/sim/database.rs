@@ -1,98 +1,17 @@
-//! The model of the hub's database: current rows, every committed state (so that a snapshot is the index of a commit),
-//! the lease row, and what the writers recorded. It also builds bundles, as the publisher's builder does.
+//! The model of the hub's database: every committed state (so that a snapshot is the index of a commit), open
+//! transactions, the outbox, the lease row, and what the writers recorded. It also builds bundles, as the publisher's
+//! builder does.
 
-use contexts::bundle::{Bundle, Context, Held, HeldKind, HoldReason};
+use crate::outbox::{Line, Note, Outbox};
+use crate::state::{State, Writes, kinds};
+use crate::xids::Xids;
 use contexts::digest::DigestKey;
-use contexts::name::{Key, Kind, Region, TenantId};
+use contexts::name::{Region, TenantId};
 use contexts::version::{Holder, SyncId, Term};
 use publisher::writer::lease::LeaseRow;
 use publisher::writer::{Built, BuiltBatch, BuiltBundle, TenantRange, What};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// What identifies a context.
-pub type Name = (Kind, Key);
-
-/// One row that a context's query returns.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    /// Raised by every change of anything, never used twice: the value contains it.
-    pub revision: u64,
-    /// Where it belongs; everywhere if none.
-    pub regions: Option<BTreeSet<Region>>,
-    /// Its value has more bytes than allowed.
-    pub too_large: bool,
-}
-
-impl Row {
-    /// Whether it belongs in a region.
-    pub fn is_in(&self, region: &Region) -> bool {
-        self.regions.as_ref().is_none_or(|r| r.contains(region))
-    }
-
-    /// The value.
-    pub fn value(&self) -> Arc<str> {
-        format!(
-            "{{\"rev\":{},\"pad\":\"{}\"}}",
-            self.revision,
-            "x".repeat(20)
-        )
-        .into()
-    }
-}
-
-/// Everything that one snapshot sees.
-#[derive(Debug, Clone, Default)]
-pub struct State {
-    /// The rows of each tenant.
-    pub rows: BTreeMap<TenantId, BTreeMap<Name, Row>>,
-    /// Kinds whose query fails for a tenant.
-    pub broken: BTreeSet<(TenantId, Kind)>,
-    /// The fingerprint of the definitions.
-    pub definitions: u128,
-}
-
-impl State {
-    /// A tenant's bundle in a region, before anything is held for a clash.
-    pub fn bundle(&self, tenant: &TenantId, region: &Region) -> Bundle {
-        let broken = |kind: &Kind| self.broken.contains(&(tenant.clone(), kind.clone()));
-        let (mut contexts, mut held) = (Vec::new(), Vec::new());
-        let rows = self.rows.get(tenant).into_iter().flatten();
-        for ((kind, key), row) in rows.filter(|((kind, _), row)| row.is_in(region) && !broken(kind))
-        {
-            let (kind, key) = (kind.clone(), key.clone());
-            match row.too_large {
-                true => held.push(Held {
-                    kind,
-                    key,
-                    why: HoldReason::TooLarge { bytes: 2, max: 1 },
-                }),
-                false => contexts.push(Context {
-                    kind,
-                    key,
-                    value: row.value(),
-                    expires: None,
-                }),
-            }
-        }
-        let whole = |kind: &Kind| HeldKind {
-            kind: kind.clone(),
-            why: HoldReason::CannotBuild {
-                why: "division by zero".into(),
-            },
-        };
-        let of_tenant = self.broken.iter().filter(|(t, _)| t == tenant);
-        let held_kinds = of_tenant.map(|(_, kind)| whole(kind)).collect();
-        Bundle::new(tenant.clone(), contexts, held, held_kinds).expect("a sound bundle")
-    }
-
-    /// Who has a key in a region, good or not.
-    pub fn claimants(&self, name: &Name, region: &Region) -> Vec<&TenantId> {
-        let has = |rows: &BTreeMap<Name, Row>| rows.get(name).is_some_and(|r| r.is_in(region));
-        let having = self.rows.iter().filter(|(_, rows)| has(rows));
-        having.map(|(tenant, _)| tenant).collect()
-    }
-}
 
 /// A commit.
 #[derive(Debug, Clone)]
@@ -101,6 +20,32 @@ pub struct Commit {
     pub at: u64,
     /// What a snapshot taken after it sees.
     pub state: Arc<State>,
+}
+
+/// A commit that changed a tenant.
+#[derive(Debug, Clone, Copy)]
+pub struct Touch {
+    pub commit: usize,
+    /// Whether the triggers were there when it was written.
+    pub captured: bool,
+}
+
+/// A transaction that has not ended.
+#[derive(Debug, Clone)]
+pub struct Transaction {
+    /// Drawn by the first write.
+    pub xid: Option<u64>,
+    pub writes: Writes,
+    /// Its rows of the outbox, which nobody else sees yet.
+    pub rows: Vec<(i64, Note)>,
+    /// Whether triggers ran for all of it.
+    pub captured: bool,
+    /// Statements that it still makes.
+    pub left: u8,
+    /// Whether it takes its time.
+    pub slow: bool,
+    /// Whether it was prepared, and so outlives a restart of the server.
+    pub prepared: bool,
 }
 
 /// One database; a clone of it is another one with the same past.
@@ -118,12 +63,27 @@ pub struct Database {
     pub synced: BTreeSet<SyncId>,
     /// Not before this does it answer.
     pub down_until: u64,
+    /// Raised by every start of the server.
+    pub server: u64,
+    pub xids: Xids,
+    /// Transactions that have not ended.
+    pub open: BTreeMap<u64, Transaction>,
+    pub outbox: Outbox,
+    /// When each beat was committed.
+    pub beats: Vec<u64>,
+    /// Stores that are recorded as behind.
+    pub behind: BTreeSet<usize>,
+    /// Somebody disabled the triggers.
+    pub triggers_off: bool,
+    /// The commits that changed each tenant.
+    pub touches: BTreeMap<TenantId, Vec<Touch>>,
     revision: u64,
+    transactions: u64,
 }
 
 impl Database {
     /// A database with nothing in it.
-    pub fn new() -> Self {
+    pub fn new(outbox: Outbox) -> Self {
         let term = Term {
             epoch: 0,
             holder: Holder(0),
@@ -144,7 +104,16 @@ impl Database {
             terms: BTreeSet::new(),
             synced: BTreeSet::new(),
             down_until: 0,
+            server: 0,
+            xids: Xids::new(),
+            open: BTreeMap::new(),
+            outbox,
+            beats: Vec::new(),
+            behind: BTreeSet::new(),
+            triggers_off: false,
+            touches: BTreeMap::new(),
             revision: 0,
+            transactions: 0,
         }
     }
 
@@ -169,10 +138,82 @@ impl Database {
         self.revision
     }
 
-    /// Commits a state.
-    pub fn commit(&mut self, at: u64, state: State) {
+    /// A transaction begins.
+    pub fn begin(&mut self, left: u8, slow: bool) -> u64 {
+        self.transactions += 1;
+        let transaction = Transaction {
+            xid: None,
+            writes: Writes::default(),
+            rows: Vec::new(),
+            captured: true,
+            left,
+            slow,
+            prepared: false,
+        };
+        self.open.insert(self.transactions, transaction);
+        self.transactions
+    }
+
+    /// What the next statement of a transaction sees: what is committed now, and its own writes.
+    pub fn view(&self, transaction: &Transaction) -> State {
+        let mut state = State::clone(self.now());
+        transaction.writes.apply(&mut state);
+        state
+    }
+
+    /// The number of a transaction, drawn if it has none yet.
+    pub fn number(&mut self, transaction: &mut Transaction) -> u64 {
+        *transaction.xid.get_or_insert_with(|| self.xids.begin())
+    }
+
+    /// What the triggers of one statement do: rows, if there is room.
+    pub fn trigger(&mut self, transaction: &mut Transaction, notes: Vec<Note>) {
+        if self.triggers_off {
+            transaction.captured = false;
+        } else if !notes.is_empty() && self.outbox.asks_for_room() {
+            let rows = notes.into_iter().map(|note| (self.outbox.draw(), note));
+            transaction.rows.extend(rows);
+        }
+    }
+
+    /// Commits a transaction.
+    pub fn commit(&mut self, at: u64, transaction: Transaction) {
+        let Some(xid) = transaction.xid else { return };
+        let mut state = State::clone(self.now());
+        let mut touched = transaction.writes.tenants(&state);
+        transaction.writes.apply(&mut state);
+        touched.extend(transaction.writes.tenants(&state));
+        self.xids.commit(xid);
+        let commit = self.commits.len();
+        for tenant in touched {
+            let captured = transaction.captured;
+            let touches = self.touches.entry(tenant).or_default();
+            touches.push(Touch { commit, captured });
+        }
         let state = Arc::new(state);
         self.commits.push(Commit { at, state });
+        for (id, note) in transaction.rows {
+            let line = Line {
+                xid,
+                note,
+                commit,
+                at,
+            };
+            self.outbox.rows.insert(id, line);
+        }
+    }
+
+    /// Rolls a transaction back: its ids are gone, and its number has ended.
+    pub fn abort(&mut self, transaction: &Transaction) {
+        transaction.xid.iter().for_each(|xid| self.xids.abort(*xid));
+    }
+
+    /// The server stops at once and starts again.
+    pub fn restart(&mut self) {
+        self.server += 1;
+        self.open.retain(|_, t| t.prepared);
+        let prepared = self.open.values().filter_map(|t| t.xid).collect();
+        self.xids.restart(prepared);
     }
 
     /// Takes the lease, if the row is as it was seen.
@@ -190,6 +231,7 @@ impl Database {
             released: false,
         };
         self.terms.insert((term.epoch, term.holder));
+        self.xids.once();
         Some(term)
     }
 
@@ -197,6 +239,7 @@ impl Database {
     pub fn renew(&mut self, term: Term, release: bool) -> bool {
         let ours = self.lease.term == term;
         if ours {
+            self.xids.once();
             self.lease.counter += 1;
             self.lease.released = release;
         }
@@ -236,6 +279,10 @@ impl Database {
                 state.rows.keys().filter(inside).cloned().collect()
             }
             What::Tenants(tenants) => tenants.clone(),
+            What::Beat => {
+                batch.beat = Some(self.beats.len() as u64);
+                Vec::new()
+            }
         };
         let built = |region: &Region, tenant: &TenantId| {
             Arc::new(BuiltBundle::new(state.bundle(tenant, region), key))
@@ -263,22 +310,4 @@ fn ranges(bounds: &[&str]) -> Vec<TenantRange> {
         range
     })
     .collect()
-}
-
-/// The kinds of this world.
-pub fn kinds() -> Vec<Kind> {
-    ["api_key", "cluster"]
-        .iter()
-        .map(|k| Kind::new(k).expect("a kind"))
-        .collect()
-}
-
-/// A tenant of this world.
-pub fn tenant(i: usize) -> TenantId {
-    TenantId::new(&format!("t{i:02}")).expect("a tenant")
-}
-
-/// A key of this world.
-pub fn key(i: usize) -> Key {
-    Key::new(&format!("k{i:02}")).expect("a key")
 }

@@ -113,7 +113,9 @@ impl World {
         }
         let mut clone = self.dbs[0].clone();
         clone.shared = clone.commits.len();
+        clone.restart();
         self.dbs.push(clone);
+        self.lookers.push(Vec::new());
         self.log(|| "the database is cloned".into());
         for _ in 0..2 {
             self.publishers.push(Publisher::new(1));

@@ -2,7 +2,7 @@
 //! stays dead holds up nobody else; and when nothing changes any more, nothing more is built.
 
 use crate::agent::Agent;
-use crate::database::Name;
+use crate::state::Name;
 use crate::world::{Checked, Event, World, violated};
 use contexts::name::TenantId;
 use publisher::writer::StoreIx;
@@ -13,6 +13,8 @@ use std::collections::BTreeSet;
 const HEALED_WITHIN: u64 = 600_000;
 /// Virtual milliseconds of rest that follow: long enough for a scan on schedule.
 const REST: u64 = 60_000;
+/// Virtual milliseconds after which no row of the outbox waits any more.
+const ACKED_WITHIN: u64 = 5_000;
 
 impl World {
     /// The time after the trouble.
@@ -111,7 +113,24 @@ impl World {
         if writer.dirty() > 0 {
             return fail(format!("{} tenants are dirty", writer.dirty()));
         }
+        if let Some(gap) = writer.capture_gap() {
+            return fail(format!("no capture: {gap}"));
+        }
+        self.outbox_is_clean(publisher.db)?;
         self.shows_truth(s, agent, publisher.db)
+    }
+
+    /// Whatever was written is acknowledged.
+    fn outbox_is_clean(&self, db: usize) -> Result<(), String> {
+        let database = &self.dbs[db];
+        if !database.open.is_empty() {
+            return Err(format!("{} transactions are open", database.open.len()));
+        }
+        let mut rows = database.outbox.rows.iter();
+        match rows.find(|(_, line)| line.at + ACKED_WITHIN < self.now) {
+            Some((id, line)) => Err(format!("row {id} stays: {:?}", line.note)),
+            None => Ok(()),
+        }
     }
 
     fn standings(&self, s: usize) -> Vec<(&'static str, Option<String>)> {

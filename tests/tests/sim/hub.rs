@@ -7,7 +7,7 @@ use crate::world::{Event, Step, Variant, World};
 use contexts::name::TenantId;
 use contexts::version::{Holder, Term};
 use publisher::writer::lease::{Observer, Standing};
-use publisher::writer::{BuildRequest, RegionFilter, Writer, WriterLimits};
+use publisher::writer::{BuildRequest, RegionFilter, What, Writer, WriterLimits};
 use rand::Rng;
 use std::collections::BTreeSet;
 
@@ -28,10 +28,12 @@ impl World {
         let answer = match op {
             LeaseOp::Look => LeaseAnswer::Row(self.dbs[db].lease),
             LeaseOp::Take(seen, holder) => {
-                LeaseAnswer::Taken(self.dbs[db].take_lease(*seen, *holder))
+                let term = self.dbs[db].take_lease(*seen, *holder);
+                LeaseAnswer::Taken(term, self.dbs[db].server)
             }
-            LeaseOp::Renew(term, release) => {
-                LeaseAnswer::Renewed(self.dbs[db].renew(*term, *release))
+            LeaseOp::Renew(term, release, server) => {
+                let ours = self.dbs[db].renew(*term, *release);
+                LeaseAnswer::Renewed(ours && self.dbs[db].server == *server)
             }
         };
         if self.rng.random_bool(0.02) && !self.calm {
@@ -54,10 +56,10 @@ impl World {
                     self.ask_lease(p, LeaseOp::Take(row, holder));
                 }
             }
-            LeaseAnswer::Taken(Some(term)) if self.publishers[p].office.is_none() => {
-                self.take_office(p, term, sent);
+            LeaseAnswer::Taken(Some(term), server) if self.publishers[p].office.is_none() => {
+                self.take_office(p, (term, server), sent);
             }
-            LeaseAnswer::Taken(_) => {}
+            LeaseAnswer::Taken(..) => {}
             LeaseAnswer::Renewed(true) => {
                 if let Some(office) = &mut self.publishers[p].office {
                     office.tenure.renewed(clock(sent));
@@ -75,7 +77,7 @@ impl World {
     }
 
     /// A term begins.
-    pub fn take_office(&mut self, p: usize, term: Term, sent: u64) {
+    pub fn take_office(&mut self, p: usize, (term, server): (Term, u64), sent: u64) {
         let now = self.now;
         let limits = WriterLimits {
             batch_tenants: self.rng.random_range(1..6),
@@ -87,7 +89,8 @@ impl World {
         };
         self.log(|| format!("p{p} takes epoch {}, {limits:?}", term.epoch));
         let writer = Writer::new(term, self.key.clone(), self.specs(), limits, now);
-        self.publishers[p].office = Some(Office::new(writer, now, sent));
+        let db = self.publishers[p].db;
+        self.publishers[p].office = Some(Office::new(writer, (db, server), now, sent));
     }
 
     /// Ends the term once every store was given back.
@@ -101,11 +104,11 @@ impl World {
         if office.leaving.is_none() || !done {
             return;
         }
-        let (term, stops) = (office.term, office.stops);
+        let (term, server, stops) = (office.term, office.server, office.stops);
         publisher.office = None;
         publisher.observer = Observer::default();
         if stops {
-            self.ask_lease(p, LeaseOp::Renew(term, true));
+            self.ask_lease(p, LeaseOp::Renew(term, true, server));
             self.publishers[p].up = false;
             let later = self.rng.random_range(1_000..15_000);
             self.at(later, Event::PublisherStart(p));
@@ -132,8 +135,20 @@ impl World {
             Ok(batch)
         };
         let delay = self.build_delay();
+        self.builds += u64::from(!self.is_routine(db, &request.what));
         let step = Step::Built(request.id, result);
         self.at(delay, Event::Publisher(p, run, step));
+    }
+
+    /// Whether a build is made again and again although nothing changes: of the beat, and of tenants that cannot be
+    /// built.
+    fn is_routine(&self, db: usize, what: &What) -> bool {
+        let broken = &self.dbs[db].now().broken;
+        match what {
+            What::Beat => true,
+            What::Tenants(all) => all.iter().all(|t| broken.iter().any(|(b, _)| b == t)),
+            What::Bounds | What::Range(_) => false,
+        }
     }
 
     /// How long half a build takes.
@@ -144,36 +159,32 @@ impl World {
         }
     }
 
-    /// Somebody tells the writer of a database what changed.
-    pub fn announce(&mut self, db: usize, tenants: &BTreeSet<TenantId>) {
-        let (republish, scan) = (self.rng.random_bool(0.3), self.rng.random_bool(0.2));
+    /// Somebody asks the writer of a database for a scan.
+    pub fn ask_scan(&mut self, db: usize) {
+        for publisher in self.publishers.iter_mut().filter(|p| p.db == db) {
+            if let Some(office) = &mut publisher.office {
+                let all = RegionFilter::All;
+                office.writer.request_scan("somebody asks", all, false);
+            }
+        }
+    }
+
+    /// Somebody asks the writer of a database to send some tenants again.
+    pub fn ask_republish(&mut self, db: usize, tenants: &BTreeSet<TenantId>) {
         let (now, commit) = (self.now, self.dbs[db].newest());
         let lines: Vec<u64> = self.agents.iter().map(|a| a.line).collect();
-        for p in 0..self.publishers.len() {
-            if self.publishers[p].db != db {
-                continue;
-            }
-            let Some(office) = &mut self.publishers[p].office else {
+        for publisher in self.publishers.iter_mut().filter(|p| p.db == db) {
+            let Some(office) = &mut publisher.office else {
                 continue;
             };
-            if scan {
-                office
-                    .writer
-                    .request_scan("somebody asks", RegionFilter::All, false);
-            }
-            if republish {
-                let all = tenants.iter().cloned().collect();
-                let ticket = office
-                    .writer
-                    .republish(now, all, &RegionFilter::All, 20_000);
-                office.wishes.push(Wish {
-                    ticket,
-                    origin: Origin { db, commit },
-                    lines: lines.clone(),
-                });
-            } else {
-                office.writer.changed(tenants.iter().cloned());
-            }
+            let tenants = tenants.iter().cloned().collect();
+            let all = RegionFilter::All;
+            let ticket = office.writer.republish(now, tenants, &all, 20_000);
+            office.wishes.push(Wish {
+                ticket,
+                origin: Origin { db, commit },
+                lines: lines.clone(),
+            });
         }
     }
 }

@@ -7,6 +7,16 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 use std::collections::BTreeSet;
 
+/// Who sent a message, and where the answer goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Sender {
+    pub p: usize,
+    run: u64,
+    number: u64,
+    /// The database of its term.
+    pub db: usize,
+}
+
 /// How bad things are, drawn per run.
 #[derive(Debug)]
 pub struct Weather {
@@ -15,6 +25,18 @@ pub struct Weather {
     slow: f64,
     very_late: f64,
     crash: f64,
+    /// How often a statement or its result is late, and how often the result is lost.
+    pub slow_database: f64,
+    pub lost_answers: f64,
+    /// Whether scans run on schedule, and how often somebody asks for a scan or for tenants: both hide a change that
+    /// capture has missed.
+    pub schedule: bool,
+    pub asks: f64,
+    /// Rows that may wait in the outbox, and rows that a look takes one by one.
+    pub cap: i64,
+    pub max_rows: usize,
+    /// Milliseconds between transactions.
+    pub busy: u64,
     /// Whether the database is cloned once.
     pub clone: bool,
     /// Milliseconds between faults.
@@ -31,6 +53,13 @@ impl Weather {
             slow: pick(&[0.0, 0.05, 0.3]),
             very_late: pick(&[0.0, 0.01, 0.04]),
             crash: pick(&[0.0, 0.005, 0.03]),
+            slow_database: pick(&[0.0, 0.02, 0.1]),
+            lost_answers: pick(&[0.0, 0.02, 0.1]),
+            schedule: pick(&[0.0, 1.0]) > 0.5,
+            asks: pick(&[0.0, 0.0, 0.1]),
+            cap: pick(&[20.0, 60.0, 1_000_000.0, 1_000_000.0]) as i64,
+            max_rows: pick(&[8.0, 20_000.0, 20_000.0]) as usize,
+            busy: pick(&[150.0, 600.0, 1_500.0]) as u64,
             clone: pick(&[0.0, 0.0, 0.0, 0.0, 1.0]) > 0.5,
             fault_every: pick(&[1_000.0, 3_000.0, 8_000.0]) as u64,
         }
@@ -56,6 +85,8 @@ impl World {
     pub fn send(&mut self, p: usize, to: usize, message: Message, timeout: u64) -> u64 {
         self.messages += 1;
         let (number, run) = (self.messages, self.publishers[p].run);
+        let office = self.publishers[p].office.as_ref();
+        let db = office.map_or(0, |office| office.db);
         self.at(timeout, Event::Publisher(p, run, Step::Timeout(number)));
         let copies = match self.rng.random::<f64>() {
             x if x < self.weather.loss => 0,
@@ -64,7 +95,7 @@ impl World {
         };
         for _ in 0..copies {
             let delay = self.weather.delay(&mut self.rng);
-            let from = (p, run, number);
+            let from = Sender { p, run, number, db };
             let message = message.clone();
             self.at(delay, Event::ToStore { to, from, message });
         }
@@ -75,7 +106,7 @@ impl World {
     ///
     /// # Errors
     /// The invariant that the store breaks.
-    pub fn deliver(&mut self, to: usize, from: (usize, u64, u64), message: Message) -> Checked {
+    pub fn deliver(&mut self, to: usize, from: Sender, message: Message) -> Checked {
         if self.agents[to].paused_until > self.now {
             let rest = self.agents[to].paused_until - self.now;
             self.at(rest, Event::ToStore { to, from, message });
@@ -92,7 +123,7 @@ impl World {
         let (now, id) = (self.now, self.id());
         let before = self.agents[to].durable.clone();
         self.agents[to].ran(now);
-        let handled = self.agents[to].handle(now, &message, crash, id);
+        let handled = self.agents[to].handle(now, (&message, from.db), crash, id);
         if crash.is_some() {
             self.log(|| format!("store {to} dies: {crash:?}"));
             let down = self.rng.random_range(100..6_000);
@@ -100,7 +131,9 @@ impl World {
         }
         self.note(to, from, &message, &handled);
         if handled.committed {
-            self.check_commit(to, from.0, &before, &message, &handled)?;
+            self.check_commit(to, from.db, &before, &message, &handled)?;
+        } else if self.agents[to].durable.fresh != before.fresh {
+            self.check_age(to)?;
         }
         if let Some(reply) = handled.reply {
             self.reply(from, reply);
@@ -111,17 +144,17 @@ impl World {
     fn note(
         &mut self,
         to: usize,
-        from: (usize, u64, u64),
+        from: Sender,
         message: &Message,
         handled: &crate::agent::Handled,
     ) {
         if !matches!(message, Message::Heartbeat(_)) {
             let said = handled.reply.as_ref().map(brief);
-            self.log(|| format!("p{} -> store {to}: {} => {said:?}", from.0, ask(message)));
+            self.log(|| format!("p{} -> store {to}: {} => {said:?}", from.p, ask(message)));
         }
     }
 
-    fn reply(&mut self, (p, run, number): (usize, u64, u64), reply: Reply) {
+    fn reply(&mut self, Sender { p, run, number, .. }: Sender, reply: Reply) {
         if self.rng.random_bool(self.weather.loss) {
             return;
         }

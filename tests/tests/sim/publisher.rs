@@ -3,11 +3,11 @@
 
 use crate::agent::{Message, Reply};
 use crate::store::Origin;
-use crate::world::{Checked, Event, Step, Variant, World};
+use crate::world::{Checked, Event, Step, Variant, Violation, World};
 use contexts::name::TenantId;
 use contexts::version::{Holder, SessionId, Term};
 use publisher::writer::lease::{LeaseRow, Observer, Tenure};
-use publisher::writer::{Answer, RegionFilter, Report, Request, StoreIx, Ticket, Writer};
+use publisher::writer::{Answer, RegionFilter, Report, Request, ScanId, StoreIx, Ticket, Writer};
 use rand::Rng;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -36,6 +36,16 @@ pub struct Office {
     pub next_renewal: u64,
     pub next_heartbeat: u64,
     pub next_scan: u64,
+    /// The database of the term, and the run of its server.
+    pub db: usize,
+    pub server: u64,
+    pub next_beat: u64,
+    pub next_check: u64,
+    pub checking: bool,
+    pub scan_seen: Option<ScanId>,
+    /// The beats that were committed, by the moment when that was heard.
+    pub beats: BTreeMap<u64, u64>,
+    pub questions: Vec<Question>,
     pending: BTreeMap<u64, Pending>,
     pub wishes: Vec<Wish>,
     /// Somebody else has the lease, or the process stops.
@@ -59,17 +69,24 @@ pub struct Wish {
     pub lines: Vec<u64>,
 }
 
+/// A question where a transaction is visible, with its commit.
+pub struct Question {
+    pub ticket: Ticket,
+    pub db: usize,
+    pub commit: usize,
+}
+
 /// What is asked of the lease row.
 pub enum LeaseOp {
     Look,
     Take(LeaseRow, Holder),
-    Renew(Term, bool),
+    Renew(Term, bool, u64),
 }
 
 /// What comes back.
 pub enum LeaseAnswer {
     Row(LeaseRow),
-    Taken(Option<Term>),
+    Taken(Option<Term>, u64),
     Renewed(bool),
 }
 
@@ -102,7 +119,7 @@ impl Publisher {
 
 impl Office {
     /// A term at its beginning, taken by a statement that was sent at `sent`.
-    pub fn new(writer: Writer, now: u64, sent: u64) -> Self {
+    pub fn new(writer: Writer, (db, server): (usize, u64), now: u64, sent: u64) -> Self {
         Self {
             term: writer.term(),
             writer,
@@ -110,6 +127,14 @@ impl Office {
             next_renewal: now + 1_000,
             next_heartbeat: now,
             next_scan: now + 15_000,
+            db,
+            server,
+            next_beat: now,
+            next_check: now,
+            checking: false,
+            scan_seen: None,
+            beats: BTreeMap::new(),
+            questions: Vec::new(),
             pending: BTreeMap::new(),
             wishes: Vec::new(),
             leaving: None,
@@ -149,15 +174,10 @@ impl World {
     /// # Errors
     /// The invariant that does not hold after it.
     pub fn publisher_step(&mut self, p: usize, run: u64, step: Step) -> Checked {
+        let Some(step) = self.at_database(p, run, step)? else {
+            return Ok(());
+        };
         let publisher = &self.publishers[p];
-        if let Step::Lease(op, sent) = step {
-            self.lease_op(p, run, &op, sent);
-            return Ok(());
-        }
-        if let Step::Snapshot(request) = step {
-            self.snapshot(p, run, &request);
-            return Ok(());
-        }
         if !publisher.up || publisher.run != run {
             return Ok(());
         }
@@ -176,9 +196,25 @@ impl World {
             Step::LeaseDone(answer, sent) => self.lease_done(p, answer, sent),
             Step::Reply(number, reply) => self.replied(p, number, Some(reply))?,
             Step::Timeout(number) => self.replied(p, number, None)?,
-            Step::Lease(..) | Step::Snapshot(_) => {}
+            other => self.captured(p, other),
         }
         self.pump(p)
+    }
+
+    /// What happens at the database happens whether the publisher still runs or not. Gives back anything else.
+    fn at_database(&mut self, p: usize, run: u64, step: Step) -> Result<Option<Step>, Violation> {
+        match step {
+            Step::Lease(op, sent) => self.lease_op(p, run, &op, sent),
+            Step::Snapshot(request) => self.snapshot(p, run, &request),
+            Step::Look(request, server) => self.look(p, run, request, server)?,
+            Step::Ack(request, term, server) => {
+                self.acknowledge(p, run, &request, (term, server))?;
+            }
+            Step::Beat(term) => self.beat(p, run, term),
+            Step::Triggers => self.look_at_triggers(p, run),
+            other => return Ok(Some(other)),
+        }
+        Ok(None)
     }
 
     fn publisher_tick(&mut self, p: usize, run: u64) {
@@ -187,8 +223,8 @@ impl World {
             None => self.ask_lease(p, LeaseOp::Look),
             Some(office) => {
                 let (renew, beat) = (office.next_renewal <= now, office.next_heartbeat <= now);
-                let term = office.term;
-                if office.next_scan <= now {
+                let (term, server) = (office.term, office.server);
+                if office.next_scan <= now && self.weather.schedule {
                     let reread = now.is_multiple_of(3);
                     office
                         .writer
@@ -197,7 +233,7 @@ impl World {
                 }
                 if renew {
                     office.next_renewal = now + 1_000;
-                    self.ask_lease(p, LeaseOp::Renew(term, false));
+                    self.ask_lease(p, LeaseOp::Renew(term, false, server));
                 }
                 if beat {
                     self.heartbeats(p);
@@ -269,7 +305,6 @@ impl World {
             builds.push(request);
         }
         for request in builds {
-            self.builds += 1;
             let (run, delay) = (self.publishers[p].run, self.build_delay());
             self.log(|| format!("p{p} builds {:?}", request.what));
             self.at(delay, Event::Publisher(p, run, Step::Snapshot(request)));
@@ -277,6 +312,7 @@ impl World {
         for s in 0..self.agents.len() {
             self.requests(p, s)?;
         }
+        self.ask_database(p);
         self.reports(p)?;
         self.leave(p);
         Ok(())
@@ -339,6 +375,8 @@ impl World {
                         self.check_receipts(&wish, &republished)?;
                     }
                 }
+                Report::Visible(visible) => self.answered_visible(p, &visible)?,
+                Report::Beat { store, ms } => self.check_beat(p, store, ms)?,
                 Report::Pushed { .. } => {}
                 other => self.log(|| {
                     let text = format!("{other:?}");

@@ -1,7 +1,7 @@
 //! What a store has on disk, as plain maps, and the transaction that `contexts::apply` works on. A commit replaces the
 //! whole state at once, so a crash is simply not to do so.
 
-use crate::database::Name;
+use crate::state::Name;
 use contexts::apply::{Head, Owner, Record, StoreTxn};
 use contexts::digest::{Buckets, Digest, DigestKey};
 use contexts::name::{Key, Kind, TenantId};
@@ -37,8 +37,12 @@ pub struct Durable {
     pub position: Version,
     /// The highest version that was applied; what an answer of absence has for its version.
     pub highest: Version,
-    /// The moment from which the age counts.
+    /// The moment up to which every change is here.
     pub fresh: Option<u64>,
+    /// The last beat.
+    pub beat: u64,
+    /// Position and age as the last commit wrote them; heartbeats move them in memory.
+    saved: (Version, Option<u64>, usize),
     /// A head per tenant.
     pub heads: BTreeMap<TenantId, Head>,
     /// The records.
@@ -47,8 +51,10 @@ pub struct Durable {
     pub owners: BTreeMap<Name, Owner>,
     /// Kinds of tenants that the store is blind for.
     pub blind: BTreeSet<(Kind, TenantId)>,
-    /// Note: the database of the writer that sent the last *synced*.
+    /// Note: the database of the writer that named the moment.
     pub fresh_db: usize,
+    /// Note: the database of the last scan that ended here with *synced*, and the moment when it began.
+    pub scanned: Option<(usize, u64)>,
     /// Note: the origin of what is shown of each tenant, also where that is nothing.
     pub origins: BTreeMap<TenantId, Origin>,
     /// Note: tenants with a record that was edited by hand and not rewritten since.
@@ -70,15 +76,28 @@ impl Durable {
             position: Version::default(),
             highest: Version::default(),
             fresh: None,
+            beat: 0,
+            saved: (Version::default(), None, 0),
             heads: BTreeMap::new(),
             records: BTreeMap::new(),
             owners: BTreeMap::new(),
             blind: BTreeSet::new(),
             fresh_db: 0,
+            scanned: None,
             origins: BTreeMap::new(),
             edited: BTreeSet::new(),
             side: None,
         }
+    }
+
+    /// A commit writes position and age too.
+    pub fn save(&mut self) {
+        self.saved = (self.position, self.fresh, self.fresh_db);
+    }
+
+    /// A new process knows what the last commit wrote.
+    pub fn load(&mut self) {
+        (self.position, self.fresh, self.fresh_db) = self.saved;
     }
 
     /// The records of a tenant, with digests of their bytes.

@@ -1,6 +1,8 @@
-//! The users of the database: random transactions, some of them announced to the writers, some only a scan can find.
+//! The users of the database: random statements of transactions that run side by side.
 
-use crate::database::{self, Database, Name, Row, State};
+use crate::database::{Database, Transaction};
+use crate::outbox::Note;
+use crate::state::{self, Name, Plan, Row, State, Writes};
 use contexts::name::{Region, TenantId};
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -10,8 +12,10 @@ use std::collections::BTreeSet;
 const TENANTS: usize = 10;
 /// Keys of each kind of this world.
 const KEYS: usize = 24;
+/// Plans of this world.
+const PLANS: Plan = 3;
 
-/// A transaction that was committed.
+/// A statement that was made.
 pub struct Done {
     /// What it was, for the trace.
     pub what: String,
@@ -19,37 +23,77 @@ pub struct Done {
     pub tenants: BTreeSet<TenantId>,
 }
 
-/// Commits one random transaction.
-pub fn transaction(rng: &mut SmallRng, db: &mut Database, at: u64, regions: &[Region]) -> Done {
-    let mut state = State::clone(db.now());
-    let mut tenants = BTreeSet::new();
+/// Makes one random statement of a transaction, with what its triggers do; nothing if it would have to wait for another
+/// transaction.
+pub fn statement(
+    rng: &mut SmallRng,
+    db: &mut Database,
+    transaction: &mut Transaction,
+    regions: &[Region],
+) -> Option<Done> {
+    let before = db.view(transaction);
+    let mut state = before.clone();
+    let (mut tenants, mut notes) = (BTreeSet::new(), Vec::new());
     let what = match rng.random_range(0..100) {
-        0..30 => insert(rng, db, &mut state, regions, &mut tenants),
-        30..45 => change(rng, db, &mut state, &mut tenants),
-        45..55 => delete(rng, &mut state, &mut tenants),
-        55..60 => delete_tenant(rng, &mut state, &mut tenants),
-        60..72 => move_key(rng, db, &mut state, &mut tenants),
-        72..80 => share_key(rng, db, &mut state, &mut tenants),
-        80..87 => change_regions(rng, db, &mut state, regions, &mut tenants),
-        87..94 => poison(rng, db, &mut state, &mut tenants),
-        94..99 => break_kind(rng, &mut state, &mut tenants),
+        0..28 => insert(rng, db, &mut state, regions, &mut tenants),
+        28..43 => change(rng, db, &mut state, &mut tenants),
+        43..52 => delete(rng, &mut state, &mut tenants),
+        52..56 => delete_tenant(rng, &mut state, &mut tenants),
+        56..67 => move_key(rng, db, &mut state, &mut tenants),
+        67..74 => share_key(rng, db, &mut state, &mut tenants),
+        74..80 => change_regions(rng, db, &mut state, regions, &mut tenants),
+        80..86 => poison(rng, db, &mut state, &mut tenants),
+        86..89 => break_kind(rng, &mut state, &mut tenants),
+        89..93 => join_plan(rng, &mut state, &mut tenants),
+        93..97 => {
+            let plan = rng.random_range(0..PLANS);
+            state.plans.insert(plan, db.next_revision());
+            notes.push(Note::Changed(plan));
+            format!("change plan {plan}")
+        }
+        97 => truncate(rng, &mut state, &mut notes),
+        98 => {
+            notes.push(Note::Token);
+            "token".to_owned()
+        }
         _ => {
             state.definitions += 1;
             "definitions".to_owned()
         }
     };
-    db.commit(at, state);
-    Done { what, tenants }
+    let writes = Writes::between(&before, &state);
+    if db.open.values().any(|other| other.writes.collide(&writes)) {
+        return None;
+    }
+    notes.extend(tenants.iter().cloned().map(Note::Tenant));
+    if !notes.is_empty() || !writes.is_empty() {
+        db.number(transaction);
+    }
+    db.trigger(transaction, notes);
+    transaction.writes.add(writes);
+    Some(Done { what, tenants })
+}
+
+/// Makes random statements until `count` were made, each committed.
+pub fn prepare(rng: &mut SmallRng, db: &mut Database, regions: &[Region], count: usize) {
+    for _ in 0..count {
+        let id = db.begin(0, false);
+        let Some(mut transaction) = db.open.remove(&id) else {
+            continue;
+        };
+        statement(rng, db, &mut transaction, regions);
+        db.commit(0, transaction);
+    }
 }
 
 fn tenant(rng: &mut SmallRng) -> TenantId {
-    database::tenant(rng.random_range(0..TENANTS))
+    state::tenant(rng.random_range(0..TENANTS))
 }
 
 fn name(rng: &mut SmallRng) -> Name {
-    let kinds = database::kinds();
+    let kinds = state::row_kinds();
     let kind = kinds[rng.random_range(0..kinds.len())].clone();
-    (kind, database::key(rng.random_range(0..KEYS)))
+    (kind, state::key(rng.random_range(0..KEYS)))
 }
 
 fn random_regions(rng: &mut SmallRng, regions: &[Region]) -> Option<BTreeSet<Region>> {
@@ -62,12 +106,15 @@ fn random_regions(rng: &mut SmallRng, regions: &[Region]) -> Option<BTreeSet<Reg
     })
 }
 
+/// Every row.
+fn each(state: &State) -> impl Iterator<Item = (&TenantId, &Name)> {
+    let rows = state.rows.iter();
+    rows.flat_map(|(t, rows)| rows.keys().map(move |n| (t, n)))
+}
+
 /// A row that exists.
 fn any(rng: &mut SmallRng, state: &State) -> Option<(TenantId, Name)> {
-    let each = state.rows.iter();
-    let all: Vec<(&TenantId, &Name)> = each
-        .flat_map(|(t, rows)| rows.keys().map(move |n| (t, n)))
-        .collect();
+    let all: Vec<(&TenantId, &Name)> = each(state).collect();
     let at = (!all.is_empty()).then(|| rng.random_range(0..all.len()))?;
     Some((all[at].0.clone(), all[at].1.clone()))
 }
@@ -234,4 +281,25 @@ fn break_kind(rng: &mut SmallRng, state: &mut State, tenants: &mut BTreeSet<Tena
     }
     tenants.insert(tenant);
     what
+}
+
+fn join_plan(rng: &mut SmallRng, state: &mut State, tenants: &mut BTreeSet<TenantId>) -> String {
+    let (tenant, plan) = (tenant(rng), rng.random_range(0..PLANS));
+    state.on_plan.insert(tenant.clone(), plan);
+    tenants.insert(tenant.clone());
+    format!("{tenant} is on plan {plan}")
+}
+
+/// Removes all rows of a kind.
+fn truncate(rng: &mut SmallRng, state: &mut State, notes: &mut Vec<Note>) -> String {
+    let (kind, _) = name(rng);
+    let all: Vec<(TenantId, Name)> = each(state)
+        .filter(|(_, (k, _))| *k == kind)
+        .map(|(tenant, name)| (tenant.clone(), name.clone()))
+        .collect();
+    for (tenant, name) in all {
+        take(state, &tenant, &name);
+    }
+    notes.push(Note::All);
+    format!("truncate {kind}")
 }

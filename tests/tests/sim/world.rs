@@ -2,16 +2,20 @@
 //! event; the same seed gives the same run.
 
 use crate::agent::{Agent, Message, Reply};
+use crate::capture::Looker;
 use crate::database::Database;
-use crate::network::Weather;
+use crate::network::{Sender, Weather};
 use crate::origins::Origins;
+use crate::outbox::Outbox;
 use crate::publisher::{LeaseAnswer, LeaseOp, Publisher};
 use crate::store::Durable;
 use crate::traffic;
 use contexts::digest::DigestKey;
 use contexts::name::{Region, TenantId};
-use contexts::version::StoreId;
-use publisher::writer::{BatchId, BuildRequest, BuiltBatch, StoreSpec};
+use contexts::version::{StoreId, Term};
+use publisher::writer::{
+    AckRequest, BatchId, BuildRequest, BuiltBatch, LookId, LookRequest, Looked, StoreSpec,
+};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -57,14 +61,26 @@ pub fn violated<T>(id: &'static str, what: impl Into<String>) -> Result<T, Viola
 
 /// Something that will happen.
 pub enum Event {
+    /// A user's transaction begins.
     Transaction,
-    Announce(usize, BTreeSet<TenantId>),
+    /// Its next statement, or its end.
+    Statement(usize, u64),
+    /// Somebody asks the writer of a database for these tenants.
+    Ask(usize, BTreeSet<TenantId>),
+    /// Somebody asks it where a transaction is visible.
+    Question {
+        db: usize,
+        xid: u64,
+        commit: usize,
+    },
+    /// Looks that wait at a database may have something to tell.
+    Wake(usize),
     Fault,
     StoreTick(usize),
     StoreStart(usize),
     ToStore {
         to: usize,
-        from: (usize, u64, u64),
+        from: Sender,
         message: Message,
     },
     PublisherStart(usize),
@@ -79,8 +95,25 @@ pub enum Step {
     Built(BatchId, Result<BuiltBatch, String>),
     Lease(LeaseOp, u64),
     LeaseDone(LeaseAnswer, u64),
+    /// A statement arrives at the database, with the run of the server that it is meant for.
+    Look(LookRequest, u64),
+    Ack(AckRequest, Term, u64),
+    Beat(Term),
+    Triggers,
+    /// What came of it.
+    Looked(LookId, Result<Looked, String>),
+    Acked(Option<u64>),
+    BeatDone(Option<u64>),
+    TriggersDone(Option<Option<String>>),
     Reply(u64, Reply),
     Timeout(u64),
+}
+
+/// Whether what happens is noted. It takes most of the time of a run, so a seed that fails is run again for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trace {
+    Off,
+    On { verbose: bool },
 }
 
 /// The world.
@@ -92,6 +125,8 @@ pub struct World {
     pub weather: Weather,
     pub key: DigestKey,
     pub dbs: Vec<Database>,
+    /// Looks that wait at each database.
+    pub lookers: Vec<Vec<Looker>>,
     pub agents: Vec<Agent>,
     pub publishers: Vec<Publisher>,
     pub origins: Origins,
@@ -102,16 +137,18 @@ pub struct World {
     pub dead: Option<usize>,
     queue: BTreeMap<(u64, u64), Event>,
     seq: u64,
+    tracing: Trace,
     trace: VecDeque<String>,
 }
 
 impl World {
     /// The world of a seed.
-    pub fn new(seed: u64, variant: Variant) -> Self {
+    pub fn new(seed: u64, variant: Variant, tracing: Trace) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let agents = stores(&mut rng, variant);
         let weather = Weather::random(&mut rng);
         let publishers = rng.random_range(2..4);
+        let outbox = Outbox::new(weather.cap, weather.max_rows);
         let mut world = Self {
             rng,
             variant,
@@ -119,7 +156,8 @@ impl World {
             calm: false,
             weather,
             key: DigestKey([5; 32]),
-            dbs: vec![Database::new()],
+            dbs: vec![Database::new(outbox)],
+            lookers: vec![Vec::new()],
             agents,
             publishers: (0..publishers).map(|_| Publisher::new(0)).collect(),
             origins: Origins::default(),
@@ -129,12 +167,11 @@ impl World {
             dead: None,
             queue: BTreeMap::new(),
             seq: 0,
+            tracing,
             trace: VecDeque::new(),
         };
         let regions = world.regions();
-        for _ in 0..8 {
-            traffic::transaction(&mut world.rng, &mut world.dbs[0], 0, &regions);
-        }
+        traffic::prepare(&mut world.rng, &mut world.dbs[0], &regions, 8);
         for s in 0..world.agents.len() {
             world.at(0, Event::StoreStart(s));
             world.at(0, Event::StoreTick(s));
@@ -177,11 +214,14 @@ impl World {
 
     /// Notes what happened, for the trace.
     pub fn log(&mut self, what: impl FnOnce() -> String) {
+        let Trace::On { verbose } = self.tracing else {
+            return;
+        };
         if self.trace.len() == TRACE {
             self.trace.pop_front();
         }
         let line = format!("{:>9.3} {}", self.now as f64 / 1_000.0, what());
-        if std::env::var_os("HUBCAST_SIM_VERBOSE").is_some() {
+        if verbose {
             println!("{line}");
         }
         self.trace.push_back(line);
@@ -216,8 +256,11 @@ impl World {
         self.now = at;
         self.events += 1;
         match event {
-            Event::Transaction => self.transaction(),
-            Event::Announce(db, tenants) => self.announce(db, &tenants),
+            Event::Transaction => return self.transaction(),
+            Event::Statement(db, id) => return self.statement(db, id),
+            Event::Ask(db, tenants) => self.ask(db, &tenants),
+            Event::Question { db, xid, commit } => self.question(db, xid, commit),
+            Event::Wake(db) => return self.serve_looks(db),
             Event::Fault => self.fault(),
             Event::StoreTick(s) => self.store_tick(s),
             Event::StoreStart(s) => return self.store_start(s),
@@ -226,26 +269,6 @@ impl World {
             Event::Publisher(p, run, step) => return self.publisher_step(p, run, step),
         }
         Ok(())
-    }
-
-    fn transaction(&mut self) {
-        if self.calm {
-            return;
-        }
-        let regions = self.regions();
-        let db = self.rng.random_range(0..self.dbs.len());
-        if self.dbs[db].down_until <= self.now {
-            let (rng, at) = (&mut self.rng, self.now);
-            let done = traffic::transaction(rng, &mut self.dbs[db], at, &regions);
-            let commit = self.dbs[db].newest();
-            self.log(|| format!("db{db} commit {commit}: {}", done.what));
-            if self.rng.random_bool(0.7) {
-                let delay = self.rng.random_range(0..400);
-                self.at(delay, Event::Announce(db, done.tenants));
-            }
-        }
-        let gap = self.rng.random_range(50..1_500);
-        self.at(gap, Event::Transaction);
     }
 
     fn store_tick(&mut self, s: usize) {
@@ -259,8 +282,8 @@ impl World {
         if self.agents[s].memory.is_some() || self.dead == Some(s) {
             return Ok(());
         }
-        let (now, id) = (self.now, self.id());
-        self.agents[s].start(now, id);
+        let (now, id, boots) = (self.now, self.id(), self.rng.random_bool(0.3));
+        self.agents[s].start(now, id, boots);
         self.log(|| format!("store {s} starts"));
         self.check_store(s)
     }

@@ -4,10 +4,11 @@
 use crate::truth::Kind;
 use crate::world::World;
 use system_tests::Result;
-use system_tests::server::Server;
+use system_tests::server::{Database, Server};
 
 const SCHEMA: &str = include_str!("hostile.sql");
-const CONTEXTS: &str = include_str!("hostile.toml");
+/// What is published of it.
+pub const CONTEXTS: &str = include_str!("hostile.toml");
 
 const TRUTH: &[Kind] = &[
     Kind {
@@ -42,8 +43,38 @@ const CHANGES: [&str; 3] = [
     r#"DELETE FROM "Odd ""Schema"" €"."Mandanten Übersicht" WHERE "Tenant ID" = '{first}'"#,
 ];
 
-async fn equals_the_truth(tenant_type: &str, tenants: &[&str]) -> Result<()> {
-    let server = Server::any().await?;
+/// Tenants that are numbers, ...
+pub const NUMBERS: &[&str] = &[
+    "7",
+    "-1",
+    "10",
+    "9223372036854775807",
+    "-9223372036854775808",
+];
+/// ... UUIDs, ...
+pub const UUIDS: &[&str] = &[
+    "00000000-0000-0000-0000-000000000000",
+    "67e55044-10b1-426f-9247-bb680e5fe0c8",
+    "ffffffff-ffff-ffff-ffff-ffffffffffff",
+];
+/// ... or any text.
+pub const TEXTS: &[&str] = &[
+    "007",
+    "7",
+    "7 ",
+    "07",
+    "a/b%2F",
+    "Ä",
+    "ä",
+    "\u{1}\t\n",
+    "{a,\"b\\",
+    "NULL",
+    "-x",
+    "'; --",
+];
+
+/// A database with the schema and these tenants.
+pub async fn database(server: &Server, tenant_type: &str, tenants: &[&str]) -> Result<Database> {
     let database = server.database().await?;
     database
         .execute(&SCHEMA.replace("{type}", tenant_type))
@@ -53,6 +84,12 @@ async fn equals_the_truth(tenant_type: &str, tenants: &[&str]) -> Result<()> {
         let sql = format!(r#"CALL "Odd ""Schema"" €".fill('{tenant}', {i})"#);
         database.execute(&sql).await?;
     }
+    Ok(database)
+}
+
+async fn equals_the_truth(tenant_type: &str, tenants: &[&str]) -> Result<()> {
+    let server = Server::any().await?;
+    let database = database(&server, tenant_type, tenants).await?;
     let regions = ["eu-west-1", "us-east-1"];
     let mut world = World::new(server, database, &regions, CONTEXTS, TRUTH).await?;
     world.truth.one_in = 1;
@@ -96,41 +133,15 @@ async fn equals_the_truth(tenant_type: &str, tenants: &[&str]) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scan_equals_the_truth_with_tenants_that_are_numbers() -> Result<()> {
-    let tenants = [
-        "7",
-        "-1",
-        "10",
-        "9223372036854775807",
-        "-9223372036854775808",
-    ];
-    equals_the_truth("bigint", &tenants).await
+    equals_the_truth("bigint", NUMBERS).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scan_equals_the_truth_with_tenants_that_are_uuids() -> Result<()> {
-    let tenants = [
-        "00000000-0000-0000-0000-000000000000",
-        "67e55044-10b1-426f-9247-bb680e5fe0c8",
-        "ffffffff-ffff-ffff-ffff-ffffffffffff",
-    ];
-    equals_the_truth("uuid", &tenants).await
+    equals_the_truth("uuid", UUIDS).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scan_equals_the_truth_with_tenants_of_any_text() -> Result<()> {
-    let tenants = [
-        "007",
-        "7",
-        "7 ",
-        "07",
-        "a/b%2F",
-        "Ä",
-        "ä",
-        "\u{1}\t\n",
-        "{a,\"b\\",
-        "NULL",
-        "-x",
-        "'; --",
-    ];
-    equals_the_truth("text", &tenants).await
+    equals_the_truth("text", TEXTS).await
 }

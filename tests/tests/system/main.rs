@@ -6,19 +6,27 @@
 //! `HUBCAST_TEST_POSTGRES` names a running server to use; without it each test starts a throw-away one.
 
 mod alone;
+mod builds;
 mod capture;
 mod copies;
+mod drift;
+mod failover;
 mod hostile;
 mod inbound_only;
 mod interleaved;
+mod keys;
 mod kill_points;
 mod order;
+mod outbox;
 mod random_kills;
 mod receipts;
 mod requests;
 mod rot;
 mod sample_truth;
+mod slow;
+mod takeover;
 mod traffic;
+mod trigger_path;
 mod truth;
 mod unsure;
 mod world;

@@ -50,9 +50,14 @@ pub struct Watch {
 
 impl Watch {
     pub fn on(world: &World, tenant: &'static str) -> Self {
+        Self::on_some(&world.agents, tenant)
+    }
+
+    /// The same in some regions.
+    pub fn on_some(agents: &[Agent], tenant: &'static str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
-        let agents: Vec<Agent> = world.agents.iter().map(Agent::reader).collect();
+        let agents: Vec<Agent> = agents.iter().map(Agent::reader).collect();
         let task = tokio::spawn(async move {
             let (mut last, mut reads) = (vec![None; agents.len()], 0);
             while !stopped.load(Ordering::SeqCst) {

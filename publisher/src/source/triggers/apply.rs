@@ -8,7 +8,7 @@ use super::Event;
 use super::facts::{self, Facts};
 use super::plan::{Difference, Differing, Function, Plan, Planned, plan};
 use crate::config::Watch;
-use crate::source::statement::quoted;
+use crate::source::statement::{Statement, quoted};
 use crate::source::{Source, SourceError, message};
 use sqlx::{AssertSqlSafe, Row};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// How long a statement waits for a lock, and others behind it: in milliseconds.
 const LOCK_TIMEOUT_MS: u32 = 2_000;
+/// How long it waits for its turn.
+const TURN_TIMEOUT_MS: u32 = 30_000;
 /// How long a table is tried.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The first pause between two tries, and the longest.
@@ -23,9 +25,12 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 /// The advisory lock of whoever changes the schema: "hubcast".
 const LOCK: i64 = 0x0068_7562_6361_7374;
 
-/// What a transaction that changes the schema begins with.
+/// What a transaction that changes the schema begins with. Nobody waits behind whoever waits for its turn.
 pub fn preamble() -> String {
-    format!("SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}; SELECT pg_advisory_xact_lock({LOCK});\n")
+    format!(
+        "SET LOCAL lock_timeout = {TURN_TIMEOUT_MS}; SELECT pg_advisory_xact_lock({LOCK}); \
+         SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS};\n"
+    )
 }
 
 /// What is installed for some watches, and what should be.
@@ -52,9 +57,9 @@ impl Source {
         let mut tx = self.begin_looking(search_path).await.map_err(failed)?;
         let facts = facts::read(&mut tx, &names).await.map_err(failed)?;
         tx.rollback().await.map_err(failed)?;
-        let plan = plan(watches, &facts);
-        match plan.faults.first() {
-            None => Ok(Work { plan, facts }),
+        let work = Work::of(watches, facts);
+        match work.plan.faults.first() {
+            None => Ok(work),
             Some(fault) => Err(SourceError::Failed {
                 what: "watch".into(),
                 why: fault.why.clone(),
@@ -146,11 +151,9 @@ impl Source {
             return Ok(());
         }
         let tables = lacking.join(", ");
-        let role: String = sqlx::raw_sql("SELECT quote_ident(current_user)")
-            .fetch_one(&self.pool())
-            .await
-            .map_err(|e| self.error("asking for the role", e))?
-            .get(0);
+        let asking = Statement::new("SELECT quote_ident(current_user)");
+        let asked = self.fetch_one("asking for the role", asking).await?;
+        let role: String = asked.get(0);
         Err(SourceError::NotPermitted {
             what: format!("change triggers on {tables}"),
             why: format!(
@@ -221,15 +224,18 @@ impl Source {
               ('AccessShareLock', 'RowShareLock') AND l.database = \
               (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY a.xact_start LIMIT 3"
         );
-        let rows = sqlx::raw_sql(AssertSqlSafe(sql))
-            .fetch_all(&self.pool())
-            .await
-            .map_err(|e| self.error("asking who holds a lock", e))?;
+        let asking = Statement::new(sql);
+        let rows = self.fetch_all("asking who holds a lock", asking).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 }
 
 impl Work {
+    pub(super) fn of<'a>(watches: impl IntoIterator<Item = &'a Watch>, facts: Facts) -> Self {
+        let plan = plan(watches, &facts);
+        Self { plan, facts }
+    }
+
     /// All of it as SQL, whatever is there: what to run before the definitions are written, and after.
     pub fn script(&self) -> (String, String) {
         let functions = self.plan.functions.values().map(create);

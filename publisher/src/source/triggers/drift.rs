@@ -80,9 +80,7 @@ impl Drift {
     pub fn is_of_triggers(&self) -> bool {
         !matches!(self, Self::Unwatched { .. } | Self::Query { .. })
     }
-}
 
-impl Drift {
     /// Whether changes may happen that leave no row in the outbox.
     pub fn misses_changes(&self) -> bool {
         !matches!(self, Self::Leftover { .. } | Self::Query { .. })

@@ -186,9 +186,10 @@ SELECT json_build_object(
 pub async fn read(connection: &mut PgConnection, names: &[String]) -> sqlx::Result<Facts> {
     let sql = "SELECT to_regclass('hubcast.triggers') IS NOT NULL";
     let is_migrated = unnamed(sql).fetch_one(&mut *connection).await?.get(0);
-    let facts = unnamed(statement(is_migrated))
+    let row = unnamed(statement(is_migrated))
         .bind(names.to_vec())
         .fetch_one(connection)
         .await?;
-    Ok(facts.get::<sqlx::types::Json<Facts>, _>(0).0)
+    let json: sqlx::types::Json<Facts> = row.try_get(0)?;
+    Ok(json.0)
 }
