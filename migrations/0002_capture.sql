@@ -10,6 +10,12 @@ SELECT setval('hubcast.outbox_acked', 0);
 -- How many rows may wait: 1,000,000.
 CREATE SEQUENCE hubcast.outbox_cap;
 SELECT setval('hubcast.outbox_cap', 1000000);
+-- How many statements found no room and so left no row, and how many of them a scan has made up for. Room may come back
+-- before anybody looks, and the writer may change meanwhile: this is what says that something was missed.
+CREATE SEQUENCE hubcast.outbox_missed MINVALUE 0;
+SELECT setval('hubcast.outbox_missed', 0);
+CREATE SEQUENCE hubcast.outbox_mended MINVALUE 0;
+SELECT setval('hubcast.outbox_mended', 0);
 
 -- One row says one of: this tenant may have changed; this row of a table with a `tenants` query was changed; or a mark:
 -- 'all' (every tenant may have changed), 'token' (somebody asks when this transaction is visible), 'beat'.
@@ -26,11 +32,18 @@ CREATE TABLE hubcast.outbox (
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 CREATE INDEX outbox_id ON hubcast.outbox (id);
 
+-- For whoever is about to write a row: whether it may. If not, that is counted.
 CREATE FUNCTION hubcast.has_room() RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $hubcast$
 BEGIN
-    RETURN (SELECT last_value FROM hubcast.outbox_ids) - (SELECT last_value FROM hubcast.outbox_acked)
-         < (SELECT last_value FROM hubcast.outbox_cap);
+    IF (SELECT last_value FROM hubcast.outbox_ids) - (SELECT last_value FROM hubcast.outbox_acked)
+     < (SELECT last_value FROM hubcast.outbox_cap) THEN
+        RETURN true;
+    END IF;
+    -- First the transaction's own number: whoever sees the count waits for every transaction that has one by then.
+    PERFORM pg_current_xact_id();
+    PERFORM nextval('hubcast.outbox_missed');
+    RETURN false;
 END
 $hubcast$;
 
@@ -93,22 +106,26 @@ ALTER TABLE hubcast.writer ADD COLUMN renewed_at timestamptz NOT NULL DEFAULT no
 ALTER TABLE hubcast.stores ADD COLUMN behind_since timestamptz;
 
 -- Waits on the server until there is something to do, at most max_ms; then says what. Rows that the snapshot `after`
--- saw are not told again, and none has an id below `from_id`. Each look is one statement with a snapshot of its own;
+-- saw are not told again, and none has an id below `from_id`; `missed` is null if nothing was. Each look is one statement with a snapshot of its own;
 -- no session state, so it works through a transaction pooler.
 DROP FUNCTION hubcast.wait(integer, integer, bigint);
 CREATE FUNCTION hubcast.wait(
     max_ms integer, step_ms integer, term bigint, after pg_snapshot, from_id bigint, max_rows integer,
-    OUT seen pg_snapshot, OUT last_id bigint, OUT has_room boolean, OUT requests boolean, OUT waiting bigint, OUT changes text)
+    OUT seen pg_snapshot, OUT last_id bigint, OUT has_room boolean, OUT missed bigint, OUT requests boolean,
+    OUT waiting bigint, OUT changes text)
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
 AS $hubcast$
 DECLARE
     until timestamptz := clock_timestamp() + make_interval(secs => max_ms / 1000.0);
 BEGIN
     LOOP
-        SELECT pg_current_snapshot(), (SELECT o.last_value FROM hubcast.outbox_ids o), hubcast.has_room(),
+        SELECT pg_current_snapshot(), (SELECT s.last_value FROM hubcast.outbox_ids s),
+               (SELECT s.last_value FROM hubcast.outbox_ids s) - (SELECT s.last_value FROM hubcast.outbox_acked s)
+                < (SELECT s.last_value FROM hubcast.outbox_cap s),
+               (SELECT m.last_value FROM hubcast.outbox_missed m, hubcast.outbox_mended d WHERE m.last_value <> d.last_value),
                EXISTS (SELECT FROM hubcast.requests r WHERE r.receipt IS NULL AND r.taken_by IS DISTINCT FROM term),
                count(*), json_agg(json_build_array(o.id, o.xid::text, o.tenant, o.watch, o.changed, o.mark))::text
-          INTO seen, last_id, has_room, requests, waiting, changes
+          INTO seen, last_id, has_room, missed, requests, waiting, changes
           FROM (SELECT * FROM hubcast.outbox i
                  WHERE i.id >= from_id AND (after IS NULL OR NOT pg_visible_in_snapshot(i.xid, after))
                  LIMIT max_rows + 1) o;

@@ -12,6 +12,8 @@ DROP FUNCTION hubcast.touch(text);
 DROP FUNCTION hubcast.wait(integer, integer, bigint, pg_snapshot, bigint, integer);
 DROP FUNCTION hubcast.has_room();
 DROP TABLE hubcast.outbox;
+DROP SEQUENCE hubcast.outbox_mended;
+DROP SEQUENCE hubcast.outbox_missed;
 DROP SEQUENCE hubcast.outbox_cap;
 DROP SEQUENCE hubcast.outbox_acked;
 DROP SEQUENCE hubcast.outbox_ids;

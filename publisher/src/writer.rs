@@ -220,6 +220,9 @@ pub struct Writer {
     gap: Option<String>,
     /// Triggers had stopped writing, and room was made by this transaction: those before it may have changed anything.
     overflow: Option<u64>,
+    /// How many statements are known to have found no room, and how many the database is to be told are made up for.
+    missed: Option<i64>,
+    mended: Option<i64>,
     /// A person decided that the stores are to be taken from whoever has them.
     force: bool,
     everyone_at: Option<Millis>,
@@ -257,6 +260,8 @@ impl Writer {
             paces: Default::default(),
             gap: Some(UNCHECKED.into()),
             overflow: None,
+            missed: None,
+            mended: None,
             force: false,
             everyone_at: None,
             stores: stores.into_iter().map(Store::new).collect(),

@@ -93,7 +93,7 @@ impl Source {
             None => "NULL".to_owned(),
         };
         let sql = format!(
-            "SELECT seen::text, last_id, has_room, requests, waiting, changes, \
+            "SELECT seen::text, last_id, has_room, requests, waiting, changes, missed, \
               2 * (last_id - (SELECT last_value FROM hubcast.outbox_acked)) >= (SELECT last_value FROM hubcast.outbox_cap) \
              FROM hubcast.wait({WAIT_MS}, {step}, {}, {after}, {}, {ROWS_MAX})",
             term.epoch, request.from_id
@@ -114,6 +114,7 @@ impl Source {
             seen,
             last_id: row.get(1),
             has_room: row.get(2),
+            missed: row.get(6),
             changes: Vec::new(),
             is_backlog,
             everyone: None,
@@ -139,7 +140,7 @@ impl Source {
         Ok(Found {
             looked,
             requests,
-            is_filling: row.get(6),
+            is_filling: row.get(7),
         })
     }
 
@@ -357,8 +358,12 @@ fn ack_sql(term: Term, request: &AckRequest, urls: &[String]) -> String {
         true => "(SELECT last_value FROM hubcast.outbox_ids)".to_owned(),
         false => request.done_to.to_string(),
     };
+    let mended = match request.mended {
+        Some(missed) => format!("setval('hubcast.outbox_mended', {missed}), "),
+        None => String::new(),
+    };
     add(format!(
-        " SELECT pg_current_xact_id()::text, setval('hubcast.outbox_acked', {done_to}), \
+        " SELECT pg_current_xact_id()::text, setval('hubcast.outbox_acked', {done_to}), {mended}\
          set_config('synchronous_commit', 'off', true) WHERE {writer}"
     ));
     sql

@@ -92,6 +92,8 @@ pub struct Looked {
     pub last_id: i64,
     /// Whether triggers still write.
     pub has_room: bool,
+    /// How many statements have ever found no room, if not all of them were made up for.
+    pub missed: Option<i64>,
     /// The rows.
     pub changes: Vec<Change>,
     /// More rows than are taken one by one; then `changes` is empty.
@@ -111,6 +113,8 @@ pub struct AckRequest {
     pub all_in: Option<Snapshot>,
     /// Make room: triggers had stopped writing.
     pub make_room: bool,
+    /// So many statements that found no room are made up for: every store is behind for them in this transaction.
+    pub mended: Option<i64>,
     /// Up to this id everything that was seen is done.
     pub done_to: i64,
     /// The stores that are behind.
@@ -315,8 +319,8 @@ impl Capture {
         }
         self.last = Some(looked.seen.clone());
         self.last_id = looked.last_id;
-        if looked.is_backlog || !looked.has_room {
-            (self.all_in, self.make_room) = (Some(looked.seen.clone()), !looked.has_room);
+        if looked.is_backlog {
+            self.all_in = Some(looked.seen.clone());
         }
         let found = self.enter(now, id, seen, &looked.changes, stores);
         if !found.is_empty() {
@@ -324,6 +328,11 @@ impl Capture {
         }
         self.complete = Some(id);
         found
+    }
+
+    /// Triggers had stopped writing: every row that was seen is done with, and there is room again.
+    pub fn make_room(&mut self, seen: &Snapshot) {
+        (self.all_in, self.make_room) = (Some(seen.clone()), true);
     }
 
     /// Enters changes; `stores` says which are to be waited for.
@@ -527,6 +536,7 @@ impl Capture {
         now: Millis,
         behind: Vec<StoreIx>,
         retries: Vec<(TenantId, Option<Retry>)>,
+        mended: Option<i64>,
         at_once: bool,
     ) -> Option<AckRequest> {
         if self.acking.is_some() || now < self.retry_at {
@@ -536,7 +546,8 @@ impl Capture {
             .done_since
             .is_some_and(|at| at_once || now >= at + ACK_AFTER);
         let due = waited || self.done.len() >= ACK_ROWS || self.all_in.is_some();
-        if !due && behind == self.behind_told && retries.is_empty() {
+        let news = mended.is_some() || !retries.is_empty() || behind != self.behind_told;
+        if !due && !news {
             return None;
         }
         self.done_since = None;
@@ -548,6 +559,7 @@ impl Capture {
             ids: std::mem::take(&mut self.done),
             all_in: self.all_in.clone(),
             make_room: self.make_room,
+            mended,
             done_to: done_to.max(self.acked_to),
             behind,
             retries,
@@ -602,6 +614,7 @@ mod tests {
             seen: Snapshot::parse(seen).expect("a snapshot"),
             last_id,
             has_room: true,
+            missed: None,
             changes,
             is_backlog: false,
             everyone: None,
@@ -632,7 +645,7 @@ mod tests {
         }
 
         fn ack(&mut self, xid: u64) -> Option<AckRequest> {
-            let request = self.0.next_ack(1_000, vec![], vec![], true);
+            let request = self.0.next_ack(1_000, vec![], vec![], None, true);
             self.0.acked(1_000, Some(xid));
             request
         }
@@ -761,9 +774,14 @@ mod tests {
     fn an_acknowledgement_that_failed_is_made_again() {
         let mut books = Books::new();
         books.look(1, looked("5:5:", 1, vec![change(1, 4, &[])]));
-        assert!(books.0.next_ack(1_000, vec![], vec![], false).is_some());
+        assert!(
+            books
+                .0
+                .next_ack(1_000, vec![], vec![], None, false)
+                .is_some()
+        );
         books.0.acked(1_000, None);
-        let again = books.0.next_ack(9_000, vec![], vec![], false);
+        let again = books.0.next_ack(9_000, vec![], vec![], None, false);
         assert_eq!(again.map(|a| a.ids), Some(vec![1]));
     }
 }

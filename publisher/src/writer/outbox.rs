@@ -49,13 +49,7 @@ impl Writer {
             self.mark(&tenant, lane);
         }
         self.beats.wanted |= looked.beat;
-        if !looked.has_room {
-            self.distrust("the outbox was full, so triggers did not write");
-        }
-        if self.overflow.is_some_and(|xid| looked.seen.is_past(xid)) {
-            self.overflow = None;
-            self.all_behind("the outbox was full");
-        }
+        self.room(&looked);
         if looked.is_backlog {
             self.all_behind("more changes waited than are taken one by one");
         }
@@ -68,6 +62,22 @@ impl Writer {
         }
         if self.capture.is_crowded() {
             self.give_up_laggards(now);
+        }
+    }
+
+    /// What a look says of statements that found no room. Room is made, or was, by a transaction that began later than
+    /// all of them; once that is past they have ended, and a scan finds what they changed. Only then are they forgotten:
+    /// the next writer would have to do all of this again.
+    fn room(&mut self, looked: &Looked) {
+        if self.overflow.is_some_and(|xid| looked.seen.is_past(xid)) {
+            (self.overflow, self.mended) = (None, self.missed);
+            self.all_behind("the outbox was full");
+        }
+        let news = looked.missed.is_some() && looked.missed != self.missed;
+        if news || !looked.has_room {
+            self.missed = looked.missed.or(self.missed);
+            self.capture.make_room(&looked.seen);
+            self.distrust("the outbox was full, so triggers did not write");
         }
     }
 
@@ -91,7 +101,8 @@ impl Writer {
         let behind = self.stores().filter(|(_, s)| s.behind.is_some());
         let behind = behind.map(|(ix, _)| ix).collect();
         let news = self.retries.news();
-        self.capture.next_ack(now, behind, news, self.closing)
+        self.capture
+            .next_ack(now, behind, news, self.mended, self.closing)
     }
 
     /// The acknowledgement was made by this transaction, or failed.
@@ -101,6 +112,7 @@ impl Writer {
         };
         if xid.is_some() {
             self.retries.told(&request.retries);
+            self.mended = self.mended.filter(|m| request.mended != Some(*m));
         }
         if request.make_room && xid.is_some() {
             self.overflow = xid;
@@ -191,5 +203,67 @@ impl Writer {
         for tenant in self.retries.due(now) {
             self.mark(&tenant, Lane::Repair);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Snapshot, WriterLimits};
+    use super::*;
+    use contexts::digest::DigestKey;
+    use contexts::version::{Holder, Term};
+
+    fn writer() -> Writer {
+        let term = Term {
+            epoch: 1,
+            holder: Holder(1),
+        };
+        let (key, limits) = (DigestKey([0; 32]), WriterLimits::default());
+        let mut writer = Writer::new(term, key, Vec::new(), limits, 0);
+        writer.checked_triggers(None);
+        writer
+    }
+
+    fn look(writer: &mut Writer, seen: &str, missed: Option<i64>) {
+        let request = writer.next_look(0).expect("a look");
+        let looked = Looked {
+            seen: Snapshot::parse(seen).expect("a snapshot"),
+            last_id: 9,
+            has_room: true,
+            missed,
+            changes: Vec::new(),
+            is_backlog: false,
+            everyone: None,
+            beat: false,
+        };
+        writer.looked(0, request.id, Ok(looked));
+    }
+
+    /// Acknowledges in a transaction; whether room is made, and what is made up for.
+    fn ack(writer: &mut Writer, xid: u64) -> Option<(bool, Option<i64>)> {
+        let request = writer.next_ack(0)?;
+        writer.acked(0, Some(xid));
+        Some((request.make_room, request.mended))
+    }
+
+    #[test]
+    fn statements_that_found_no_room_are_made_up_for_once_their_transactions_have_ended() {
+        let mut writer = writer();
+        look(&mut writer, "5:9:5", Some(3));
+        assert!(!writer.is_capturing(), "room is there again, and yet");
+        assert_eq!(ack(&mut writer, 10), Some((true, None)));
+        look(&mut writer, "5:11:5", Some(3));
+        assert!(
+            !writer.is_capturing(),
+            "5 may have left no row, and is open"
+        );
+        assert_eq!(ack(&mut writer, 11), None);
+        look(&mut writer, "11:11:", Some(3));
+        assert!(writer.is_capturing());
+        assert_eq!(ack(&mut writer, 12), Some((false, Some(3))));
+        look(&mut writer, "13:13:", None);
+        assert_eq!(ack(&mut writer, 13), None);
+        look(&mut writer, "14:14:", Some(4));
+        assert_eq!(ack(&mut writer, 15), Some((true, None)));
     }
 }

@@ -22,10 +22,10 @@ pub const FILTERS: &[(&str, &str)] = &[
     (r"running: \S+ \(process \d+\)", "running: [host]"),
     (r"release \d+\.\d+\.\d+", "release [release]"),
     (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "[time]"),
-    // The table of `status`: age and position.
+    // The table of `status`: age, lag and position.
     (
-        r"(?m)^(\S+ http://\[[^\]]+\]  \w[a-z ]*?) +(\d+ s|\d+ min|-) +(\d+|-) +(\d+|-)  (\d+\.\d+|-)$",
-        "$1  [age]  $3  $4  [v]",
+        r"(?m)^(\S+ http://\[[^\]]+\]  \w[a-z ]*?) +(\d+ s|\d+ min|-) +(\[n\] ms|\d+ s|-) +(\d+|-) +(\d+|-)  (\d+\.\d+|-)$",
+        "$1  [age]  [lag]  $4  $5  [v]",
     ),
 ];
 

@@ -170,7 +170,7 @@ impl Database {
     pub fn trigger(&mut self, transaction: &mut Transaction, notes: Vec<Note>) {
         if self.triggers_off {
             transaction.captured = false;
-        } else if self.outbox.has_room() {
+        } else if !notes.is_empty() && self.outbox.asks_for_room() {
             let rows = notes.into_iter().map(|note| (self.outbox.draw(), note));
             transaction.rows.extend(rows);
         }

@@ -42,6 +42,9 @@ pub struct Outbox {
     pub ids: i64,
     /// The number up to which everything that was seen is acknowledged.
     pub acked: i64,
+    /// Statements that found no room, and how many of them a scan has made up for.
+    pub missed: i64,
+    mended: i64,
     /// How many rows may wait.
     pub cap: i64,
     /// How many rows a look takes one by one.
@@ -55,15 +58,23 @@ impl Outbox {
         Self {
             ids: 0,
             acked: 0,
+            missed: 0,
+            mended: 0,
             cap,
             max_rows,
             rows: BTreeMap::new(),
         }
     }
 
-    /// `hubcast.has_room`.
+    /// Whether there is room.
     pub fn has_room(&self) -> bool {
         self.ids - self.acked < self.cap
+    }
+
+    /// `hubcast.has_room`: for whoever is about to write a row.
+    pub fn asks_for_room(&mut self) -> bool {
+        self.missed += i64::from(!self.has_room());
+        self.has_room()
     }
 
     /// Draws an id.
@@ -89,6 +100,7 @@ impl Database {
             seen: Snapshot::parse(&snapshot.text()).expect("a snapshot"),
             last_id: self.outbox.ids,
             has_room,
+            missed: (self.outbox.missed != self.outbox.mended).then_some(self.outbox.missed),
             changes: found
                 .iter()
                 .map(|(id, line)| self.resolve(*id, line))
@@ -157,6 +169,7 @@ impl Database {
             true => self.outbox.ids,
             false => request.done_to,
         };
+        self.outbox.mended = request.mended.unwrap_or(self.outbox.mended);
         Some((self.xids.once(), gone))
     }
 
@@ -166,7 +179,7 @@ impl Database {
             return None;
         }
         let xid = self.xids.once();
-        if self.outbox.has_room() && !self.triggers_off {
+        if self.outbox.asks_for_room() {
             let (id, commit) = (self.outbox.draw(), self.newest());
             let note = Note::Beat;
             let line = Line {
