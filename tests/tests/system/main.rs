@@ -14,6 +14,7 @@ mod inbound_only;
 mod interleaved;
 mod kill_points;
 mod order;
+mod pooler;
 mod random_kills;
 mod receipts;
 mod requests;
