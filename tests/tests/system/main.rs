@@ -18,6 +18,7 @@ mod keys;
 mod kill_points;
 mod order;
 mod outbox;
+mod pooler;
 mod random_kills;
 mod receipts;
 mod requests;
