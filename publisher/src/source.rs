@@ -262,7 +262,9 @@ impl Source {
 fn pool_of(options: PgConnectOptions) -> PgPool {
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS)
-        .acquire_timeout(CONNECT_WITHIN);
+        .acquire_timeout(CONNECT_WITHIN)
+        // A round trip before every statement; one that broke is found by the statement, and all are tried again.
+        .test_before_acquire(false);
     pool.connect_lazy_with(options)
 }
 
