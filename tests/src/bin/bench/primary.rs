@@ -130,16 +130,22 @@ impl Bench<'_> {
     }
 
     /// Every window begins with the same state of its table, and with a checkpoint behind it.
-    fn rate(&mut self, table: &str, writers: u64) -> Result<Rate> {
+    fn prepare(&mut self, table: &str) -> Result<()> {
         self.session.simple(&format!("VACUUM {table}"))?;
         self.session.simple("CHECKPOINT")?;
+        Ok(())
+    }
+
+    fn rate(&mut self, table: &str, writers: u64) -> Result<Rate> {
+        self.prepare(table)?;
         writers::run(&self.database, table, ROWS, writers, self.window)
     }
 
     /// The same, and what the publisher and the agent take of the processors meanwhile.
     fn rate_beside(&mut self, table: &str, writers: u64) -> Result<(Rate, Work)> {
+        self.prepare(table)?;
         let clocked = Clocked::start(&mut self.stage, &mut self.session)?;
-        let rate = self.rate(table, writers)?;
+        let rate = writers::run(&self.database, table, ROWS, writers, self.window)?;
         Ok((rate, clocked.stop()))
     }
 
