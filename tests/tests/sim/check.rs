@@ -7,7 +7,7 @@
 //! | I3 | one owner per key, and the owners, heads, digests and buckets agree with the records ([`crate::books`]) |
 //! | I5 | what is shown is as new as the age says; a key that was there all the time is never called absent ([`crate::age`]) |
 //! | I6 | what was acknowledged is on disk, and a receipt shows what it was asked for |
-//! | fence | after a clone, a store takes from one side only |
+//! | fence | a store goes to a database that does not know its writer only if a person forced it, and takes from no other |
 //!
 //! A tenant with a value that was edited by hand is left out until the value is written again.
 
@@ -24,12 +24,6 @@ use publisher::writer::{Delivery, Republished, Request};
 use std::collections::BTreeMap;
 
 impl World {
-    /// The commit of an origin in the history of a database, if they have that past in common.
-    pub fn commit_in(&self, origin: Origin, db: usize) -> Option<usize> {
-        let shared = self.dbs.last().map_or(0, |d| d.shared);
-        (origin.db == db || origin.commit < shared).then_some(origin.commit)
-    }
-
     pub fn state(&self, origin: Origin) -> &State {
         &self.dbs[origin.db].commits[origin.commit].state
     }
@@ -72,41 +66,35 @@ impl World {
                 let tenant = &push.bundles[*i].bundle.tenant;
                 if let Some(old) = before.origins.get(tenant) {
                     let (old, new) = (self.commit_in(*old, db), self.commit_in(origins[*i], db));
-                    if old.is_some() && old > new {
+                    if old.zip(new).is_some_and(|(old, new)| old > new) {
                         let what = format!("store {s}, {tenant}: from {old:?} to {new:?}");
                         return violated("I1 no backward step", what);
                     }
                 }
             }
-            if !handled.applied.is_empty() && before.side.is_some_and(|side| side != db) {
+            if !handled.applied.is_empty() && before.owner != Some(db) {
                 return violated("fence", format!("store {s} takes content of db{db}"));
             }
         }
-        if let Message::Request(Request::Synced(synced), _) = message {
-            let in_step = self.agents[s].durable.last_synced == Some(synced.id);
-            if in_step {
-                self.take_side(s, db)?;
-            }
-        }
         if let Message::Request(Request::Claim(claim), _) = message {
-            let term = (claim.term.epoch, claim.term.holder);
-            if self.dbs.iter().any(|d| !d.terms.contains(&term)) {
-                self.take_side(s, db)?;
+            let known = self.dbs[db].knows(before.granted, before.last_synced);
+            let forced = before
+                .forced
+                .filter(|by| !claim.force && !self.descends(db, *by));
+            if let Some(by) = forced {
+                let what = format!("store {s}, forced by db{by}, goes to db{db}");
+                return violated("fence", what);
             }
+            if claim.force {
+                self.agents[s].durable.forced = Some(db);
+            }
+            if !known && !claim.force {
+                let what = format!("store {s} goes from {:?} to db{db}", before.owner);
+                return violated("fence", what);
+            }
+            self.agents[s].durable.owner = Some(db);
         }
         self.check_store(s)
-    }
-
-    fn take_side(&mut self, s: usize, db: usize) -> Checked {
-        if self.dbs.len() == 1 {
-            return Ok(());
-        }
-        match self.agents[s].durable.side.replace(db) {
-            Some(side) if side != db => {
-                violated("fence", format!("store {s} goes from db{side} to db{db}"))
-            }
-            _ => Ok(()),
-        }
     }
 
     /// A store as it is.
@@ -130,7 +118,12 @@ impl World {
             let truth = self.truth(s, tenant, *origin);
             if let Err(what) = self.shows(s, tenant, &truth) {
                 let what = format!("store {s}, {tenant} of commit {}: {what}", origin.commit);
-                return violated("I2 all or nothing", what);
+                let records = d.records.get(tenant).into_iter().flatten();
+                let mut names = records.map(|(name, _)| name);
+                return match names.all(|(kind, key)| truth.mentions(kind, key)) {
+                    true => violated("I2 all or nothing", what),
+                    false => violated("I3 deletes travel", what),
+                };
             }
         }
         Ok(())
@@ -214,7 +207,7 @@ impl World {
     fn check_reader(&self, from: usize, to: usize) -> Checked {
         let (a, b) = (&self.agents[from].durable, &self.agents[to].durable);
         // Two databases count their versions from the same epoch; between their stores nothing is promised.
-        if a.side.is_some() && b.side.is_some() && a.side != b.side {
+        if a.owner != b.owner {
             return Ok(());
         }
         for (tenant, origin) in &a.origins {

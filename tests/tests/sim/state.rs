@@ -9,7 +9,7 @@ use std::sync::Arc;
 pub type Name = (Kind, Key);
 
 /// One row that a context's query returns.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Row {
     /// Raised by every change of anything, never used twice: the value contains it.
     pub revision: u64,
@@ -241,6 +241,16 @@ pub fn kinds() -> Vec<Kind> {
 /// A tenant of this world.
 pub fn tenant(i: usize) -> TenantId {
     TenantId::new(&format!("t{i:02}")).expect("a tenant")
+}
+
+/// A tenant that only bulk changes concern.
+pub fn bulk_tenant(i: usize) -> TenantId {
+    TenantId::new(&format!("b{i:02}")).expect("a tenant")
+}
+
+/// Its key.
+pub fn bulk_key(i: usize) -> Key {
+    Key::new(&format!("bulk{i:02}")).expect("a key")
 }
 
 /// A key of this world.

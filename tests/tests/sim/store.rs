@@ -55,12 +55,16 @@ pub struct Durable {
     pub fresh_db: usize,
     /// Note: the database of the last scan that ended here with *synced*, and the moment when it began.
     pub scanned: Option<(usize, u64)>,
+    /// Note: which disk that was.
+    pub scanned_line: Option<u64>,
     /// Note: the origin of what is shown of each tenant, also where that is nothing.
     pub origins: BTreeMap<TenantId, Origin>,
     /// Note: tenants with a record that was edited by hand and not rewritten since.
     pub edited: BTreeSet<TenantId>,
-    /// Note: the database whose writer, unknown to its clone, was granted or synced here.
-    pub side: Option<usize>,
+    /// Note: the database whose writer was granted the store last.
+    pub owner: Option<usize>,
+    /// Note: the database for which somebody took the store by force.
+    pub forced: Option<usize>,
 }
 
 impl Durable {
@@ -84,9 +88,11 @@ impl Durable {
             blind: BTreeSet::new(),
             fresh_db: 0,
             scanned: None,
+            scanned_line: None,
             origins: BTreeMap::new(),
             edited: BTreeSet::new(),
-            side: None,
+            owner: None,
+            forced: None,
         }
     }
 
