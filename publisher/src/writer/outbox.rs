@@ -54,8 +54,13 @@ impl Writer {
             self.all_behind("more changes waited than are taken one by one");
         }
         if let Some(why) = looked.everyone {
-            let due = self.everyone_at.map_or(now, |at| at + EVERYONE_EVERY);
-            self.everyone_at = Some(due.max(now));
+            // A scan that is due anyway speaks for all that asked for it meanwhile.
+            let due = match self.everyone_at {
+                Some(at) if at >= now => at,
+                Some(at) => now.max(at + EVERYONE_EVERY),
+                None => now,
+            };
+            self.everyone_at = Some(due);
             self.all_behind(&why);
             let later = self.stores.iter_mut();
             later.for_each(|s| s.scan_after = s.scan_after.max(due));
@@ -213,33 +218,42 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Snapshot, WriterLimits};
+    use super::super::{Snapshot, StoreSpec, WriterLimits};
     use super::*;
     use contexts::digest::DigestKey;
+    use contexts::name::Region;
     use contexts::version::{Holder, Term};
+    use std::collections::BTreeSet;
 
-    fn writer() -> Writer {
+    fn writer(stores: Vec<StoreSpec>) -> Writer {
         let term = Term {
             epoch: 1,
             holder: Holder(1),
         };
         let (key, limits) = (DigestKey([0; 32]), WriterLimits::default());
-        let mut writer = Writer::new(term, key, Vec::new(), limits, 0);
+        let mut writer = Writer::new(term, key, stores, limits, 0);
         writer.checked_triggers(None);
         writer
+    }
+
+    fn found(seen: &str) -> Looked {
+        Looked {
+            seen: Snapshot::parse(seen).expect("a snapshot"),
+            last_id: 9,
+            has_room: true,
+            missed: None,
+            changes: Vec::new(),
+            is_backlog: false,
+            everyone: None,
+            beat: false,
+        }
     }
 
     fn look(writer: &mut Writer, seen: &str, missed: Option<i64>) {
         let request = writer.next_look(0).expect("a look");
         let looked = Looked {
-            seen: Snapshot::parse(seen).expect("a snapshot"),
-            last_id: 9,
-            has_room: true,
             missed,
-            changes: Vec::new(),
-            is_backlog: false,
-            everyone: None,
-            beat: false,
+            ..found(seen)
         };
         writer.looked(0, request.id, Ok(looked));
     }
@@ -253,7 +267,7 @@ mod tests {
 
     #[test]
     fn statements_that_found_no_room_are_made_up_for_once_their_transactions_have_ended() {
-        let mut writer = writer();
+        let mut writer = writer(Vec::new());
         look(&mut writer, "5:9:5", Some(3));
         assert!(!writer.is_capturing(), "room is there again, and yet");
         assert_eq!(ack(&mut writer, 10), Some((true, None)));
@@ -270,5 +284,28 @@ mod tests {
         assert_eq!(ack(&mut writer, 13), None);
         look(&mut writer, "14:14:", Some(4));
         assert_eq!(ack(&mut writer, 15), Some((true, None)));
+    }
+
+    #[test]
+    fn a_table_that_is_emptied_all_the_time_asks_for_a_scan_every_half_minute() {
+        let mut writer = writer(vec![StoreSpec {
+            name: "a".into(),
+            region: Region::new("a").expect("a region"),
+        }]);
+        let mut due = BTreeSet::new();
+        for now in (1_000..=95_000).step_by(1_000) {
+            let request = writer.next_look(now).expect("a look");
+            let everyone = Some("truncated".to_owned());
+            let looked = Looked {
+                everyone,
+                ..found("5:5:")
+            };
+            writer.looked(now, request.id, Ok(looked));
+            due.insert(writer.store(StoreIx(0)).scan_after);
+        }
+        assert_eq!(
+            due,
+            BTreeSet::from([1_000, 31_000, 61_000, 91_000, 121_000])
+        );
     }
 }

@@ -69,6 +69,11 @@ impl Queue {
     /// Adds a unit. Older builds of its tenants are dropped; in its lane the unit takes the place of the first of them,
     /// so that a tenant that changes all the time still gets its turn. Returns the tenants whose *fill* it replaced.
     pub fn push(&mut self, mut unit: Unit) -> Vec<TenantId> {
+        // An urgent change stays urgent when its tenant is built once more for another reason.
+        let mut unfilled = match self.split_urgent(&mut unit) {
+            Some(urgent) => self.push(urgent),
+            None => Vec::new(),
+        };
         let lane = match unit.sort {
             Sort::Change if unit.weight() <= SMALL => 0,
             Sort::Change | Sort::Bulk => 1,
@@ -79,7 +84,7 @@ impl Queue {
             .for_each(|q| q.is_urgent = lane == 0);
         let tenants = unit.bundles.iter().map(|q| &q.sent.bundle.tenant);
         let again: HashSet<&TenantId> = tenants.filter(|t| self.tenants.contains(*t)).collect();
-        let (mut place, mut unfilled) = (None, Vec::new());
+        let mut place = None;
         if !again.is_empty() {
             for (i, waiting) in self.lanes.iter_mut().enumerate() {
                 let first = drop_tenants(waiting, &again, &mut self.bytes, |t| {
@@ -94,10 +99,29 @@ impl Queue {
         self.tenants
             .extend(unit.bundles.iter().map(|q| q.sent.bundle.tenant.clone()));
         match place {
+            _ if unit.bundles.is_empty() => {}
             Some(at) if lane < 2 => self.lanes[lane].insert(at, unit),
             _ => self.lanes[lane].push_back(unit),
         }
         unfilled
+    }
+
+    /// Takes out of a unit what replaces an urgent change.
+    fn split_urgent(&self, unit: &mut Unit) -> Option<Unit> {
+        if unit.atomic || unit.sort == Sort::Change || self.lanes[0].is_empty() {
+            return None;
+        }
+        let waiting = self.lanes[0].iter().flat_map(|u| &u.bundles);
+        let waiting: HashSet<&TenantId> = waiting.map(|q| &q.sent.bundle.tenant).collect();
+        let all = std::mem::take(&mut unit.bundles).into_iter();
+        let (bundles, rest) = all.partition(|q| waiting.contains(&q.sent.bundle.tenant));
+        unit.bundles = rest;
+        let urgent = Unit {
+            bundles,
+            atomic: false,
+            sort: Sort::Change,
+        };
+        (!urgent.bundles.is_empty()).then_some(urgent)
     }
 
     /// Takes what goes into the next push: small changes, up to `max` bytes, before the rest, up to `bulk` bytes; more if
@@ -289,6 +313,22 @@ mod tests {
         assert!(queue.has_fill());
         assert_eq!(names(queue.next(100, 100)), ["a1"]);
         assert!(!queue.has_fill());
+    }
+
+    #[test]
+    fn a_change_that_waits_is_not_put_behind_a_bulk_change_of_its_tenant() {
+        let mut queue = Queue::default();
+        queue.push(unit(vec![queued("bulk", 1, 10)], false, Sort::Bulk));
+        queue.push(unit(vec![queued("a", 2, 10)], false, Sort::Change));
+        let bulk = vec![queued("a", 3, 10), queued("b", 4, 10)];
+        queue.push(unit(bulk, false, Sort::Bulk));
+        assert_eq!((queue.len(), queue.bytes()), (3, 30));
+        assert_eq!(names(queue.next(100, 100)), ["a3"]);
+        assert_eq!(names(queue.next(100, 100)), ["bulk1", "b4"]);
+        queue.push(unit(vec![queued("a", 5, 10)], false, Sort::Change));
+        queue.push(unit(vec![queued("a", 6, 10)], false, Sort::Bulk));
+        assert_eq!(names(queue.next(100, 100)), ["a6"]);
+        assert!(queue.is_empty() && queue.bytes() == 0);
     }
 
     #[test]

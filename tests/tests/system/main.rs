@@ -19,6 +19,7 @@ mod keys;
 mod kill_points;
 mod order;
 mod outbox;
+mod pooler;
 mod random_kills;
 mod receipts;
 mod requests;
