@@ -5,6 +5,7 @@
 //!
 //! `HUBCAST_TEST_POSTGRES` names a running server to use; without it each test starts a throw-away one.
 
+mod ages;
 mod alone;
 mod builds;
 mod capture;
