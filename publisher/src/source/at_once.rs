@@ -1,6 +1,6 @@
-//! Tenants in one statement: the way of nearly every build. It takes for granted what the last build found, and that
-//! nothing fails; the statement itself tells, from its own snapshot, whether that is so. If not, its rows are thrown
-//! away and the build is done step by step, in a new snapshot.
+//! Tenants in one statement: the way of nearly every build. It takes for granted the definitions as they were read last,
+//! and that nothing fails; the statement itself tells, from its own snapshot, whether they are still the same. If
+//! anything is otherwise, its rows are thrown away and the build is done step by step, in a new snapshot.
 
 use super::assemble::{Assembly, Row};
 use super::build::{SNAPSHOT, batch, decode};
@@ -22,7 +22,7 @@ const HEADER: i32 = -1;
 /// The same: the row says how the tenant type writes the name of a tenant.
 const TENANT: i32 = -2;
 
-/// The definitions as the last build found them, and what they make of a build.
+/// The definitions as they were read last, and what they make of a build.
 #[derive(Debug)]
 pub(super) struct Known {
     definitions: Definitions,

@@ -173,6 +173,8 @@ impl Source {
         let row = row.ok_or_else(|| SourceError::NotMigrated {
             at: self.at.clone(),
         })?;
-        Definitions::from_row(&row)
+        let definitions = Definitions::from_row(&row)?;
+        self.remember(&definitions);
+        Ok(definitions)
     }
 }

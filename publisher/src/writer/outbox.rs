@@ -92,9 +92,14 @@ impl Writer {
         self.give_up_laggards(now);
     }
 
+    /// No row waits any more for whoever is the slowest; a scan speaks for them. What is queued for it still goes, so
+    /// that a scan which waits for that ends.
     fn give_up_laggards(&mut self, now: Millis) {
+        let since = self.now();
         for ix in self.capture.laggards() {
-            self.give_up_changes(now, ix, "more changes wait for it than are followed");
+            let why = "more changes wait for it than are followed";
+            self.stores[ix.0].set_behind(why.into(), since);
+            self.capture.strike_store(now, ix);
         }
     }
 

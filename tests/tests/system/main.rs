@@ -5,6 +5,7 @@
 //!
 //! `HUBCAST_TEST_POSTGRES` names a running server to use; without it each test starts a throw-away one.
 
+mod ages;
 mod alone;
 mod builds;
 mod capture;
@@ -18,6 +19,7 @@ mod keys;
 mod kill_points;
 mod order;
 mod outbox;
+mod pooler;
 mod random_kills;
 mod receipts;
 mod requests;

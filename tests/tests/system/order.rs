@@ -1,5 +1,6 @@
 //! No backward step: a slow scan, a publisher that was stopped in the middle of its work, an answer that is lost.
 
+use crate::ages::Ages;
 use crate::kill_points::number;
 use crate::receipts::{arrives, commit};
 use crate::world::{
@@ -289,7 +290,8 @@ async fn a_tenant_that_leaves_a_region_before_its_first_push_lands_is_not_left_t
     world.hub.stop().await
 }
 
-/// Would catch a hub that repeats what was not answered after it sent something newer, or that forgets it.
+/// Would catch a hub that repeats what was not answered after it sent something newer, or that forgets it, or that calls
+/// the store fresh meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_lost_undoes_no_later_build() -> Result<()> {
     // Random text, so that the push of this tenant is larger than whatever else is said to a store.
@@ -302,19 +304,18 @@ async fn an_answer_that_is_lost_undoes_no_later_build() -> Result<()> {
     world.hub.run(&["migrate"]).await?.ok()?;
     world.runs().await?;
     let before = scans(&world.hub).await?;
-    let watch = Watch::on(&world, "t1");
+    let (watch, ages) = (Watch::on(&world, "t1"), Ages::of(&world.agents));
     let mut connection = world.database.connect().await?;
 
     relay.lose_answer_to(4_000);
-    let first = format!("UPDATE counters SET n = 2, note = {LARGE} WHERE tenant = 't1'");
-    let first = commit(&mut connection, &first).await?;
+    let large = format!(", note = {LARGE}");
+    let first = ages.change(&mut connection, 2, &large).await?;
     until("the answer to be lost", HEALS_WITHIN, || async {
         relay.is_cut().then_some(())
     })
     .await?;
     assert_eq!(number(&world.agents[0], "t1").await?, Some(2), "it arrived");
-    let later = "UPDATE counters SET n = 3, note = '' WHERE tenant = 't1'";
-    let later = commit(&mut connection, later).await?;
+    let later = ages.change(&mut connection, 3, ", note = ''").await?;
     arrives(&world.hub, &later, &format!("&regions={}", REGIONS[1])).await?;
     assert_eq!(number(&world.agents[0], "t1").await?, Some(2));
     relay.mend();
@@ -324,6 +325,7 @@ async fn an_answer_that_is_lost_undoes_no_later_build() -> Result<()> {
     assert_eq!(number(&world.agents[0], "t1").await?, Some(3));
     world.becomes_true().await?;
     watch.end().await?;
+    ages.end().await?;
     assert_eq!(scans(&world.hub).await?, before, "a scan helped");
     world.hub.stop().await
 }

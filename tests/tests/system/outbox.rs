@@ -1,13 +1,15 @@
 //! The outbox is full, because a region or the publisher itself is away for long.
 
+use crate::ages::Ages;
+use crate::alone::age;
 use crate::kill_points::number;
 use crate::receipts::{arrives, commit};
 use crate::world::{HEALS_WITHIN, World, scans, settles};
-use sqlx::PgConnection;
+use serde_json::Value;
+use sqlx::{Connection, PgConnection};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use system_tests::region::Agent;
 use system_tests::server::Server;
 use system_tests::{Result, until};
 use tokio::task::JoinHandle;
@@ -20,9 +22,10 @@ async fn lower_cap(world: &World) -> Result<()> {
     world.database.execute(&sql).await
 }
 
-async fn rows(connection: &mut PgConnection) -> Result<i64> {
-    let sql = "SELECT count(*) FROM hubcast.outbox";
-    Ok(sqlx::query_scalar(sql).fetch_one(connection).await?)
+/// The rows that wait, and whether there is room for more.
+async fn rows(connection: &mut PgConnection) -> Result<(i64, bool)> {
+    let sql = "SELECT count(*), hubcast.has_room() FROM hubcast.outbox";
+    Ok(sqlx::query_as(sql).fetch_one(connection).await?)
 }
 
 /// Would catch a region that is away and lets the outbox fill up, so that all others need a scan too.
@@ -46,7 +49,7 @@ async fn a_region_away_for_more_changes_than_the_outbox_holds_costs_the_others_n
         last = commit(&mut connection, &sql).await?;
         arrives(&world.hub, &last, &near).await?;
         slowest = slowest.max(began.elapsed());
-        assert!(rows(&mut connection).await? <= CAP);
+        assert!(rows(&mut connection).await?.0 <= CAP);
     }
     println!("the slowest change elsewhere took {slowest:?}");
     assert_eq!(scans(&world.hub).await?, before, "the others needed a scan");
@@ -57,73 +60,84 @@ async fn a_region_away_for_more_changes_than_the_outbox_holds_costs_the_others_n
     world.hub.stop().await
 }
 
-/// The numbers that `t1` was given, each with the moment at which that was committed.
-type Commits = Mutex<Vec<(i64, Instant)>>;
-
-/// Gives `t1` a number.
-async fn change(connection: &mut PgConnection, commits: &Commits, n: i64) -> Result<String> {
-    let sql = format!("UPDATE counters SET n = {n} WHERE tenant = 't1'");
-    let token = commit(connection, &sql).await?;
-    commits.lock().expect("lock").push((n, Instant::now()));
-    Ok(token)
-}
-
-/// Reads `t1` of an agent without end. Whenever the answer is older than the last commit, its age says so.
-fn ages_are_true(
-    agent: Agent,
-    commits: Arc<Commits>,
+/// Four that change `t2` to `t17` until they are stopped.
+struct Writers {
+    made: Arc<AtomicI64>,
     stop: Arc<AtomicBool>,
-) -> JoinHandle<Result<f64>> {
-    tokio::spawn(async move {
-        let mut oldest = 0.0_f64;
-        while !stop.load(Ordering::SeqCst) {
-            let asked = Instant::now();
-            let response = agent.client().get(agent.url("/v1/contexts/counter/t1"));
-            let response = response.send().await?;
-            let age = response.headers().get("x-context-age");
-            let age: f64 = age.ok_or("no age")?.to_str()?.parse()?;
-            let value: serde_json::Value = response.json().await?;
-            let n = value["n"].as_i64().ok_or("no number")?;
-            // The first commit that is not in the answer: it was made so long before the question.
-            let missed = {
-                let commits = commits.lock().expect("lock");
-                let missed = commits.iter().find(|(m, _)| *m > n);
-                missed.map(|(_, at)| asked.saturating_duration_since(*at))
-            };
-            if let Some(missed) = missed.filter(|m| m.as_secs_f64() > age + 0.005) {
-                return Err(
-                    format!("an answer without a change of {missed:?} ago says {age} s").into(),
-                );
-            }
-            oldest = oldest.max(age);
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        Ok(oldest)
-    })
+    tasks: Vec<JoinHandle<sqlx::Result<()>>>,
 }
 
-/// Writes for a while with the publisher away; says how many changes were made.
-async fn write_meanwhile(world: &World) -> Result<i64> {
-    let made = Arc::new(AtomicI64::new(0));
-    let writers: Vec<_> = (0..4)
-        .map(|i| {
-            let (url, made) = (world.database.url.clone(), made.clone());
+impl Writers {
+    fn on(world: &World) -> Self {
+        let (made, stop) = (Arc::<AtomicI64>::default(), Arc::<AtomicBool>::default());
+        let write = |i: i64| {
+            let (url, made, stop) = (world.database.url.clone(), made.clone(), stop.clone());
             tokio::spawn(async move {
-                let mut connection = <PgConnection as sqlx::Connection>::connect(&url).await?;
+                let mut connection = PgConnection::connect(&url).await?;
                 let sql = "UPDATE counters SET n = n + 1 WHERE tenant = 't' || $1";
-                for n in 0..100 {
+                while !stop.load(Ordering::SeqCst) {
+                    let n = made.fetch_add(1, Ordering::SeqCst);
                     let change = sqlx::query(sql).bind(2 + i * 4 + n % 4);
                     change.execute(&mut connection).await?;
-                    made.fetch_add(1, Ordering::SeqCst);
+                    tokio::time::sleep(Duration::from_millis(5)).await;
                 }
-                Ok::<(), sqlx::Error>(())
+                Ok(())
             })
-        })
-        .collect();
-    for writer in writers {
-        writer.await??;
+        };
+        let tasks = (0..4).map(write).collect();
+        Self { made, stop, tasks }
     }
-    Ok(made.load(Ordering::SeqCst))
+
+    /// Waits for so many changes more.
+    async fn make(&self, more: i64) -> Result<()> {
+        let enough = self.made.load(Ordering::SeqCst) + more;
+        until("the writers to write", HEALS_WITHIN, || async {
+            (self.made.load(Ordering::SeqCst) >= enough).then_some(())
+        })
+        .await
+    }
+
+    async fn end(self) -> Result<()> {
+        self.stop.store(true, Ordering::SeqCst);
+        for task in self.tasks {
+            task.await??;
+        }
+        Ok(())
+    }
+}
+
+/// The publisher is away and comes back, while others write all the time.
+async fn is_away(world: &mut World, ages: &Ages, round: i64, clean: bool) -> Result<()> {
+    let mut connection = world.database.connect().await?;
+    let writers = Writers::on(world);
+    writers.make(20).await?;
+    match clean {
+        true => world.hub.stop().await?,
+        false => world.hub.kill()?,
+    }
+    let first = ages.change(&mut connection, 2 * round, "").await?;
+    writers.make(4 * CAP).await?;
+    // Those who look at the same time may each leave one more.
+    let (waiting, has_room) = rows(&mut connection).await?;
+    assert!(waiting <= CAP + 8 && !has_room, "{waiting} rows wait");
+    // By now a change leaves no row, and yet it arrives.
+    let last = ages.change(&mut connection, 2 * round + 1, "").await?;
+    world.hub.start().await?;
+    until("the publisher to write", HEALS_WITHIN, || async {
+        let status = world.hub.status().await.ok()?;
+        let stores = status["engine"]["stores"].as_array()?;
+        let obey = |s: &Value| s["standing"] == "behind" || s["standing"] == "in step";
+        stores.iter().all(obey).then_some(())
+    })
+    .await?;
+    writers.make(2 * CAP).await?;
+    writers.end().await?;
+    for token in [first, last] {
+        arrives(&world.hub, &token, "").await?;
+    }
+    assert_eq!(number(&world.agents[0], "t1").await?, Some(2 * round + 1));
+    settles(&world.hub).await?;
+    world.is_true().await
 }
 
 /// Would catch an outbox that grows while nobody reads it, a writer that fails or waits because it is full, changes that
@@ -133,50 +147,22 @@ async fn a_publisher_that_is_away_leaves_nothing_that_grows_and_loses_nothing() 
     let mut world = World::with_counters(Server::any().await?, &REGIONS[..2], 20).await?;
     world.runs().await?;
     lower_cap(&world).await?;
-    let (commits, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
-    let readers: Vec<_> = world
-        .agents
-        .iter()
-        .map(|a| ages_are_true(a.reader(), Arc::clone(&commits), stop.clone()))
-        .collect();
-    let mut connection = world.database.connect().await?;
+    let ages = Ages::of(&world.agents);
     for (round, clean) in [(1, true), (2, false)] {
-        match clean {
-            true => world.hub.stop().await?,
-            false => world.hub.kill()?,
-        }
-        let first = change(&mut connection, &commits, 2 * round).await?;
-        assert_eq!(write_meanwhile(&world).await?, 400);
-        let waiting = rows(&mut connection).await?;
-        // Who looks at the same time may each leave one more.
-        assert!((CAP..=CAP + 8).contains(&waiting), "{waiting} rows wait");
-        // Now nothing leaves a row any more, and yet it arrives.
-        let last = change(&mut connection, &commits, 2 * round + 1).await?;
-        world.hub.start().await?;
-        for token in [first, last] {
-            until("the publisher to be the writer", HEALS_WITHIN, || async {
-                arrives(&world.hub, &token, "").await.ok()
-            })
-            .await?;
-        }
-        assert_eq!(number(&world.agents[0], "t1").await?, Some(2 * round + 1));
-        world.becomes_true().await?;
-        settles(&world.hub).await?;
+        is_away(&mut world, &ages, round, clean).await?;
     }
     // Triggers write again, and a change needs no scan.
     let before = scans(&world.hub).await?;
-    let last = change(&mut connection, &commits, 9).await?;
+    let mut connection = world.database.connect().await?;
+    let last = ages.change(&mut connection, 9, "").await?;
     arrives(&world.hub, &last, "").await?;
     for agent in &world.agents {
         until("a young answer", HEALS_WITHIN, || async {
-            crate::alone::age(agent).await.filter(|age| *age < 3.0)
+            age(agent).await.filter(|age| *age < 3.0)
         })
         .await?;
     }
     assert_eq!(scans(&world.hub).await?, before, "a scan helped");
-    stop.store(true, Ordering::SeqCst);
-    for reader in readers {
-        println!("the oldest answer said {} s", reader.await??);
-    }
+    println!("the oldest answer said {} s", ages.end().await?);
     world.hub.stop().await
 }

@@ -68,6 +68,19 @@ impl World {
         contexts: &str,
         kinds: &[Kind],
     ) -> Result<Self> {
+        let url = database.url.clone();
+        Self::with_address(server, database, &url, regions, contexts, kinds).await
+    }
+
+    /// The same with a publisher that has another address of the database.
+    pub async fn with_address(
+        server: Server,
+        database: Database,
+        url: &str,
+        regions: &[&str],
+        contexts: &str,
+        kinds: &[Kind],
+    ) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("hubcast-test-").tempdir()?;
         let mut agents = Vec::new();
         for region in regions {
@@ -76,7 +89,7 @@ impl World {
             agents.push(agent);
         }
         let all: Vec<&Agent> = agents.iter().collect();
-        let hub = Hub::new(dir.path(), &database.url, &all, contexts)?;
+        let hub = Hub::new(dir.path(), url, &all, contexts)?;
         hub.run(&["migrate"]).await?.ok()?;
         Ok(Self {
             hub,

@@ -11,6 +11,7 @@ mod report;
 mod stage;
 mod trace;
 mod wire;
+mod work;
 mod writers;
 
 use clap::{Parser, ValueEnum};

@@ -8,6 +8,7 @@
 use crate::report::{Goal, Report, Row, number};
 use crate::stage::{self, Stage, wait};
 use crate::wire::{Http, Session};
+use crate::work::{Clocked, Work};
 use crate::writers::{self, Rate};
 use crate::{Plan, bulk, clock};
 use serde_json::{Value, json};
@@ -65,6 +66,9 @@ struct Pair {
     plain_on: Rate,
     /// From the last write until the agent had all of it.
     in_step: Duration,
+    /// What ours took of the processors beside the writers of the watched table, and of the other.
+    busy: Work,
+    idle: Work,
 }
 
 /// Removes every trigger from a table.
@@ -126,10 +130,23 @@ impl Bench<'_> {
     }
 
     /// Every window begins with the same state of its table, and with a checkpoint behind it.
-    fn rate(&mut self, table: &str, writers: u64) -> Result<Rate> {
+    fn prepare(&mut self, table: &str) -> Result<()> {
         self.session.simple(&format!("VACUUM {table}"))?;
         self.session.simple("CHECKPOINT")?;
+        Ok(())
+    }
+
+    fn rate(&mut self, table: &str, writers: u64) -> Result<Rate> {
+        self.prepare(table)?;
         writers::run(&self.database, table, ROWS, writers, self.window)
+    }
+
+    /// The same, and what the publisher and the agent take of the processors meanwhile.
+    fn rate_beside(&mut self, table: &str, writers: u64) -> Result<(Rate, Work)> {
+        self.prepare(table)?;
+        let clocked = Clocked::start(&mut self.stage, &mut self.session)?;
+        let rate = writers::run(&self.database, table, ROWS, writers, self.window)?;
+        Ok((rate, clocked.stop()))
     }
 
     /// All turns of a round with one number of writers; which side begins is the caller's choice.
@@ -144,17 +161,16 @@ impl Bench<'_> {
         };
         for capture in turns {
             self.set(capture)?;
-            let watched = self.rate(WATCHED, writers)?;
             match capture {
                 Capture::Off => {
-                    pair.off = watched;
+                    pair.off = self.rate(WATCHED, writers)?;
                     pair.plain_off = self.rate(PLAIN, writers)?;
                 }
-                Capture::Alone => pair.alone = watched,
+                Capture::Alone => pair.alone = self.rate(WATCHED, writers)?,
                 Capture::On => {
-                    pair.on = watched;
+                    (pair.on, pair.busy) = self.rate_beside(WATCHED, writers)?;
                     pair.in_step = self.in_step()?;
-                    pair.plain_on = self.rate(PLAIN, writers)?;
+                    (pair.plain_on, pair.idle) = self.rate_beside(PLAIN, writers)?;
                 }
             }
         }
@@ -256,8 +272,16 @@ pub fn measure(runtime: &Runtime, plan: Plan) -> Result<Report> {
 impl Pair {
     fn line(&self) -> String {
         let rate = |r: Rate| format!("{} TPS (p99 {} ms)", number(r.tps), number(r.p99));
+        let work = |w: Work| {
+            let Work {
+                publisher,
+                sessions,
+                agent,
+            } = w;
+            format!("publisher {publisher:.2}, its sessions {sessions:.2}, agent {agent:.2}")
+        };
         format!(
-            "{} writers: watched {}, with triggers alone {}, with all {}, in step {} s later; not watched {}, with all {}",
+            "{} writers: watched {}, with triggers alone {}, with all {}, in step {} s later; not watched {}, with all {}; beside them, in processors: {}, and {}",
             self.writers,
             rate(self.off),
             rate(self.alone),
@@ -265,6 +289,8 @@ impl Pair {
             number(self.in_step.as_secs_f64()),
             rate(self.plain_off),
             rate(self.plain_on),
+            work(self.busy),
+            work(self.idle),
         )
     }
 }
