@@ -1,7 +1,7 @@
 //! Each invariant can break: a version of the surroundings with one mistake is caught within 200 seeds, and named.
 
 use crate::variant::Variant;
-use crate::world::Trace;
+use crate::world::{Trace, Violation};
 use crate::{number, run};
 
 /// Seeds within which a mistake has to be found.
@@ -11,12 +11,12 @@ fn catches(variant: Variant, ids: &[&str]) {
     let first = number("HUBCAST_SIM_SEED").unwrap_or(0);
     let found = (first..first + SEEDS).find_map(|seed| {
         let (_, violation) = run(seed, variant, Trace::Off);
-        violation.map(|violation| (seed, violation))
+        // One mistake may break more than one invariant: the named one has to be among them.
+        let named = |v: &Violation| ids.iter().any(|id| v.id.starts_with(id));
+        violation.filter(named).map(|violation| (seed, violation))
     });
     let (seed, violation) = found.expect("no seed catches it");
     println!("seed {seed}: {violation:?}");
-    let named = ids.iter().any(|id| violation.id.starts_with(id));
-    assert!(named, "seed {seed}: {violation:?}");
 }
 
 #[test]
