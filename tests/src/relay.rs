@@ -22,6 +22,7 @@ pub struct Relay {
 #[derive(Debug, Default)]
 struct State {
     bytes: AtomicU64,
+    delay_micros: AtomicU64,
     cut: AtomicBool,
     cutting: Notify,
     /// The answer to a request of at least so many bytes is lost; none is while this is 0.
@@ -32,6 +33,15 @@ impl State {
     fn cut(&self) {
         self.cut.store(true, Ordering::SeqCst);
         self.cutting.notify_waiters();
+    }
+
+    fn set_delay(&self, delay: Duration) {
+        let micros = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
+        self.delay_micros.store(micros, Ordering::SeqCst);
+    }
+
+    fn delay(&self) -> Duration {
+        Duration::from_micros(self.delay_micros.load(Ordering::SeqCst))
     }
 }
 
@@ -44,11 +54,12 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
         let state = Arc::new(State::default());
+        state.set_delay(delay);
         let shared = state.clone();
         let task = tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
                 if !shared.cut.load(Ordering::SeqCst) {
-                    tokio::spawn(relay(near, to, delay, shared.clone()));
+                    tokio::spawn(relay(near, to, shared.clone()));
                 }
             }
         });
@@ -75,6 +86,11 @@ impl Relay {
         self.state.cut.load(Ordering::SeqCst)
     }
 
+    /// Passes bytes on so much later from now on.
+    pub fn set_delay(&self, delay: Duration) {
+        self.state.set_delay(delay);
+    }
+
     /// Accepts connections again.
     pub fn mend(&self) {
         self.state.cut.store(false, Ordering::SeqCst);
@@ -88,7 +104,7 @@ impl Drop for Relay {
     }
 }
 
-async fn relay(near: TcpStream, to: u16, delay: Duration, state: Arc<State>) {
+async fn relay(near: TcpStream, to: u16, state: Arc<State>) {
     let Ok(far) = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], to))).await else {
         return;
     };
@@ -112,8 +128,8 @@ async fn relay(near: TcpStream, to: u16, delay: Duration, state: Arc<State>) {
         !is_lost
     };
     tokio::select! {
-        () = pass(near_in, far_out, delay, &state, asks) => {}
-        () = pass(far_in, near_out, delay, &state, answers) => {}
+        () = pass(near_in, far_out, &state, asks) => {}
+        () = pass(far_in, near_out, &state, answers) => {}
         () = cut => {}
     }
 }
@@ -122,7 +138,6 @@ async fn relay(near: TcpStream, to: u16, delay: Duration, state: Arc<State>) {
 async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    delay: Duration,
     state: &State,
     goes_on: impl Fn(usize) -> bool,
 ) {
@@ -132,6 +147,7 @@ async fn pass(
             break;
         }
         state.bytes.fetch_add(n as u64, Ordering::SeqCst);
+        let delay = state.delay();
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }

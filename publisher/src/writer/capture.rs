@@ -14,7 +14,7 @@ use super::retry::Retry;
 use super::{Millis, StoreIx, Tick};
 use contexts::name::TenantId;
 use contexts::push::Reading;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// A look at the outbox, numbered within the writer's term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -344,10 +344,8 @@ impl Capture {
         changes: &[Change],
         stores: &[bool],
     ) -> Vec<(TenantId, usize)> {
-        let mut sizes: HashMap<u64, usize> = HashMap::new();
         let mut tenants: BTreeMap<&TenantId, Vec<(i64, u64)>> = BTreeMap::new();
         for change in changes {
-            *sizes.entry(change.xid).or_default() += change.tenants.len();
             self.rows.insert(change.id, change.tenants.len());
             if change.tenants.is_empty() {
                 self.row_done(now, change.id);
@@ -357,6 +355,7 @@ impl Capture {
                 tenants.entry(tenant).or_default().push(row);
             }
         }
+        let sizes = sizes(tenants.values());
         let mut wanted = Stores::default();
         let there = stores.iter().enumerate().filter(|(_, wanted)| **wanted);
         there.for_each(|(i, _)| wanted.insert(StoreIx(i)));
@@ -593,6 +592,17 @@ impl Capture {
     }
 }
 
+/// How many tenants each transaction changed, by the rows of each tenant.
+fn sizes<'a>(tenants: impl Iterator<Item = &'a Vec<(i64, u64)>>) -> HashMap<u64, usize> {
+    let mut sizes: HashMap<u64, usize> = HashMap::new();
+    for rows in tenants {
+        let xids: BTreeSet<u64> = rows.iter().map(|(_, xid)| *xid).collect();
+        xids.iter()
+            .for_each(|xid| *sizes.entry(*xid).or_default() += 1);
+    }
+    sizes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -744,6 +754,16 @@ mod tests {
         );
         assert_eq!(next(&mut books, "8:9:8"), 0);
         assert_eq!(next(&mut books, "9:9:"), 10);
+    }
+
+    #[test]
+    fn a_transaction_that_changes_one_tenant_often_is_small() {
+        let mut books = Books::new();
+        let mut changes: Vec<Change> = (1..100).map(|id| change(id, 4, &["a"])).collect();
+        changes.push(change(100, 5, &["b", "c"]));
+        changes.push(change(101, 5, &["b"]));
+        let found = books.look(1, looked("6:6:", 101, changes));
+        assert_eq!(found, [(t("a"), 1), (t("b"), 2), (t("c"), 2)]);
     }
 
     #[test]

@@ -13,6 +13,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 /// A scan begins without the stores that have not answered by then.
 const FIRST_ANSWERS_WITHIN: Millis = 7_000;
 
+/// A store that failed in a scan is scanned again after a second, then after twice as long, up to this; and up to much
+/// less if it only was not there, since it may stay now.
+const REFUSED_AGAIN_WITHIN: Millis = 300_000;
+const LOST_AGAIN_WITHIN: Millis = 15_000;
+
 /// Tenants whose held contexts a summary names.
 const HELD_NAMED: usize = 20;
 /// Held contexts of a tenant that it names.
@@ -352,7 +357,8 @@ impl Writer {
                 None => (store.scans_failed, store.scan_after) = (0, 0),
                 Some(why) => {
                     store.set_behind(why.clone(), since);
-                    store.scan_after = now + (1_000_u64 << store.scans_failed.min(8)).min(300_000);
+                    let was_there = store.session().is_some_and(|s| s.opened <= scan.started);
+                    store.scan_after = now + again_after(store.scans_failed, was_there);
                     store.scans_failed += 1;
                 }
             }
@@ -404,5 +410,26 @@ impl Writer {
             stores,
             cause: scan.cause,
         }));
+    }
+}
+
+/// How long after a failed scan a store is scanned again.
+fn again_after(failed_before: u32, was_there: bool) -> Millis {
+    let most = match was_there {
+        true => REFUSED_AGAIN_WITHIN,
+        false => LOST_AGAIN_WITHIN,
+    };
+    (1_000_u64 << failed_before.min(9)).min(most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_was_lost_in_a_scan_does_not_wait_for_minutes() {
+        let waits = |was_there| [0, 3, 9, 99].map(|failed| again_after(failed, was_there));
+        assert_eq!(waits(true), [1_000, 8_000, 300_000, 300_000]);
+        assert_eq!(waits(false), [1_000, 8_000, 15_000, 15_000]);
     }
 }

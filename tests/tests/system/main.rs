@@ -27,6 +27,7 @@ mod rot;
 mod sample_truth;
 mod slow;
 mod takeover;
+mod torture;
 mod traffic;
 mod trigger_path;
 mod truth;

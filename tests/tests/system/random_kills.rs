@@ -1,69 +1,88 @@
-//! `kill -9` at fifty random moments, while the application writes, republishes, and reads.
+//! `kill -9` at two hundred random moments, while the application writes by plain SQL, asks where that is visible, and
+//! reads.
 
-use crate::kill_points::{delivered, number};
+use crate::kill_points::number;
 use crate::world::World;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use system_tests::hub::Hub;
 use system_tests::region::Agent;
 use system_tests::server::{Database, Server};
 use system_tests::{Result, until};
+use tokio::task::JoinSet;
 
-const REGIONS: [&str; 2] = ["eu-west-1", "us-east-1"];
+const REGIONS: [&str; 4] = ["eu-west-1", "us-east-1", "ap-southeast-1", "sa-east-1"];
 const TENANTS: u32 = 8;
-const KILLS: u32 = 50;
-/// Past this no more is killed; the rest of the test says how many were.
-const KILL_FOR: Duration = Duration::from_secs(40);
+const KILLS: u64 = 200;
+/// After so many the publisher is killed, too. An agent is back in milliseconds; after a publisher its lease has to run
+/// out.
+const PUBLISHER_EVERY: u64 = 60;
 
-/// What writers and readers tell one another.
+/// What writers, readers and killers tell one another.
 #[derive(Default)]
 struct Shared {
     /// Region and tenant, and the number that is acked there.
     acked: Mutex<BTreeMap<(String, String), i64>>,
-    acks: AtomicU64,
+    acks: [AtomicU64; REGIONS.len()],
     reads: AtomicU64,
+    kills: AtomicU64,
     stop: AtomicBool,
 }
 
 impl Shared {
-    fn floor(&self, region: &str, tenant: &str) -> i64 {
+    fn floor(&self, region: usize, tenant: &str) -> i64 {
         let acked = self.acked.lock().expect("lock");
-        let name = (region.to_owned(), tenant.to_owned());
+        let name = (REGIONS[region].to_owned(), tenant.to_owned());
         acked.get(&name).copied().unwrap_or(0)
+    }
+
+    fn ack(&self, region: usize, tenant: &str, n: i64) {
+        let mut acked = self.acked.lock().expect("lock");
+        let name = (REGIONS[region].to_owned(), tenant.to_owned());
+        let before = acked.entry(name).or_insert(0);
+        *before = n.max(*before);
+        self.acks[region].fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn acks(&self) -> u64 {
+        let all = self.acks.iter();
+        all.map(|acks| acks.load(Ordering::SeqCst)).sum()
     }
 }
 
-/// Reads without end. A number never steps back, and never is below what was acked before the read.
-async fn read(shared: Arc<Shared>, agents: Vec<Agent>) -> Result<()> {
-    let mut last: BTreeMap<(String, String), i64> = BTreeMap::new();
+/// Where the hub is asked about one region.
+struct Desk {
+    region: usize,
+    url: String,
+    token: String,
+}
+
+/// Reads one agent without end. A number never steps back, and never is below what was acked before the read.
+async fn read(shared: Arc<Shared>, region: usize, agent: Agent) -> Result<()> {
+    let mut last: BTreeMap<String, i64> = BTreeMap::new();
     while !shared.stop.load(Ordering::SeqCst) {
-        for agent in &agents {
-            for tenant in (1..=TENANTS).map(|i| format!("t{i}")) {
-                let floor = shared.floor(&agent.region, &tenant);
-                let got = match number(agent, &tenant).await {
-                    Ok(got) => {
-                        got.ok_or_else(|| format!("{tenant} is absent in {}", agent.region))?
-                    }
-                    Err(e) if e.to_string().contains("half of two") => return Err(e),
-                    // It was killed, or is starting.
-                    Err(_) => continue,
-                };
-                let before = last
-                    .entry((agent.region.clone(), tenant.clone()))
-                    .or_insert(0);
-                if got < floor || got < *before {
-                    let line = format!(
-                        "{tenant} in {}: {got} after {before}, acked {floor}",
-                        agent.region
-                    );
-                    return Err(line.into());
+        for tenant in (1..=TENANTS).map(|i| format!("t{i}")) {
+            let floor = shared.floor(region, &tenant);
+            let got = match number(&agent, &tenant).await {
+                Ok(got) => got.ok_or_else(|| format!("{tenant} is absent in {}", agent.region))?,
+                Err(e) if e.to_string().contains("half of two") => return Err(e),
+                // It was killed, or is starting.
+                Err(_) => {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    continue;
                 }
-                *before = got;
+            };
+            let before = last.entry(tenant.clone()).or_insert(0);
+            if got < floor || got < *before {
+                let region = &agent.region;
+                let line = format!("{tenant} in {region}: {got} after {before}, acked {floor}");
+                return Err(line.into());
             }
+            *before = got;
             shared.reads.fetch_add(1, Ordering::SeqCst);
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -71,28 +90,29 @@ async fn read(shared: Arc<Shared>, agents: Vec<Agent>) -> Result<()> {
     Ok(())
 }
 
-/// Raises counters and republishes them, whoever is the writer.
-async fn write(shared: Arc<Shared>, database: String, hub: Hub, seed: u64) -> Result<()> {
+/// Raises counters, and asks the hub where that is visible. Nobody asks for anything to be sent.
+async fn write(shared: Arc<Shared>, database: String, desk: Desk, seed: u64) -> Result<()> {
     let mut random = SmallRng::seed_from_u64(seed);
-    let database = Database::at(&database);
+    let mut connection = Database::at(&database).connect().await?;
+    let client = reqwest::Client::builder().no_proxy().build()?;
     while !shared.stop.load(Ordering::SeqCst) {
         let tenant = format!("t{}", random.random_range(1..=TENANTS));
-        let mut connection = database.connect().await?;
-        let n: i64 =
-            sqlx::query_scalar("UPDATE counters SET n = n + 1 WHERE tenant = $1 RETURNING n")
-                .bind(&tenant)
-                .fetch_one(&mut connection)
-                .await?;
-        let ran = hub.run(&["republish", "tenant", &tenant, "--json"]).await?;
-        let Ok(receipts) = ran.json() else {
-            // Its writer was killed; a later one carries the change.
+        let sql = "UPDATE counters SET n = n + 1 WHERE tenant = $1 RETURNING n, hubcast.token()";
+        let (n, token): (i64, String) = sqlx::query_as(sql)
+            .bind(&tenant)
+            .fetch_one(&mut connection)
+            .await?;
+        let url = format!("{}&token={token}", desk.url);
+        let Ok(response) = client.get(url).bearer_auth(&desk.token).send().await else {
+            // The publisher was killed; the next one carries the change.
+            tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
-        for name in delivered(&receipts) {
-            let mut acked = shared.acked.lock().expect("lock");
-            let before = acked.entry(name).or_insert(0);
-            *before = (*before).max(n);
-            shared.acks.fetch_add(1, Ordering::SeqCst);
+        let Ok(answer) = response.json::<Value>().await else {
+            continue;
+        };
+        if answer["visible"] == true {
+            shared.ack(desk.region, &tenant, n);
         }
     }
     Ok(())
@@ -105,34 +125,45 @@ async fn reaches(what: &str, counter: &AtomicU64, value: u64, within: Duration) 
     .await
 }
 
-/// Kills somebody at a moment that lies a random number of reads, or an ack, after the last.
-async fn kill_at_random(world: &mut World, shared: &Shared, random: &mut SmallRng) -> Result<u32> {
-    let began = Instant::now();
-    let mut kills = 0;
-    while kills < KILLS && began.elapsed() < KILL_FOR {
-        let reads = shared.reads.load(Ordering::SeqCst) + random.random_range(1..25);
-        reaches("reads", &shared.reads, reads, Duration::from_secs(30)).await?;
-        if random.random_ratio(1, 7) {
-            world.hub.kill()?;
-            world.hub.start().await?;
-            // Half of the time it is killed again before it is the writer.
-            if random.random_bool(0.5) {
-                let acks = shared.acks.load(Ordering::SeqCst) + 1;
-                // Without an ack in time the next kill comes a little earlier.
-                let _ = reaches("an ack", &shared.acks, acks, Duration::from_secs(12)).await;
-            }
-        } else {
-            let victim = random.random_range(0..world.agents.len());
-            world.agents[victim].kill()?;
-            world.agents[victim].start().await?;
+/// Kills an agent at moments that lie a random number of reads after its last start, or after it acked again.
+async fn kill(shared: Arc<Shared>, region: usize, mut agent: Agent, seed: u64) -> Result<Agent> {
+    let mut random = SmallRng::seed_from_u64(seed);
+    while shared.kills.fetch_add(1, Ordering::SeqCst) < KILLS {
+        // It is scanned before it acks anything. Mostly it is killed again before that, else after some acks.
+        if random.random_ratio(1, 16) {
+            let acks = shared.acks[region].load(Ordering::SeqCst) + random.random_range(1..30);
+            // Without them in time it is killed a little earlier.
+            let _ = reaches("acks", &shared.acks[region], acks, Duration::from_secs(12)).await;
         }
-        kills += 1;
+        let reads = shared.reads.load(Ordering::SeqCst) + random.random_range(1..100);
+        reaches("reads", &shared.reads, reads, Duration::from_secs(30)).await?;
+        agent.kill()?;
+        agent.start().await?;
     }
-    Ok(kills)
+    Ok(agent)
+}
+
+/// Kills everybody, and leaves them running.
+async fn kill_all(world: &mut World, shared: &Arc<Shared>, seed: u64) -> Result<()> {
+    let agents = world.agents.drain(..).enumerate();
+    let killers = agents.map(|(region, agent)| {
+        let seed = seed ^ (region as u64) << 32;
+        tokio::spawn(kill(shared.clone(), region, agent, seed))
+    });
+    let killers: Vec<_> = killers.collect();
+    for kills in (PUBLISHER_EVERY..KILLS).step_by(PUBLISHER_EVERY as usize) {
+        reaches("kills", &shared.kills, kills, Duration::from_secs(60)).await?;
+        world.hub.kill()?;
+        world.hub.start().await?;
+    }
+    for killer in killers {
+        world.agents.push(killer.await??);
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_steps_back_through_fifty_kills() -> Result<()> {
+async fn nothing_steps_back_through_two_hundred_kills() -> Result<()> {
     let seed: u64 = rand::rng().random();
     println!("seed {seed}");
     let mut world = World::with_counters(Server::any().await?, &REGIONS, TENANTS).await?;
@@ -140,25 +171,34 @@ async fn nothing_steps_back_through_fifty_kills() -> Result<()> {
     world.is_true().await?;
     world.hub.start().await?;
     let shared = Arc::new(Shared::default());
-    let readers = world.agents.iter().map(Agent::reader).collect();
-    let reading = tokio::spawn(read(shared.clone(), readers));
-    let url = world.database.url.clone();
-    let writing = tokio::spawn(write(shared.clone(), url, world.another_hub()?, seed));
-
-    let mut random = SmallRng::seed_from_u64(seed);
-    let killed = kill_at_random(&mut world, &shared, &mut random).await;
+    let mut tasks = JoinSet::new();
+    for (region, agent) in world.agents.iter().enumerate() {
+        tasks.spawn(read(shared.clone(), region, agent.reader()));
+        let question = format!("/v1/visible?regions={}&timeout=500ms", agent.region);
+        let desk = Desk {
+            region,
+            url: world.hub.url(&question),
+            token: world.hub.token.clone(),
+        };
+        let url = world.database.url.clone();
+        tasks.spawn(write(
+            shared.clone(),
+            url,
+            desk,
+            seed.wrapping_add(region as u64),
+        ));
+    }
+    let began = Instant::now();
+    let killed = kill_all(&mut world, &shared, seed).await;
+    let took = began.elapsed();
     shared.stop.store(true, Ordering::SeqCst);
-    reading.await??;
-    writing.await??;
-    let (kills, acks) = (killed?, shared.acks.load(Ordering::SeqCst));
-    println!(
-        "{kills} kills, {acks} acks, {} reads",
-        shared.reads.load(Ordering::SeqCst)
-    );
-    assert!(
-        kills >= 25 && acks >= 10,
-        "{kills} kills and {acks} acks say little"
-    );
+    while let Some(task) = tasks.join_next().await {
+        task??;
+    }
+    killed?;
+    let (acks, reads) = (shared.acks(), shared.reads.load(Ordering::SeqCst));
+    println!("{KILLS} kills in {took:.1?}, {acks} acks, {reads} reads");
+    assert!(acks >= 20, "{acks} acks say little");
     world.becomes_true().await?;
     let acked = shared.acked.lock().expect("lock").clone();
     for ((region, tenant), n) in acked {

@@ -172,37 +172,44 @@ fn content(element: &Element) -> Content {
     (element.tenant.clone().unwrap_or_default(), value.to_owned())
 }
 
+/// The body of a batch-get for these names.
+pub fn question(names: &[&Name]) -> serde_json::Value {
+    let key = |(kind, key): &&Name| serde_json::json!({ "kind": kind, "key": key });
+    serde_json::json!({ "keys": names.iter().map(key).collect::<Vec<_>>() })
+}
+
+/// The elements of the answer to a batch-get for these names, in their order.
+pub fn elements(names: &[&Name], body: &str) -> Result<Vec<Option<Element>>> {
+    let batch: Batch = serde_json::from_str(body)?;
+    if batch.contexts.len() != names.len() {
+        return Err("batch-get: another number of answers".into());
+    }
+    for (name, element) in names.iter().zip(&batch.contexts) {
+        if let Some(e) = element
+            .as_ref()
+            .filter(|e| (&e.kind, &e.key) != (&name.0, &name.1))
+        {
+            return Err(format!("asked for {name:?}, answered for {e:?}").into());
+        }
+    }
+    Ok(batch.contexts)
+}
+
 /// The answers of a region, in the order of the names.
 pub async fn batch_get(agent: &Agent, names: &[&Name]) -> Result<Vec<Option<Element>>> {
     let mut all = Vec::with_capacity(names.len());
     for part in names.chunks(1000) {
-        let keys: Vec<_> = part
-            .iter()
-            .map(|(kind, key)| serde_json::json!({ "kind": kind, "key": key }))
-            .collect();
         let response = agent
             .client()
             .post(agent.url("/v1/contexts/batch-get"))
-            .json(&serde_json::json!({ "keys": keys }))
+            .json(&question(part))
             .send()
             .await?;
         let (status, text) = (response.status(), response.text().await?);
         if status != 200 {
             return Err(format!("batch-get in {}: {status} {text}", agent.region).into());
         }
-        let batch: Batch = serde_json::from_str(&text)?;
-        if batch.contexts.len() != part.len() {
-            return Err(format!("batch-get in {}: another number of answers", agent.region).into());
-        }
-        for (name, element) in part.iter().zip(batch.contexts) {
-            if let Some(e) = element
-                .as_ref()
-                .filter(|e| (&e.kind, &e.key) != (&name.0, &name.1))
-            {
-                return Err(format!("asked for {name:?}, answered for {e:?}").into());
-            }
-            all.push(element);
-        }
+        all.extend(elements(part, &text)?);
     }
     Ok(all)
 }
