@@ -119,6 +119,8 @@ pub struct Source {
 
 /// Connections: the lease, the wait, and builds.
 const CONNECTIONS: u32 = 12;
+/// A connection that was idle for longer is tried before it is used.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// How long a connection may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
@@ -262,7 +264,13 @@ impl Source {
 fn pool_of(options: PgConnectOptions) -> PgPool {
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS)
-        .acquire_timeout(CONNECT_WITHIN);
+        .acquire_timeout(CONNECT_WITHIN)
+        .test_before_acquire(false)
+        .before_acquire(|connection, used| {
+            Box::pin(
+                async move { Ok(used.idle_for < TRUSTED_FOR || connection.ping().await.is_ok()) },
+            )
+        });
     pool.connect_lazy_with(options)
 }
 

@@ -3,7 +3,8 @@
 //! | module | is about |
 //! | --- | --- |
 //! | [`facts`] | what the catalogs say about the watched tables and about the triggers that are there |
-//! | [`plan`] | which triggers there should be, and how that differs from what is there: pure |
+//! | [`plan`] | which triggers there should be: pure |
+//! | [`difference`] | how what is there differs from that: pure |
 //! | [`body`] | the text of the functions: pure |
 //! | [`apply`] | makes the difference go away |
 //! | [`drift`] | tells it, and which tables a query reads that nobody watches |
@@ -15,6 +16,7 @@
 
 pub mod apply;
 mod body;
+mod difference;
 pub mod drift;
 pub(super) mod facts;
 pub(super) mod plan;

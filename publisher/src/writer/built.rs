@@ -253,8 +253,11 @@ impl Writer {
         let Some(batch) = self.builds.end(id) else {
             return;
         };
-        if matches!(batch.what, What::Tenants(_)) && batch.lane != Lane::Repair {
-            self.paces[batch.lane as usize].took(now.saturating_sub(batch.begun_at));
+        if let What::Tenants(tenants) = &batch.what
+            && batch.lane != Lane::Repair
+        {
+            let ms = now.saturating_sub(batch.begun_at);
+            self.paces[batch.lane as usize].took(tenants.len(), ms);
         }
         match result {
             Err(why) => self.build_failed(now, batch, why),

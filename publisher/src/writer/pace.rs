@@ -1,44 +1,46 @@
-//! The share of the primary's time that builds of changes may take. Pure. Single changes never notice: each build draws
-//! on an allowance that fills up by itself, and only who changes more than it covers waits, and is then built in
-//! larger batches, which cost less each.
+//! The share of the primary that builds of changes may take. Pure. Single changes never notice: each build draws on an
+//! allowance that fills up by itself, and only who changes more than it covers waits, and is then built in larger
+//! batches, which cost less each.
 
 use super::Millis;
 
-/// Builds of changes take up to one third of one connection's time.
-const SHARE: u64 = 3;
-/// What may be used at once, after a quiet time.
-const BURST: Millis = 60;
-
-/// The longest that changes wait for their turn, in milliseconds.
-const WAIT_MAX: i64 = 250;
+/// A tenant draws so many milliseconds: a thousand in a second are built without a pause.
+const PER_TENANT: u64 = 1;
+/// A build draws at least so many times the time that it took: a third of one connection's time.
+const PER_MILLISECOND: u64 = 3;
+/// What may be drawn at once, after a quiet time.
+const BURST: i64 = 1_000;
+/// What a build that was slow draws at most: others do not wait long for one whose tenant is to blame.
+const SLOW_MAX: u64 = 250;
 
 /// An allowance of one lane.
 #[derive(Debug)]
 pub struct Pace {
-    /// Build time that may be used, in milliseconds times [`SHARE`]; negative while it was overdrawn.
+    /// In milliseconds; negative while it is overdrawn.
     allowance: i64,
     at: Millis,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        let (allowance, at) = ((BURST * SHARE) as i64, 0);
+        let (allowance, at) = (BURST, 0);
         Self { allowance, at }
     }
 }
 
 impl Pace {
-    /// Whether a build may begin; if not, when.
+    /// When a build may begin, if it has to wait.
     pub fn wait(&mut self, now: Millis) -> Option<Millis> {
         let gained = now.saturating_sub(self.at) as i64;
-        self.allowance = (self.allowance + gained).min((BURST * SHARE) as i64);
+        self.allowance = (self.allowance + gained).min(BURST);
         self.at = self.at.max(now);
         (self.allowance < 0).then(|| now + self.allowance.unsigned_abs())
     }
 
-    /// A build took so long. A slow one, whose tenant is to blame, does not keep the others waiting for as long.
-    pub fn took(&mut self, ms: Millis) {
-        self.allowance = (self.allowance - (ms * SHARE) as i64).max(-WAIT_MAX);
+    /// A build of so many tenants took so long.
+    pub fn took(&mut self, tenants: usize, ms: Millis) {
+        let time = (ms * PER_MILLISECOND).min(SLOW_MAX);
+        self.allowance -= time.max(tenants as u64 * PER_TENANT) as i64;
     }
 }
 
@@ -46,22 +48,49 @@ impl Pace {
 mod tests {
     use super::*;
 
-    #[test]
-    fn builds_take_a_third_of_the_time_and_a_single_one_never_waits() {
-        let (mut pace, mut now, mut busy) = (Pace::default(), 1_000, 0);
-        assert_eq!(pace.wait(now), None);
-        while now < 61_000 {
+    /// Tenants that are built in a minute, in batches of `size` that take `ms` each, and the time that they take.
+    fn a_minute(size: usize, ms: Millis) -> (usize, Millis) {
+        let (mut pace, mut now, mut built, mut busy) = (Pace::default(), 0, 0, 0);
+        while now < 60_000 {
             match pace.wait(now) {
                 Some(at) => now = at,
                 None => {
-                    pace.took(20);
-                    (now, busy) = (now + 20, busy + 20);
+                    pace.took(size, ms);
+                    (now, built, busy) = (now + ms, built + size, busy + ms);
                 }
             }
         }
-        assert!((19_000..21_000).contains(&busy), "{busy} ms of a minute");
-        assert_eq!(pace.wait(now + 1_000), None);
-        pace.took(60_000);
-        assert_eq!(pace.wait(now + 1_000), Some(now + 1_250));
+        (built, busy)
+    }
+
+    #[test]
+    fn a_thousand_tenants_a_second_are_built_and_a_third_of_the_time_is_taken() {
+        let (built, busy) = a_minute(100, 10);
+        assert!(
+            (60_000..62_500).contains(&built) && busy < 7_000,
+            "{built} in {busy} ms"
+        );
+        let (_, busy) = a_minute(1, 20);
+        assert!((19_000..22_000).contains(&busy), "{busy} ms");
+    }
+
+    #[test]
+    fn two_hundred_changes_a_second_never_wait() {
+        let (mut pace, mut now) = (Pace::default(), 0);
+        for _ in 0..10_000 {
+            assert_eq!(pace.wait(now), None);
+            pace.took(1, 1);
+            now += 5;
+        }
+    }
+
+    #[test]
+    fn one_slow_build_does_not_keep_others_waiting() {
+        let mut pace = Pace::default();
+        (0..10).for_each(|_| pace.took(1, 60_000));
+        assert_eq!(pace.wait(0), Some(1_500));
+        let mut pace = Pace::default();
+        pace.took(1, 60_000);
+        assert_eq!(pace.wait(0), None);
     }
 }

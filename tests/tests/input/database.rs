@@ -207,6 +207,23 @@ async fn a_publisher_without_the_right_to_create_works_beside_a_migrate_url() ->
 }
 
 #[tokio::test]
+async fn a_direct_url_is_used_instead_and_named() -> Result<()> {
+    let desk = Desk::new(&["eu"]).await?;
+    let (server, name) = desk.database.rsplit_once('/').unwrap_or_default();
+    let mut out = String::new();
+    for direct in [&desk.database, &format!("{server}/missing")] {
+        let both = format!("postgres://nobody@127.0.0.1:1/x\"\ndirect_url = \"{direct}");
+        let hub = desk.edited(&desk.database, &both)?;
+        for args in [&["migrate"][..], &["status"]] {
+            out.push_str(&desk.types_with(&hub, args).await?);
+        }
+    }
+    let (_, at) = server.rsplit_once('@').unwrap_or_default();
+    shows!(out.replace(name, "[name]").replace(at, "[server]"));
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_printed_script_does_what_migrate_does() -> Result<()> {
     let mut desk = Desk::prepared(&["eu"]).await?;
     desk.agents[0].start().await?;

@@ -175,7 +175,7 @@ impl Desk {
         replace(&self.hub.config.display().to_string(), "[configuration]");
         replace(&format!("127.0.0.1:{}", self.hub.port), "[hub]");
         replace(&self.dir.path().display().to_string(), "[dir]");
-        out
+        whoever_was_first(&out)
     }
 
     /// The status and the body with which a region answers for a context.
@@ -193,6 +193,25 @@ const PROGRESS: &[&str] = &[
     "reading: ",
     "comparing",
 ];
+
+/// Leaves out whether a scan repaired a tenant or found it in step: a trigger may have been faster.
+fn whoever_was_first(text: &str) -> String {
+    let (mut out, mut named) = (String::new(), false);
+    for line in text.split_inclusive('\n') {
+        let repaired = line
+            .find("in step; ")
+            .filter(|_| line.contains(" repaired"));
+        let same = line.find("in step; nothing differed");
+        match repaired.or(same) {
+            Some(at) => out.extend([&line[..at], "in step\n"]),
+            // The tenants that were repaired.
+            None if named => {}
+            None => out.push_str(line),
+        }
+        named = repaired.is_some();
+    }
+    out
+}
 
 /// What a person sees: the command, its output, its messages (marked) and its exit code.
 pub fn transcript(name: &str, args: &[&str], ran: &Ran) -> String {

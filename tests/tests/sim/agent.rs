@@ -2,14 +2,15 @@
 //! What is durable comes first, what is answered second.
 
 use crate::store::{Durable, Origin};
-use crate::world::Variant;
+use crate::variant::Variant;
 use contexts::apply::apply;
+use contexts::bundle::Bundle;
 use contexts::digest::Buckets;
 use contexts::gate::{Gate, GateState};
 use contexts::name::Region;
 use contexts::push::{
     Ack, Claim, Granted, Heartbeat, ListBuckets, Listed, Push, Pushed, Reading, Refused, Release,
-    StoreState, SyncVerdict, Synced, Verdict,
+    Sent, StoreState, SyncVerdict, Synced, Verdict,
 };
 use contexts::version::{Incarnation, SessionId};
 use publisher::writer::Request;
@@ -230,7 +231,9 @@ impl Agent {
                 .is_some_and(|k| *k != claim.digest_key),
         };
         let term = self.gate().claim(claim, &state)?;
-        self.durable.granted = Some(term);
+        if !(claim.force && self.variant == Variant::ForgetsForce) {
+            self.durable.granted = Some(term);
+        }
         self.durable.released = false;
         self.durable.key = Some(claim.digest_key.clone());
         self.gate().open(SessionId(id));
@@ -247,6 +250,27 @@ impl Agent {
         }
     }
 
+    /// A bundle as this store takes it: as it is, but for its mistakes.
+    fn taken(&self, sent: &Sent) -> Sent {
+        let mut taken = sent.clone();
+        let tenant = &sent.bundle.tenant;
+        match self.variant {
+            Variant::HalfBundles => {
+                let mut bundle = Bundle::clone(&sent.bundle);
+                bundle.contexts.pop();
+                taken.bundle = bundle.into();
+            }
+            Variant::KeepsDeleted if sent.bundle.is_empty() => {
+                let records = self.durable.records.get(tenant).into_iter().flatten();
+                let contexts = records.map(|(_, r)| r.context.clone()).collect();
+                let kept = Bundle::new(tenant.clone(), contexts, Vec::new(), Vec::new());
+                taken.bundle = kept.expect("a sound bundle").into();
+            }
+            _ => {}
+        }
+        taken
+    }
+
     fn push(
         &mut self,
         now: u64,
@@ -258,7 +282,8 @@ impl Agent {
         let Some(key) = self.durable.key.clone() else {
             return Err(Refused::Session);
         };
-        let outcome = match apply(&mut self.durable, &key, &push.bundles) {
+        let bundles: Vec<Sent> = push.bundles.iter().map(|s| self.taken(s)).collect();
+        let outcome = match apply(&mut self.durable, &key, &bundles) {
             Ok(outcome) => outcome,
             Err(never) => match never {},
         };
@@ -285,7 +310,9 @@ impl Agent {
                 .for_each(|d| buckets.add(&key, tenant, d));
         }
         self.freshen(push.fresh, db);
-        self.durable.beat = self.durable.beat.max(push.beat.unwrap_or(0));
+        if self.variant != Variant::ForgetsBeats {
+            self.durable.beat = self.durable.beat.max(push.beat.unwrap_or(0));
+        }
         Ok(Reply::Pushed(Pushed {
             verdicts: outcome.verdicts,
             reading: self.reading(now),
@@ -312,6 +339,7 @@ impl Agent {
         let as_before: Vec<_> = synced.unsure.intersection(&d.kinds).cloned().collect();
         d.kinds = synced.kinds.iter().cloned().chain(as_before).collect();
         d.position = d.position.max(synced.position);
+        self.durable.scanned_line = Some(self.line);
         self.durable.scanned = Some((db, self.boot.1 + synced.fresh.micros / 1_000));
         self.freshen(Some(synced.fresh), db);
         let reading = self.reading(now);

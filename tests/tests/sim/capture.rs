@@ -2,9 +2,10 @@
 //! where a transaction is visible. Statements and results take their time, and either may be lost.
 
 use crate::publisher::Question;
+use crate::variant::Variant;
 use crate::world::{Checked, Event, Step, World, violated};
 use contexts::version::Term;
-use publisher::writer::{AckRequest, LookRequest, RegionFilter, Visible};
+use publisher::writer::{AckRequest, LookRequest, Looked, RegionFilter, Visible};
 use rand::Rng;
 
 /// How long the server waits for something to tell.
@@ -85,13 +86,21 @@ impl World {
         trouble || self.dbs[db].down_until > self.now
     }
 
+    /// Whether this is not the server that the term began on.
+    pub fn is_another(&self, db: usize, server: u64) -> bool {
+        self.dbs[db].server != server && self.variant != Variant::IgnoresServer
+    }
+
     /// A look arrives at the database.
     ///
     /// # Errors
     /// If it would miss a row.
-    pub fn look(&mut self, p: usize, run: u64, request: LookRequest, server: u64) -> Checked {
+    pub fn look(&mut self, p: usize, run: u64, mut request: LookRequest, server: u64) -> Checked {
         let db = self.publishers[p].db;
-        if self.fails(db) || self.dbs[db].server != server {
+        if self.variant == Variant::PassesOpenIds && request.from_id > 0 {
+            request.from_id = self.dbs[db].outbox.ids + 1;
+        }
+        if self.fails(db) || self.is_another(db, server) {
             let lost = Step::Looked(request.id, Err("the database does not answer".into()));
             self.no_answer(p, run, lost);
             return Ok(());
@@ -142,10 +151,36 @@ impl World {
             if !looked.changes.is_empty() || !looked.has_room || looked.is_backlog {
                 self.log(|| format!("p{p} looks: {looked:?}"));
             }
-            let lost = Step::Looked(id, Err("the answer is lost".into()));
-            self.answer(p, run, Step::Looked(id, Ok(looked)), lost);
+            if self.variant == Variant::AcksWhatIsTold {
+                let gone = self.dbs[db].forget(&looked);
+                self.check_ack(db, &gone)?;
+            }
+            match self.variant {
+                Variant::ResolvesLater => {
+                    let later = self.rng.random_range(1..1_500);
+                    self.at(later, Event::Resolve(db, looker, looked));
+                }
+                _ => self.tell(&looker, looked),
+            }
         }
         Ok(())
+    }
+
+    /// The answer of a look is on its way.
+    fn tell(&mut self, looker: &Looker, looked: Looked) {
+        let id = looker.request.id;
+        let lost = Step::Looked(id, Err("the answer is lost".into()));
+        self.answer(looker.p, looker.run, Step::Looked(id, Ok(looked)), lost);
+    }
+
+    /// Asks only now whom changes concern.
+    pub fn resolve_later(&mut self, db: usize, looker: &Looker, mut looked: Looked) {
+        for change in &mut looked.changes {
+            if let Some(line) = self.dbs[db].outbox.rows.get(&change.id) {
+                *change = self.dbs[db].resolve(change.id, line);
+            }
+        }
+        self.tell(looker, looked);
     }
 
     /// An acknowledgement arrives at the database.
@@ -160,7 +195,7 @@ impl World {
         (term, server): (Term, u64),
     ) -> Checked {
         let db = self.publishers[p].db;
-        if self.fails(db) || self.dbs[db].server != server {
+        if self.fails(db) || self.is_another(db, server) {
             self.no_answer(p, run, Step::Acked(None));
             return Ok(());
         }
@@ -186,7 +221,8 @@ impl World {
             false => self.dbs[db].beat(now, term),
         };
         self.wake(db);
-        self.answer(p, run, Step::BeatDone(n), Step::BeatDone(None));
+        let done = Step::BeatDone(n.map(|n| (n, now)));
+        self.answer(p, run, done, Step::BeatDone(None));
     }
 
     /// The triggers are looked at.
@@ -195,7 +231,7 @@ impl World {
         let found = match self.fails(db) {
             true => None,
             false => {
-                let off = self.dbs[db].triggers_off;
+                let off = self.dbs[db].triggers_off && self.variant != Variant::HidesGaps;
                 Some(off.then(|| "the trigger is disabled".to_owned()))
             }
         };
@@ -209,16 +245,22 @@ impl World {
             return;
         };
         match step {
-            Step::Looked(id, result) => office.writer.looked(now, id, result),
+            Step::Looked(id, result) => {
+                result
+                    .iter()
+                    .for_each(|looked| office.urgent.looked(looked));
+                office.writer.looked(now, id, result);
+            }
             Step::Acked(xid) => office.writer.acked(now, xid),
-            Step::BeatDone(Some(n)) => {
-                office.beats.insert(now, n);
+            Step::BeatDone(Some((n, committed))) => {
+                office.beats.insert(now, (n, committed));
                 office.writer.beat_committed(n, now);
             }
             Step::TriggersDone(found) => {
                 office.checking = false;
                 office.next_check = now + LOOK_AT_TRIGGERS;
                 if let Some(gap) = found {
+                    office.saw_gap |= gap.is_some();
                     office.writer.checked_triggers(gap);
                 }
             }
@@ -229,8 +271,11 @@ impl World {
     /// Somebody asks the writers of a database where a transaction is visible.
     pub fn question(&mut self, db: usize, xid: u64, commit: usize) {
         let now = self.now;
-        for publisher in self.publishers.iter_mut().filter(|p| p.db == db) {
-            if let Some(office) = &mut publisher.office {
+        let server = self.dbs[db].server;
+        for publisher in &mut self.publishers {
+            let office = publisher.office.as_mut();
+            // A term that began on another server knows nothing of this one's transactions, and is over soon.
+            if let Some(office) = office.filter(|o| (o.db, o.server) == (db, server)) {
                 let all = RegionFilter::All;
                 let ticket = office.writer.ask_visible(now, xid, &all, 5_000);
                 office.questions.push(Question { ticket, db, commit });
@@ -242,7 +287,10 @@ impl World {
     ///
     /// # Errors
     /// If it is not.
-    pub fn answered_visible(&mut self, p: usize, visible: &Visible) -> Checked {
+    pub fn answered_visible(&mut self, p: usize, mut visible: Visible) -> Checked {
+        if self.variant == Variant::CallsAllVisible {
+            visible.stores.iter_mut().for_each(|at| at.visible = true);
+        }
         let Some(office) = &mut self.publishers[p].office else {
             return Ok(());
         };
@@ -251,6 +299,6 @@ impl World {
         let Some(question) = at.map(|at| office.questions.swap_remove(at)) else {
             return Ok(());
         };
-        self.check_visible(p, &question, visible)
+        self.check_visible(&question, &visible)
     }
 }

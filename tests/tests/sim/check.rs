@@ -7,29 +7,23 @@
 //! | I3 | one owner per key, and the owners, heads, digests and buckets agree with the records ([`crate::books`]) |
 //! | I5 | what is shown is as new as the age says; a key that was there all the time is never called absent ([`crate::age`]) |
 //! | I6 | what was acknowledged is on disk, and a receipt shows what it was asked for |
-//! | fence | after a clone, a store takes from one side only |
+//! | fence | a store goes to a database that does not know its writer only if a person forced it, and takes from no other |
 //!
 //! A tenant with a value that was edited by hand is left out until the value is written again.
 
 use crate::agent::{Handled, Message};
 use crate::publisher::Wish;
 use crate::state::State;
-use crate::store::{Durable, Origin};
+use crate::store::{Before, Durable, Origin};
 use crate::world::{Checked, World, violated};
 use contexts::bundle::{Bundle, HoldReason};
 use contexts::name::TenantId;
-use contexts::push::{Pushed, Verdict};
+use contexts::push::{Claim, Pushed, Verdict};
 use contexts::version::Version;
 use publisher::writer::{Delivery, Republished, Request};
 use std::collections::BTreeMap;
 
 impl World {
-    /// The commit of an origin in the history of a database, if they have that past in common.
-    pub fn commit_in(&self, origin: Origin, db: usize) -> Option<usize> {
-        let shared = self.dbs.last().map_or(0, |d| d.shared);
-        (origin.db == db || origin.commit < shared).then_some(origin.commit)
-    }
-
     pub fn state(&self, origin: Origin) -> &State {
         &self.dbs[origin.db].commits[origin.commit].state
     }
@@ -58,55 +52,74 @@ impl World {
         later.any(|origin| content(origin) == shown)
     }
 
-    /// After a commit: the step itself, then the store as it is.
+    /// After a commit: the step itself, then what it changed.
     pub fn check_commit(
         &mut self,
         s: usize,
         db: usize,
-        before: &Durable,
+        before: &Before,
         message: &Message,
         handled: &Handled,
     ) -> Checked {
-        if let Message::Request(Request::Push(push), origins) = message {
-            for i in &handled.applied {
-                let tenant = &push.bundles[*i].bundle.tenant;
-                if let Some(old) = before.origins.get(tenant) {
-                    let (old, new) = (self.commit_in(*old, db), self.commit_in(origins[*i], db));
-                    if old.is_some() && old > new {
-                        let what = format!("store {s}, {tenant}: from {old:?} to {new:?}");
-                        return violated("I1 no backward step", what);
-                    }
+        match message {
+            Message::Request(Request::Push(push), origins) => {
+                let tenant = |i: &usize| &push.bundles[*i].bundle.tenant;
+                let applied: Vec<&TenantId> = handled.applied.iter().map(tenant).collect();
+                for (i, tenant) in handled.applied.iter().zip(&applied) {
+                    self.check_step(s, db, (tenant, before.origins[*i]), origins[*i])?;
                 }
+                if applied.is_empty() {
+                    return self.check_age(s);
+                }
+                if before.owner != Some(db) {
+                    return violated("fence", format!("store {s} takes content of db{db}"));
+                }
+                self.check_books(s)?;
+                for tenant in applied {
+                    self.check_bundle(s, tenant)?;
+                }
+                self.check_age(s)?;
+                self.check_readers(s)
             }
-            if !handled.applied.is_empty() && before.side.is_some_and(|side| side != db) {
-                return violated("fence", format!("store {s} takes content of db{db}"));
-            }
+            Message::Request(Request::Claim(claim), _) => self.check_claim(s, db, before, claim),
+            _ => self.check_store(s),
         }
-        if let Message::Request(Request::Synced(synced), _) = message {
-            let in_step = self.agents[s].durable.last_synced == Some(synced.id);
-            if in_step {
-                self.take_side(s, db)?;
-            }
-        }
-        if let Message::Request(Request::Claim(claim), _) = message {
-            let term = (claim.term.epoch, claim.term.holder);
-            if self.dbs.iter().any(|d| !d.terms.contains(&term)) {
-                self.take_side(s, db)?;
-            }
-        }
-        self.check_store(s)
     }
 
-    fn take_side(&mut self, s: usize, db: usize) -> Checked {
-        if self.dbs.len() == 1 {
+    /// I1.
+    fn check_step(
+        &self,
+        s: usize,
+        db: usize,
+        (tenant, old): (&TenantId, Option<Origin>),
+        new: Origin,
+    ) -> Checked {
+        let old = old.and_then(|old| self.commit_in(old, db));
+        let new = self.commit_in(new, db);
+        if old.zip(new).is_some_and(|(old, new)| old > new) {
+            let what = format!("store {s}, {tenant}: from {old:?} to {new:?}");
+            return violated("I1 no backward step", what);
+        }
+        Ok(())
+    }
+
+    /// The fence: whom a store may go to.
+    fn check_claim(&mut self, s: usize, db: usize, before: &Before, claim: &Claim) -> Checked {
+        let durable = &mut self.agents[s].durable;
+        durable.owner = Some(db);
+        if claim.force {
+            durable.forced = Some(db);
             return Ok(());
         }
-        match self.agents[s].durable.side.replace(db) {
-            Some(side) if side != db => {
-                violated("fence", format!("store {s} goes from db{side} to db{db}"))
-            }
-            _ => Ok(()),
+        if let Some(by) = before.forced.filter(|by| !self.descends(db, *by)) {
+            let what = format!("store {s}, forced by db{by}, goes to db{db}");
+            return violated("fence", what);
         }
+        if !self.dbs[db].knows(before.granted, before.last_synced) {
+            let what = format!("store {s} goes from {:?} to db{db}", before.owner);
+            return violated("fence", what);
+        }
+        Ok(())
     }
 
     /// A store as it is.
@@ -115,22 +128,27 @@ impl World {
     /// The first invariant that it breaks.
     pub fn check_store(&self, s: usize) -> Checked {
         self.check_books(s)?;
-        self.check_bundles(s)?;
+        for tenant in self.agents[s].durable.origins.keys() {
+            self.check_bundle(s, tenant)?;
+        }
         self.check_age(s)?;
         self.check_readers(s)
     }
 
-    /// I2.
-    fn check_bundles(&self, s: usize) -> Checked {
+    /// I2 and I3.
+    fn check_bundle(&self, s: usize, tenant: &TenantId) -> Checked {
         let d = &self.agents[s].durable;
-        for (tenant, origin) in &d.origins {
-            if d.edited.contains(tenant) {
-                continue;
-            }
+        let origin = d.origins.get(tenant).filter(|_| !d.edited.contains(tenant));
+        if let Some(origin) = origin {
             let truth = self.truth(s, tenant, *origin);
             if let Err(what) = self.shows(s, tenant, &truth) {
                 let what = format!("store {s}, {tenant} of commit {}: {what}", origin.commit);
-                return violated("I2 all or nothing", what);
+                let records = d.records.get(tenant).into_iter().flatten();
+                let mut names = records.map(|(name, _)| name);
+                return match names.all(|(kind, key)| truth.mentions(kind, key)) {
+                    true => violated("I2 all or nothing", what),
+                    false => violated("I3 deletes travel", what),
+                };
             }
         }
         Ok(())
@@ -214,7 +232,7 @@ impl World {
     fn check_reader(&self, from: usize, to: usize) -> Checked {
         let (a, b) = (&self.agents[from].durable, &self.agents[to].durable);
         // Two databases count their versions from the same epoch; between their stores nothing is promised.
-        if a.side.is_some() && b.side.is_some() && a.side != b.side {
+        if a.owner != b.owner {
             return Ok(());
         }
         for (tenant, origin) in &a.origins {

@@ -4,6 +4,7 @@
 
 use crate::outbox::{Line, Note, Outbox};
 use crate::state::{State, Writes, kinds};
+use crate::variant::Variant;
 use crate::xids::Xids;
 use contexts::digest::DigestKey;
 use contexts::name::{Region, TenantId};
@@ -40,6 +41,8 @@ pub struct Transaction {
     pub rows: Vec<(i64, Note)>,
     /// Whether triggers ran for all of it.
     pub captured: bool,
+    /// A tenant of which it said that it would change.
+    pub touched: Option<TenantId>,
     /// Statements that it still makes.
     pub left: u8,
     /// Whether it takes its time.
@@ -53,8 +56,10 @@ pub struct Transaction {
 pub struct Database {
     /// Every commit, oldest first.
     pub commits: Vec<Commit>,
-    /// Commits that a clone shares with its original.
-    pub shared: usize,
+    /// The database that this is a copy of, and how many commits they have in common.
+    pub parent: Option<(usize, usize)>,
+    /// The copy that is there in its place.
+    pub replaced_by: Option<usize>,
     /// The row `hubcast.writer`.
     pub lease: LeaseRow,
     /// Terms that were recorded.
@@ -75,6 +80,8 @@ pub struct Database {
     pub behind: BTreeSet<usize>,
     /// Somebody disabled the triggers.
     pub triggers_off: bool,
+    /// Somebody waits for open transactions, to enable or disable them; others wait behind.
+    pub altering: bool,
     /// The commits that changed each tenant.
     pub touches: BTreeMap<TenantId, Vec<Touch>>,
     revision: u64,
@@ -99,7 +106,8 @@ impl Database {
         };
         Self {
             commits: vec![first],
-            shared: 0,
+            parent: None,
+            replaced_by: None,
             lease,
             terms: BTreeSet::new(),
             synced: BTreeSet::new(),
@@ -111,6 +119,7 @@ impl Database {
             beats: Vec::new(),
             behind: BTreeSet::new(),
             triggers_off: false,
+            altering: false,
             touches: BTreeMap::new(),
             revision: 0,
             transactions: 0,
@@ -146,6 +155,7 @@ impl Database {
             writes: Writes::default(),
             rows: Vec::new(),
             captured: true,
+            touched: None,
             left,
             slow,
             prepared: false,
@@ -167,7 +177,11 @@ impl Database {
     }
 
     /// What the triggers of one statement do: rows, if there is room.
-    pub fn trigger(&mut self, transaction: &mut Transaction, notes: Vec<Note>) {
+    pub fn trigger(&mut self, transaction: &mut Transaction, mut notes: Vec<Note>) {
+        if self.outbox.variant == Variant::ResolvesInTrigger {
+            let view = self.view(transaction);
+            notes = notes.into_iter().flat_map(|n| n.resolve(&view)).collect();
+        }
         if self.triggers_off {
             transaction.captured = false;
         } else if !notes.is_empty() && self.outbox.asks_for_room() {
@@ -191,6 +205,7 @@ impl Database {
             touches.push(Touch { commit, captured });
         }
         let state = Arc::new(state);
+        self.outbox.flush();
         self.commits.push(Commit { at, state });
         for (id, note) in transaction.rows {
             let line = Line {
@@ -212,17 +227,33 @@ impl Database {
     pub fn restart(&mut self) {
         self.server += 1;
         self.open.retain(|_, t| t.prepared);
+        self.outbox.crash();
         let prepared = self.open.values().filter_map(|t| t.xid).collect();
         self.xids.restart(prepared);
     }
 
-    /// Takes the lease, if the row is as it was seen.
-    pub fn take_lease(&mut self, seen: LeaseRow, holder: Holder) -> Option<Term> {
+    /// Makes a copy a database of its own.
+    pub fn fork(&mut self, place: usize) {
+        self.restart();
+        self.server += 1_000 * place as u64;
+        self.revision += 1_000_000 * place as u64;
+        self.replaced_by = None;
+        self.down_until = 0;
+        self.altering = false;
+    }
+
+    /// Whether nobody will ever reach it again.
+    pub fn is_dead(&self) -> bool {
+        self.down_until == u64::MAX
+    }
+
+    /// Takes the lease, if the row is as it was seen. The new epoch is above `floor`.
+    pub fn take_lease(&mut self, seen: LeaseRow, holder: Holder, floor: u64) -> Option<Term> {
         if self.lease != seen {
             return None;
         }
         let term = Term {
-            epoch: seen.term.epoch + 1,
+            epoch: seen.term.epoch.max(floor) + 1,
             holder,
         };
         self.lease = LeaseRow {
@@ -240,6 +271,7 @@ impl Database {
         let ours = self.lease.term == term;
         if ours {
             self.xids.once();
+            self.outbox.flush();
             self.lease.counter += 1;
             self.lease.released = release;
         }

@@ -1,8 +1,8 @@
 //! What breaks: processes die, pause and come back, disks are wiped, restored and edited, the database goes away or is
 //! cloned.
 
-use crate::publisher::Publisher;
 use crate::store::Durable;
+use crate::variant::Variant;
 use crate::world::{Event, World};
 use contexts::version::StoreId;
 use rand::Rng;
@@ -40,15 +40,54 @@ impl World {
             72..78 => self.restore(s),
             78..82 => self.wipe(s),
             82..88 => self.edit(s),
-            88..96 => {
-                let (db, rest) = (self.publishers[p].db, self.rng.random_range(500..12_000));
-                self.dbs[db].down_until = self.now + rest;
-                self.log(|| format!("db{db} is down for {rest} ms"));
+            88..91 => self.database_down(p, false),
+            91..94 => self.database_down(p, true),
+            94..96 if self.weather.alter => {
+                let db = self.publishers[p].db;
+                self.alter_triggers(db, true);
             }
+            94..96 => {}
+            96..98 => self.replace_database(),
             _ => self.clone_database(),
         }
         let gap = self.rng.random_range(100..self.weather.fault_every);
         self.at(gap, Event::Fault);
+    }
+
+    /// The database cannot be reached; or its server stops and starts again.
+    fn database_down(&mut self, p: usize, restarts: bool) {
+        let (db, rest) = (self.publishers[p].db, self.rng.random_range(300..9_000));
+        if self.dbs[db].is_dead() {
+            return;
+        }
+        self.dbs[db].down_until = self.now + rest;
+        if restarts {
+            self.dbs[db].restart();
+        }
+        self.log(|| format!("db{db} is down for {rest} ms, restarts: {restarts}"));
+    }
+
+    /// Somebody disables the triggers by hand, or enables them again. Postgres waits for open transactions first. They
+    /// come back once some writer knows that they were gone: nobody can know of a gap that nobody saw.
+    pub fn alter_triggers(&mut self, db: usize, off: bool) {
+        if self.dbs[db].is_dead() || self.dbs[db].triggers_off == off {
+            return;
+        }
+        let offices = self.publishers.iter().filter_map(|p| p.office.as_ref());
+        let mut writers = offices.filter(|office| office.db == db);
+        let hidden = self.variant == Variant::HidesGaps;
+        let known = hidden || writers.any(|o| o.saw_gap && !o.writer.is_capturing());
+        self.dbs[db].altering = off || known;
+        if !self.dbs[db].altering || !self.dbs[db].open.is_empty() {
+            self.at(50, Event::Alter(db, off));
+            return;
+        }
+        (self.dbs[db].triggers_off, self.dbs[db].altering) = (off, false);
+        self.log(|| format!("the triggers of db{db} are off: {off}"));
+        if off {
+            let later = self.rng.random_range(100..6_000);
+            self.at(later, Event::Alter(db, false));
+        }
     }
 
     fn publisher_crash(&mut self, p: usize) {
@@ -105,23 +144,5 @@ impl World {
         }
         durable.edited.insert(tenant.clone());
         self.log(|| format!("store {s}: a value of {tenant} is edited by hand"));
-    }
-
-    fn clone_database(&mut self) {
-        if !self.weather.clone || self.dbs.len() > 1 {
-            return;
-        }
-        let mut clone = self.dbs[0].clone();
-        clone.shared = clone.commits.len();
-        clone.restart();
-        self.dbs.push(clone);
-        self.lookers.push(Vec::new());
-        self.log(|| "the database is cloned".into());
-        for _ in 0..2 {
-            self.publishers.push(Publisher::new(1));
-            let later = self.rng.random_range(0..6_000);
-            let p = self.publishers.len() - 1;
-            self.at(later, Event::PublisherStart(p));
-        }
     }
 }

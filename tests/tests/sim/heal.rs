@@ -11,10 +11,11 @@ use std::collections::BTreeSet;
 
 /// Virtual milliseconds within which everything has to be well: the last backoff of a failing scan, and two scans.
 const HEALED_WITHIN: u64 = 600_000;
-/// Virtual milliseconds of rest that follow: long enough for a scan on schedule.
-const REST: u64 = 60_000;
 /// Virtual milliseconds after which no row of the outbox waits any more.
 const ACKED_WITHIN: u64 = 5_000;
+
+/// What is not well, and which invariant that breaks if it stays so.
+type Trouble = (Option<&'static str>, String);
 
 impl World {
     /// The time after the trouble.
@@ -34,13 +35,13 @@ impl World {
             self.at(0, Event::StoreStart(s));
             self.until_well("I8 it heals")?;
         }
-        let (end, builds) = (self.now + REST, self.builds);
+        let (end, builds) = (self.now + self.weather.rest, self.builds);
         while self.now < end {
             self.step()?;
         }
         // Two scans on schedule for each database that has a writer, and no more.
-        let scans = 2 + REST / 25_000;
-        if self.builds - builds > scans * 4 * self.dbs.len() as u64 {
+        let scans = 2 + self.weather.rest / 25_000;
+        if self.builds - builds > scans * 4 * self.living() as u64 {
             let what = format!("{} builds while nothing changed", self.builds - builds);
             return violated("I8 it comes to rest", what);
         }
@@ -51,7 +52,9 @@ impl World {
         self.calm = true;
         self.weather.calm();
         self.log(|| "the trouble ends".into());
-        self.dbs.iter_mut().for_each(|d| d.down_until = 0);
+        for db in self.dbs.iter_mut().filter(|d| !d.is_dead()) {
+            db.down_until = 0;
+        }
         for p in 0..self.publishers.len() {
             self.publishers[p].paused_until = 0;
             self.at(1_000, Event::PublisherStart(p));
@@ -73,23 +76,25 @@ impl World {
             look = self.now + 500;
             match self.trouble(since) {
                 None => return Ok(()),
-                Some(what) if self.now > end => return violated(id, what),
+                Some((other, what)) if self.now > end => {
+                    return violated(other.unwrap_or(id), what);
+                }
                 Some(_) => {}
             }
         }
     }
 
     /// What is not well yet, if anything.
-    fn trouble(&self, since: u64) -> Option<String> {
+    fn trouble(&self, since: u64) -> Option<Trouble> {
         let living = (0..self.agents.len()).filter(|s| self.dead != Some(*s));
         living
             .filter_map(|s| self.trouble_of(s, since).err())
             .next()
     }
 
-    fn trouble_of(&self, s: usize, since: u64) -> Result<(), String> {
+    fn trouble_of(&self, s: usize, since: u64) -> Result<(), Trouble> {
         let agent = &self.agents[s];
-        let fail = |what: String| Err(format!("store {s}: {what}"));
+        let fail = |what: String| Err((None, format!("store {s}: {what}")));
         let offices = self
             .publishers
             .iter()
@@ -107,7 +112,7 @@ impl World {
         if agent.durable.fresh.is_none_or(|fresh| fresh < since) {
             return fail("its age counts from before".into());
         }
-        if self.dead.is_none() && self.dbs.len() == 1 && !writer.is_idle() {
+        if self.dead.is_none() && self.living() == 1 && !writer.is_idle() {
             return fail(format!("the writer is busy, {} dirty", writer.dirty()));
         }
         if writer.dirty() > 0 {
@@ -116,8 +121,16 @@ impl World {
         if let Some(gap) = writer.capture_gap() {
             return fail(format!("no capture: {gap}"));
         }
-        self.outbox_is_clean(publisher.db)?;
+        let stays = |what| (Some("CAP3 no row stays"), what);
+        self.outbox_is_clean(publisher.db).map_err(stays)?;
+        let missed = (!self.weather.schedule).then_some("CAP2 no change is missed");
         self.shows_truth(s, agent, publisher.db)
+            .map_err(|what| (missed, what))
+    }
+
+    /// Databases that are there.
+    fn living(&self) -> usize {
+        self.dbs.iter().filter(|d| !d.is_dead()).count()
     }
 
     /// Whatever was written is acknowledged.

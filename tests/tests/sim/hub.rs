@@ -3,7 +3,8 @@
 
 use crate::publisher::{LeaseAnswer, LeaseOp, Office, Wish, clock};
 use crate::store::Origin;
-use crate::world::{Event, Step, Variant, World};
+use crate::variant::Variant;
+use crate::world::{Event, Step, World};
 use contexts::name::TenantId;
 use contexts::version::{Holder, Term};
 use publisher::writer::lease::{Observer, Standing};
@@ -27,8 +28,8 @@ impl World {
         }
         let answer = match op {
             LeaseOp::Look => LeaseAnswer::Row(self.dbs[db].lease),
-            LeaseOp::Take(seen, holder) => {
-                let term = self.dbs[db].take_lease(*seen, *holder);
+            LeaseOp::Take(seen, holder, floor) => {
+                let term = self.dbs[db].take_lease(*seen, *holder, *floor);
                 LeaseAnswer::Taken(term, self.dbs[db].server)
             }
             LeaseOp::Renew(term, release, server) => {
@@ -49,11 +50,13 @@ impl World {
         let now = self.now;
         match answer {
             LeaseAnswer::Row(row) => {
-                if self.publishers[p].office.is_none()
-                    && self.publishers[p].observer.observe(row, clock(now)) == Standing::Free
-                {
+                let publisher = &mut self.publishers[p];
+                let free = publisher.observer.observe(row, clock(now)) == Standing::Free;
+                let forcing = publisher.forcing;
+                if publisher.office.is_none() && (free || forcing) {
+                    let floor = if forcing { self.highest_epoch() } else { 0 };
                     let holder = Holder(self.id());
-                    self.ask_lease(p, LeaseOp::Take(row, holder));
+                    self.ask_lease(p, LeaseOp::Take(row, holder, floor));
                 }
             }
             LeaseAnswer::Taken(Some(term), server) if self.publishers[p].office.is_none() => {
@@ -88,7 +91,10 @@ impl World {
             fill_bytes: [300, 16 << 20][self.rng.random_range(0..2)],
         };
         self.log(|| format!("p{p} takes epoch {}, {limits:?}", term.epoch));
-        let writer = Writer::new(term, self.key.clone(), self.specs(), limits, now);
+        let mut writer = Writer::new(term, self.key.clone(), self.specs(), limits, now);
+        if std::mem::take(&mut self.publishers[p].forcing) {
+            writer.force();
+        }
         let db = self.publishers[p].db;
         self.publishers[p].office = Some(Office::new(writer, (db, server), now, sent));
     }
@@ -117,11 +123,11 @@ impl World {
     }
 
     /// A build takes its snapshot.
-    pub fn snapshot(&mut self, p: usize, run: u64, request: &BuildRequest) {
+    pub fn snapshot(&mut self, p: usize, run: u64, request: &BuildRequest, server: u64) {
         let (db, now) = (self.publishers[p].db, self.now);
         let database = &self.dbs[db];
         let trouble = self.rng.random_bool(0.03) && !self.calm;
-        let result = if database.down_until > now || trouble {
+        let result = if database.down_until > now || self.is_another(db, server) || trouble {
             Err("the database does not answer".to_owned())
         } else {
             let mut commit = database.newest();

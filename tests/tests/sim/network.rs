@@ -39,13 +39,27 @@ pub struct Weather {
     pub busy: u64,
     /// Whether the database is cloned once.
     pub clone: bool,
+    /// Whether somebody disables triggers by hand.
+    pub alter: bool,
+    /// Whether there are bulk changes.
+    pub bulk: bool,
+    /// Whether it is replaced by copies that lack the last commits.
+    pub replace: bool,
+    /// Milliseconds of trouble, and of rest at the end.
+    pub chaos: u64,
+    pub rest: u64,
     /// Milliseconds between faults.
     pub fault_every: u64,
 }
 
 impl Weather {
     /// A random one.
-    pub fn random(rng: &mut SmallRng) -> Self {
+    pub fn random(rng: &mut SmallRng, seed: u64) -> Self {
+        // Most runs are short, so that there are many; some are long.
+        let (chaos, rest) = match seed % 20 {
+            0 => (70_000, 60_000),
+            _ => (rng.random_range(10_000..24_000), 8_000),
+        };
         let mut pick = |all: &[f64]| all[rng.random_range(0..all.len())];
         Self {
             loss: pick(&[0.0, 0.01, 0.1]),
@@ -61,8 +75,18 @@ impl Weather {
             max_rows: pick(&[8.0, 20_000.0, 20_000.0]) as usize,
             busy: pick(&[150.0, 600.0, 1_500.0]) as u64,
             clone: pick(&[0.0, 0.0, 0.0, 0.0, 1.0]) > 0.5,
-            fault_every: pick(&[1_000.0, 3_000.0, 8_000.0]) as u64,
+            alter: pick(&[0.0, 0.0, 1.0]) > 0.5,
+            bulk: pick(&[0.0, 0.0, 0.0, 0.0, 0.0, 1.0]) > 0.5,
+            replace: pick(&[0.0, 0.0, 0.0, 1.0]) > 0.5,
+            fault_every: pick(&[700.0, 2_000.0, 6_000.0]) as u64,
+            chaos,
+            rest,
         }
+    }
+
+    /// Rows that one statement may leave in the outbox.
+    pub fn largest_statement(&self) -> usize {
+        if self.bulk { 100 } else { 20 }
     }
 
     /// No more trouble.
@@ -121,7 +145,7 @@ impl World {
             _ => None,
         };
         let (now, id) = (self.now, self.id());
-        let before = self.agents[to].durable.clone();
+        let before = self.agents[to].durable.before(&message);
         self.agents[to].ran(now);
         let handled = self.agents[to].handle(now, (&message, from.db), crash, id);
         if crash.is_some() {

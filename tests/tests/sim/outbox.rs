@@ -2,7 +2,8 @@
 //! that become visible with their transactions, `hubcast.wait`, and acknowledgements.
 
 use crate::database::Database;
-use crate::state::Plan;
+use crate::state::{Plan, State};
+use crate::variant::Variant;
 use crate::xids::PgSnapshot;
 use contexts::name::TenantId;
 use contexts::version::Term;
@@ -24,6 +25,20 @@ pub enum Note {
     Beat,
 }
 
+impl Note {
+    /// The tenants that it names, or that are on the plan that it names.
+    pub fn resolve(self, state: &State) -> Vec<Self> {
+        match self {
+            Self::Changed(plan) => state
+                .tenants_on(plan)
+                .into_iter()
+                .map(Self::Tenant)
+                .collect(),
+            note => vec![note],
+        }
+    }
+}
+
 /// A committed row.
 #[derive(Debug, Clone)]
 pub struct Line {
@@ -38,6 +53,9 @@ pub struct Line {
 /// The outbox.
 #[derive(Debug, Clone)]
 pub struct Outbox {
+    pub variant: Variant,
+    /// The highest id that was told.
+    told: i64,
     /// The last id that was handed out.
     pub ids: i64,
     /// The number up to which everything that was seen is acknowledged.
@@ -50,12 +68,26 @@ pub struct Outbox {
     /// How many rows a look takes one by one.
     pub max_rows: usize,
     pub rows: BTreeMap<i64, Line>,
+    /// The highest number up to which anything was ever acknowledged.
+    pub passed: i64,
+    /// What the last acknowledgement did, until it is on disk: it does not wait for that.
+    unflushed: Option<Unflushed>,
+}
+
+/// What a crash of the server undoes.
+#[derive(Debug, Clone)]
+struct Unflushed {
+    gone: Vec<(i64, Line)>,
+    acked: i64,
+    mended: i64,
 }
 
 impl Outbox {
     /// An empty one.
-    pub fn new(cap: i64, max_rows: usize) -> Self {
+    pub fn new(cap: i64, max_rows: usize, variant: Variant) -> Self {
         Self {
+            variant,
+            told: 0,
             ids: 0,
             acked: 0,
             missed: 0,
@@ -63,6 +95,8 @@ impl Outbox {
             cap,
             max_rows,
             rows: BTreeMap::new(),
+            passed: 0,
+            unflushed: None,
         }
     }
 
@@ -74,7 +108,24 @@ impl Outbox {
     /// `hubcast.has_room`: for whoever is about to write a row.
     pub fn asks_for_room(&mut self) -> bool {
         self.missed += i64::from(!self.has_room());
-        self.has_room()
+        self.has_room() || self.variant == Variant::IgnoresRoom
+    }
+
+    /// What was done so far is on disk.
+    pub fn flush(&mut self) {
+        self.unflushed = None;
+    }
+
+    /// The server crashed: what is not on disk did not happen, and sequences go on a little higher.
+    pub fn crash(&mut self) {
+        if let Some(undone) = self.unflushed.take() {
+            self.rows.extend(undone.gone);
+            (self.acked, self.mended) = (undone.acked, undone.mended);
+        }
+        self.ids += 32;
+        if self.missed > 0 {
+            self.missed += 32;
+        }
     }
 
     /// Draws an id.
@@ -86,21 +137,24 @@ impl Outbox {
 
 impl Database {
     /// One look, in a snapshot of its own; nothing while there is nothing to tell and time is left.
-    pub fn look(&self, request: &LookRequest, out_of_time: bool) -> Option<Looked> {
+    pub fn look(&mut self, request: &LookRequest, out_of_time: bool) -> Option<Looked> {
         let snapshot = self.xids.snapshot();
         let found = self.unseen(request);
-        let has_room = self.outbox.has_room();
+        let hides = self.outbox.variant == Variant::HidesMissed;
+        let has_room = hides || self.outbox.has_room();
+        let missed = !hides && self.outbox.missed != self.outbox.mended;
         if found.is_empty() && has_room && !out_of_time {
             return None;
         }
+        let told = found.iter().map(|(id, _)| *id).max();
         let is_backlog = found.len() > self.outbox.max_rows;
         let found = if is_backlog { Vec::new() } else { found };
         let everyone = found.iter().any(|(_, line)| line.note == Note::All);
-        Some(Looked {
+        let looked = Looked {
             seen: Snapshot::parse(&snapshot.text()).expect("a snapshot"),
             last_id: self.outbox.ids,
             has_room,
-            missed: (self.outbox.missed != self.outbox.mended).then_some(self.outbox.missed),
+            missed: missed.then_some(self.outbox.missed),
             changes: found
                 .iter()
                 .map(|(id, line)| self.resolve(*id, line))
@@ -108,15 +162,24 @@ impl Database {
             is_backlog,
             everyone: everyone.then(|| "every tenant may have changed".to_owned()),
             beat: found.iter().any(|(_, line)| line.note == Note::Beat),
-        })
+        };
+        self.outbox.told = self.outbox.told.max(told.unwrap_or_default());
+        Some(looked)
     }
 
     /// The rows that a look is to tell.
     fn unseen(&self, request: &LookRequest) -> Vec<(i64, &Line)> {
         let after = request.after.as_ref();
         let after = after.map(|after| PgSnapshot::parse(after.as_str()));
+        let (variant, told) = (self.outbox.variant, self.outbox.told);
+        let wanted = |id: i64, xid: u64| match (variant, &after) {
+            (Variant::LooksBySequence, _) => id > told,
+            (_, None) => true,
+            (Variant::ForgetsRunning, Some(after)) => !after.is_over(xid),
+            (_, Some(after)) => !after.sees(xid),
+        };
         let rows = self.outbox.rows.range(request.from_id..);
-        rows.filter(|(_, line)| after.as_ref().is_none_or(|after| !after.sees(line.xid)))
+        rows.filter(|(id, line)| wanted(**id, line.xid))
             .map(|(id, line)| (*id, line))
             .collect()
     }
@@ -134,15 +197,17 @@ impl Database {
             .collect()
     }
 
-    fn resolve(&self, id: i64, line: &Line) -> Change {
+    /// Whom a row concerns, as the database is now.
+    pub fn resolve(&self, id: i64, line: &Line) -> Change {
         let tenants = match &line.note {
             Note::Tenant(tenant) => vec![tenant.clone()],
             Note::Changed(plan) => self.now().tenants_on(*plan),
             Note::All | Note::Token | Note::Beat => Vec::new(),
         };
+        let alone = self.outbox.variant == Variant::BulkIsUrgent;
         Change {
             id,
-            xid: line.xid,
+            xid: if alone { id.unsigned_abs() } else { line.xid },
             tenants,
         }
     }
@@ -160,17 +225,30 @@ impl Database {
             let seen = all_in.as_ref().is_some_and(|seen| seen.sees(line.xid));
             let keep = !seen && !ids.contains(id);
             if !keep {
-                gone.push(line.clone());
+                gone.push((*id, line.clone()));
             }
             keep
+        });
+        self.outbox.unflushed = Some(Unflushed {
+            gone: gone.clone(),
+            acked: self.outbox.acked,
+            mended: self.outbox.mended,
         });
         self.behind = request.behind.iter().map(|ix| ix.0).collect();
         self.outbox.acked = match request.make_room {
             true => self.outbox.ids,
             false => request.done_to,
         };
+        self.outbox.passed = self.outbox.passed.max(self.outbox.acked);
         self.outbox.mended = request.mended.unwrap_or(self.outbox.mended);
+        let gone = gone.into_iter().map(|(_, line)| line).collect();
         Some((self.xids.once(), gone))
+    }
+
+    /// Removes everything that a look told.
+    pub fn forget(&mut self, looked: &Looked) -> Vec<Line> {
+        let ids = looked.changes.iter().map(|change| change.id);
+        ids.filter_map(|id| self.outbox.rows.remove(&id)).collect()
     }
 
     /// Changes the row of the beat and returns its number; nothing if the term is over.

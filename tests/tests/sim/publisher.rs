@@ -2,8 +2,10 @@
 //! term does what the writer asks for and reports back. A crash loses all of it; whatever is under way stays on its way.
 
 use crate::agent::{Message, Reply};
+use crate::order::Urgent;
 use crate::store::Origin;
-use crate::world::{Checked, Event, Step, Variant, Violation, World};
+use crate::variant::Variant;
+use crate::world::{Checked, Event, Step, Violation, World};
 use contexts::name::TenantId;
 use contexts::version::{Holder, SessionId, Term};
 use publisher::writer::lease::{LeaseRow, Observer, Tenure};
@@ -23,6 +25,8 @@ pub struct Publisher {
     /// Until when it does nothing; what arrives meanwhile waits.
     pub paused_until: u64,
     pub observer: Observer,
+    /// It was told to take everything over, whoever has it.
+    pub forcing: bool,
     /// Its term as writer.
     pub office: Option<Office>,
 }
@@ -42,10 +46,13 @@ pub struct Office {
     pub next_beat: u64,
     pub next_check: u64,
     pub checking: bool,
+    /// Whether it was told that triggers are missing.
+    pub saw_gap: bool,
     pub scan_seen: Option<ScanId>,
-    /// The beats that were committed, by the moment when that was heard.
-    pub beats: BTreeMap<u64, u64>,
+    /// The beats that were committed, and when, by the moment when that was heard.
+    pub beats: BTreeMap<u64, (u64, u64)>,
     pub questions: Vec<Question>,
+    pub urgent: Urgent,
     pending: BTreeMap<u64, Pending>,
     pub wishes: Vec<Wish>,
     /// Somebody else has the lease, or the process stops.
@@ -79,7 +86,7 @@ pub struct Question {
 /// What is asked of the lease row.
 pub enum LeaseOp {
     Look,
-    Take(LeaseRow, Holder),
+    Take(LeaseRow, Holder, u64),
     Renew(Term, bool, u64),
 }
 
@@ -99,6 +106,7 @@ impl Publisher {
             up: false,
             paused_until: 0,
             observer: Observer::default(),
+            forcing: false,
             office: None,
         }
     }
@@ -132,9 +140,11 @@ impl Office {
             next_beat: now,
             next_check: now,
             checking: false,
+            saw_gap: false,
             scan_seen: None,
             beats: BTreeMap::new(),
             questions: Vec::new(),
+            urgent: Urgent::default(),
             pending: BTreeMap::new(),
             wishes: Vec::new(),
             leaving: None,
@@ -190,7 +200,9 @@ impl World {
             Step::Tick => self.publisher_tick(p, run),
             Step::Built(id, result) => {
                 if let Some(office) = &mut self.publishers[p].office {
+                    let ok = result.is_ok();
                     office.writer.built(self.now, id, result);
+                    office.urgent.built(id, ok, &office.writer);
                 }
             }
             Step::LeaseDone(answer, sent) => self.lease_done(p, answer, sent),
@@ -205,7 +217,7 @@ impl World {
     fn at_database(&mut self, p: usize, run: u64, step: Step) -> Result<Option<Step>, Violation> {
         match step {
             Step::Lease(op, sent) => self.lease_op(p, run, &op, sent),
-            Step::Snapshot(request) => self.snapshot(p, run, &request),
+            Step::Snapshot(request, server) => self.snapshot(p, run, &request, server),
             Step::Look(request, server) => self.look(p, run, request, server)?,
             Step::Ack(request, term, server) => {
                 self.acknowledge(p, run, &request, (term, server))?;
@@ -257,7 +269,10 @@ impl World {
             if !office.tenure.holds(clock(self.now)) {
                 return;
             }
-            if let Some(heartbeat) = office.writer.heartbeat(StoreIx(s)) {
+            if let Some(mut heartbeat) = office.writer.heartbeat(StoreIx(s)) {
+                if self.variant == Variant::NamesLastReading && heartbeat.fresh.is_some() {
+                    heartbeat.fresh = office.writer.store(StoreIx(s)).reading;
+                }
                 let session = heartbeat.session;
                 let number = self.send(p, s, Message::Heartbeat(heartbeat), 2_000);
                 let line = self.agents[s].line;
@@ -300,14 +315,19 @@ impl World {
             return Ok(());
         };
         office.writer.tick(now);
+        let server = office.server;
         let mut builds = Vec::new();
         while let Some(request) = office.writer.next_build(now) {
+            office.urgent.begun(request.id, &request.what);
             builds.push(request);
         }
         for request in builds {
             let (run, delay) = (self.publishers[p].run, self.build_delay());
             self.log(|| format!("p{p} builds {:?}", request.what));
-            self.at(delay, Event::Publisher(p, run, Step::Snapshot(request)));
+            self.at(
+                delay,
+                Event::Publisher(p, run, Step::Snapshot(request, server)),
+            );
         }
         for s in 0..self.agents.len() {
             self.requests(p, s)?;
@@ -349,6 +369,8 @@ impl World {
                     origins.push((sent.bundle.tenant.clone(), origin));
                 }
             }
+            let tenants: Vec<TenantId> = origins.iter().map(|(t, _)| t.clone()).collect();
+            self.check_order(p, s, &tenants)?;
             let notes = origins.iter().map(|(_, o)| *o).collect();
             let timeout = self.rng.random_range(1_500..6_000);
             let number = self.send(p, s, Message::Request(request, notes), timeout);
@@ -375,7 +397,7 @@ impl World {
                         self.check_receipts(&wish, &republished)?;
                     }
                 }
-                Report::Visible(visible) => self.answered_visible(p, &visible)?,
+                Report::Visible(visible) => self.answered_visible(p, visible)?,
                 Report::Beat { store, ms } => self.check_beat(p, store, ms)?,
                 Report::Pushed { .. } => {}
                 other => self.log(|| {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 pub type Name = (Kind, Key);
 
 /// One row that a context's query returns.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Row {
     /// Raised by every change of anything, never used twice: the value contains it.
     pub revision: u64,
@@ -39,11 +39,14 @@ impl Row {
 /// A plan that tenants are on: what a `tenants` query is asked about.
 pub type Plan = u8;
 
+/// The rows of one tenant, shared by the states in which they are the same.
+pub type Rows = Arc<BTreeMap<Name, Row>>;
+
 /// Everything that one snapshot sees.
 #[derive(Debug, Clone, Default)]
 pub struct State {
     /// The rows of each tenant.
-    pub rows: BTreeMap<TenantId, BTreeMap<Name, Row>>,
+    pub rows: BTreeMap<TenantId, Rows>,
     /// Kinds whose query fails for a tenant.
     pub broken: BTreeSet<(TenantId, Kind)>,
     /// The revision of each plan.
@@ -59,7 +62,7 @@ impl State {
     pub fn bundle(&self, tenant: &TenantId, region: &Region) -> Bundle {
         let broken = |kind: &Kind| self.broken.contains(&(tenant.clone(), kind.clone()));
         let (mut contexts, mut held) = (Vec::new(), Vec::new());
-        let rows = self.rows.get(tenant).into_iter().flatten();
+        let rows = self.rows.get(tenant).into_iter().flat_map(|r| r.iter());
         for ((kind, key), row) in rows.filter(|((kind, _), row)| row.is_in(region) && !broken(kind))
         {
             let (kind, key) = (kind.clone(), key.clone());
@@ -110,7 +113,7 @@ impl State {
 
     /// Who has a key in a region, good or not.
     pub fn claimants(&self, name: &Name, region: &Region) -> Vec<&TenantId> {
-        let has = |rows: &BTreeMap<Name, Row>| rows.get(name).is_some_and(|r| r.is_in(region));
+        let has = |rows: &Rows| rows.get(name).is_some_and(|r| r.is_in(region));
         let having = self.rows.iter().filter(|(_, rows)| has(rows));
         having.map(|(tenant, _)| tenant).collect()
     }
@@ -134,10 +137,13 @@ impl Writes {
             ..Self::default()
         };
         let tenants: BTreeSet<&TenantId> = before.rows.keys().chain(after.rows.keys()).collect();
-        let none = BTreeMap::new();
+        let none = Rows::default();
         for tenant in tenants {
             let (old, new) = (before.rows.get(tenant), after.rows.get(tenant));
             let (old, new) = (old.unwrap_or(&none), new.unwrap_or(&none));
+            if Arc::ptr_eq(old, new) {
+                continue;
+            }
             for name in old.keys().chain(new.keys()) {
                 if old.get(name) != new.get(name) {
                     let place = (tenant.clone(), name.clone());
@@ -174,7 +180,7 @@ impl Writes {
     /// Makes the changes in a state.
     pub fn apply(&self, state: &mut State) {
         for ((tenant, name), row) in &self.rows {
-            let rows = state.rows.entry(tenant.clone()).or_default();
+            let rows = Arc::make_mut(state.rows.entry(tenant.clone()).or_default());
             match row {
                 Some(row) => rows.insert(name.clone(), row.clone()),
                 None => rows.remove(name),
@@ -241,6 +247,16 @@ pub fn kinds() -> Vec<Kind> {
 /// A tenant of this world.
 pub fn tenant(i: usize) -> TenantId {
     TenantId::new(&format!("t{i:02}")).expect("a tenant")
+}
+
+/// A tenant that only bulk changes concern.
+pub fn bulk_tenant(i: usize) -> TenantId {
+    TenantId::new(&format!("b{i:02}")).expect("a tenant")
+}
+
+/// Its key.
+pub fn bulk_key(i: usize) -> Key {
+    Key::new(&format!("bulk{i:02}")).expect("a key")
 }
 
 /// A key of this world.

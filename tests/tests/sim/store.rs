@@ -1,11 +1,13 @@
 //! What a store has on disk, as plain maps, and the transaction that `contexts::apply` works on. A commit replaces the
 //! whole state at once, so a crash is simply not to do so.
 
+use crate::agent::Message;
 use crate::state::Name;
 use contexts::apply::{Head, Owner, Record, StoreTxn};
 use contexts::digest::{Buckets, Digest, DigestKey};
 use contexts::name::{Key, Kind, TenantId};
 use contexts::version::{StoreId, SyncId, Term, Version};
+use publisher::writer::Request;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
@@ -55,15 +57,51 @@ pub struct Durable {
     pub fresh_db: usize,
     /// Note: the database of the last scan that ended here with *synced*, and the moment when it began.
     pub scanned: Option<(usize, u64)>,
+    /// Note: which disk that was.
+    pub scanned_line: Option<u64>,
     /// Note: the origin of what is shown of each tenant, also where that is nothing.
     pub origins: BTreeMap<TenantId, Origin>,
     /// Note: tenants with a record that was edited by hand and not rewritten since.
     pub edited: BTreeSet<TenantId>,
-    /// Note: the database whose writer, unknown to its clone, was granted or synced here.
-    pub side: Option<usize>,
+    /// Note: the database whose writer was granted the store last.
+    pub owner: Option<usize>,
+    /// Note: the database for which somebody took the store by force.
+    pub forced: Option<usize>,
+}
+
+/// What a store was before a message, as far as the checks ask.
+#[derive(Debug)]
+pub struct Before {
+    /// The origin of each bundle of a push.
+    pub origins: Vec<Option<Origin>>,
+    pub granted: Option<Term>,
+    pub last_synced: Option<SyncId>,
+    pub owner: Option<usize>,
+    pub forced: Option<usize>,
+    pub fresh: Option<u64>,
 }
 
 impl Durable {
+    /// What the checks ask for after a message.
+    pub fn before(&self, message: &Message) -> Before {
+        let origins = match message {
+            Message::Request(Request::Push(push), _) => {
+                let sent = push.bundles.iter();
+                sent.map(|s| self.origins.get(&s.bundle.tenant).copied())
+                    .collect()
+            }
+            _ => Vec::new(),
+        };
+        Before {
+            origins,
+            granted: self.granted,
+            last_synced: self.last_synced,
+            owner: self.owner,
+            forced: self.forced,
+            fresh: self.fresh,
+        }
+    }
+
     /// An empty file.
     pub fn new(id: StoreId) -> Self {
         Self {
@@ -84,9 +122,11 @@ impl Durable {
             blind: BTreeSet::new(),
             fresh_db: 0,
             scanned: None,
+            scanned_line: None,
             origins: BTreeMap::new(),
             edited: BTreeSet::new(),
-            side: None,
+            owner: None,
+            forced: None,
         }
     }
 

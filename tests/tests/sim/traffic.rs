@@ -7,11 +7,14 @@ use contexts::name::{Region, TenantId};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Tenants of this world.
 const TENANTS: usize = 10;
 /// Keys of each kind of this world.
 const KEYS: usize = 24;
+/// Tenants that only bulk changes concern.
+const BULK_TENANTS: usize = 70;
 /// Plans of this world.
 const PLANS: Plan = 3;
 
@@ -30,11 +33,15 @@ pub fn statement(
     db: &mut Database,
     transaction: &mut Transaction,
     regions: &[Region],
+    bulk: bool,
 ) -> Option<Done> {
     let before = db.view(transaction);
     let mut state = before.clone();
     let (mut tenants, mut notes) = (BTreeSet::new(), Vec::new());
+    let touched = transaction.touched.take();
     let what = match rng.random_range(0..100) {
+        _ if touched.is_some() => unwatched(rng, db, &mut state, touched),
+        x if bulk && x % 20 == 0 => change_all(db, &mut state, &mut notes),
         0..28 => insert(rng, db, &mut state, regions, &mut tenants),
         28..43 => change(rng, db, &mut state, &mut tenants),
         43..52 => delete(rng, &mut state, &mut tenants),
@@ -53,6 +60,12 @@ pub fn statement(
         }
         97 => truncate(rng, &mut state, &mut notes),
         98 => {
+            let tenant = tenant(rng);
+            notes.push(Note::Tenant(tenant.clone()));
+            transaction.touched = Some(tenant.clone());
+            format!("touch {tenant}")
+        }
+        99 => {
             notes.push(Note::Token);
             "token".to_owned()
         }
@@ -74,14 +87,33 @@ pub fn statement(
     Some(Done { what, tenants })
 }
 
-/// Makes random statements until `count` were made, each committed.
-pub fn prepare(rng: &mut SmallRng, db: &mut Database, regions: &[Region], count: usize) {
-    for _ in 0..count {
+/// Makes some statements, each committed; and the tenants that bulk changes concern.
+pub fn prepare(rng: &mut SmallRng, db: &mut Database, regions: &[Region], bulk: bool) {
+    if bulk {
+        let id = db.begin(0, false);
+        if let Some(mut transaction) = db.open.remove(&id) {
+            let (before, mut state) = (db.view(&transaction), db.view(&transaction));
+            for i in 0..BULK_TENANTS {
+                let name = (state::row_kinds()[0].clone(), state::bulk_key(i));
+                put(
+                    db,
+                    &mut state,
+                    &state::bulk_tenant(i),
+                    &name,
+                    Row::default(),
+                );
+            }
+            transaction.writes.add(Writes::between(&before, &state));
+            db.number(&mut transaction);
+            db.commit(0, transaction);
+        }
+    }
+    for _ in 0..8 {
         let id = db.begin(0, false);
         let Some(mut transaction) = db.open.remove(&id) else {
             continue;
         };
-        statement(rng, db, &mut transaction, regions);
+        statement(rng, db, &mut transaction, regions, bulk);
         db.commit(0, transaction);
     }
 }
@@ -114,23 +146,21 @@ fn each(state: &State) -> impl Iterator<Item = (&TenantId, &Name)> {
 
 /// A row that exists.
 fn any(rng: &mut SmallRng, state: &State) -> Option<(TenantId, Name)> {
-    let all: Vec<(&TenantId, &Name)> = each(state).collect();
+    let own = |(tenant, _): &(&TenantId, &Name)| !tenant.as_str().starts_with('b');
+    let all: Vec<(&TenantId, &Name)> = each(state).filter(own).collect();
     let at = (!all.is_empty()).then(|| rng.random_range(0..all.len()))?;
     Some((all[at].0.clone(), all[at].1.clone()))
 }
 
 fn put(db: &mut Database, state: &mut State, tenant: &TenantId, name: &Name, mut row: Row) {
     row.revision = db.next_revision();
-    state
-        .rows
-        .entry(tenant.clone())
-        .or_default()
-        .insert(name.clone(), row);
+    let rows = state.rows.entry(tenant.clone()).or_default();
+    Arc::make_mut(rows).insert(name.clone(), row);
 }
 
 fn take(state: &mut State, tenant: &TenantId, name: &Name) -> Option<Row> {
     let rows = state.rows.get_mut(tenant)?;
-    let row = rows.remove(name);
+    let row = Arc::make_mut(rows).remove(name);
     if rows.is_empty() {
         state.rows.remove(tenant);
         state.broken.retain(|(t, _)| t != tenant);
@@ -245,9 +275,10 @@ fn change_regions(
     };
     let moved = random_regions(rng, regions);
     let rows = state.rows[&tenant].clone();
-    for (name, mut row) in rows {
+    for (name, row) in rows.iter() {
+        let mut row = row.clone();
         row.regions = moved.clone();
-        put(db, state, &tenant, &name, row);
+        put(db, state, &tenant, name, row);
     }
     tenants.insert(tenant.clone());
     format!("{tenant} moves to {moved:?}")
@@ -302,4 +333,32 @@ fn truncate(rng: &mut SmallRng, state: &mut State, notes: &mut Vec<Note>) -> Str
     }
     notes.push(Note::All);
     format!("truncate {kind}")
+}
+
+/// Changes rows of a table that no trigger watches, after the transaction said so itself.
+fn unwatched(
+    rng: &mut SmallRng,
+    db: &mut Database,
+    state: &mut State,
+    touched: Option<TenantId>,
+) -> String {
+    let Some(tenant) = touched else {
+        return "nothing".into();
+    };
+    let name = name(rng);
+    put(db, state, &tenant, &name, Row::default());
+    format!("put {name:?} of {tenant}, which was touched")
+}
+
+/// Changes the tenants of bulk changes, all at once.
+fn change_all(db: &mut Database, state: &mut State, notes: &mut Vec<Note>) -> String {
+    for i in 0..BULK_TENANTS {
+        let (tenant, name) = (
+            state::bulk_tenant(i),
+            (state::row_kinds()[0].clone(), state::bulk_key(i)),
+        );
+        put(db, state, &tenant, &name, Row::default());
+        notes.push(Note::Tenant(tenant));
+    }
+    "change all".to_owned()
 }

@@ -3,6 +3,7 @@
 
 use crate::database::Transaction;
 use crate::traffic;
+use crate::variant::Variant;
 use crate::world::{Checked, Event, World, violated};
 use contexts::name::TenantId;
 use rand::Rng;
@@ -16,8 +17,12 @@ impl World {
         }
         let gap = self.rng.random_range(20..self.weather.busy);
         self.at(gap, Event::Transaction);
-        let db = self.rng.random_range(0..self.dbs.len());
-        if self.dbs[db].down_until > self.now {
+        let living: Vec<usize> = (0..self.dbs.len())
+            .filter(|db| !self.dbs[*db].is_dead())
+            .collect();
+        let db = living[self.rng.random_range(0..living.len())];
+        let database = &self.dbs[db];
+        if database.down_until > self.now || database.altering {
             return Ok(());
         }
         let (statements, slow) = (self.rng.random_range(1..4), self.rng.random_bool(0.15));
@@ -30,6 +35,9 @@ impl World {
     /// # Errors
     /// The invariant that does not hold after it.
     pub fn statement(&mut self, db: usize, id: u64) -> Checked {
+        if self.dbs[db].is_dead() {
+            return Ok(());
+        }
         if self.dbs[db].down_until > self.now {
             let rest = self.dbs[db].down_until - self.now;
             self.at(rest, Event::Statement(db, id));
@@ -44,7 +52,8 @@ impl World {
         transaction.left -= 1;
         let savepoint = self.rng.random_bool(0.1).then(|| transaction.clone());
         let (regions, rng) = (self.regions(), &mut self.rng);
-        let done = traffic::statement(rng, &mut self.dbs[db], &mut transaction, &regions);
+        let (bulk, database) = (self.weather.bulk, &mut self.dbs[db]);
+        let done = traffic::statement(rng, database, &mut transaction, &regions, bulk);
         if let Some(before) = savepoint {
             // Its number stays, and so do the ids that it drew.
             let xid = transaction.xid;
@@ -64,7 +73,7 @@ impl World {
         };
         self.dbs[db].open.insert(id, transaction);
         self.at(delay, Event::Statement(db, id));
-        Ok(())
+        self.check_room(db)
     }
 
     fn end(&mut self, db: usize, id: u64, mut transaction: Transaction) -> Checked {
@@ -86,7 +95,8 @@ impl World {
         let commit = self.dbs[db].newest();
         self.log(|| format!("db{db} {xid:?} commits {commit}"));
         self.wake(db);
-        if let Some(xid) = xid.filter(|_| captured && self.rng.random_bool(0.3)) {
+        let asks = captured && self.variant != Variant::BulkIsUrgent;
+        if let Some(xid) = xid.filter(|_| asks && self.rng.random_bool(0.3)) {
             let delay = self.rng.random_range(0..1_500);
             self.at(delay, Event::Question { db, xid, commit });
         }

@@ -10,6 +10,7 @@ use crate::outbox::Outbox;
 use crate::publisher::{LeaseAnswer, LeaseOp, Publisher};
 use crate::store::Durable;
 use crate::traffic;
+use crate::variant::Variant;
 use contexts::digest::DigestKey;
 use contexts::name::{Region, TenantId};
 use contexts::version::{StoreId, Term};
@@ -20,26 +21,8 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Virtual milliseconds during which everything may go wrong.
-const CHAOS: u64 = 70_000;
 /// Events that a trace shows.
 const TRACE: usize = 40;
-
-/// What is simulated: the shipped code, or a version of its surroundings with one mistake, to prove that the
-/// assertions can fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Variant {
-    /// As it ships.
-    Shipped,
-    /// Stores take a push of any session and number.
-    IgnoresSessions,
-    /// Stores answer before they commit.
-    AcksBeforeCommit,
-    /// Builds use a snapshot from before they were asked for.
-    StaleSnapshots,
-    /// Every database claims to know every writer.
-    KnowsEveryone,
-}
 
 /// An assertion that failed.
 #[derive(Debug, Clone)]
@@ -75,6 +58,20 @@ pub enum Event {
     },
     /// Looks that wait at a database may have something to tell.
     Wake(usize),
+    /// A look that was taken asks whom changes concern: with one variant, later.
+    Resolve(usize, Looker, Looked),
+    /// The triggers of a database are to be disabled, or enabled again.
+    Alter(usize, bool),
+    /// A copy of a database is made.
+    Copy,
+    /// A database that was replaced is gone.
+    Die(usize),
+    /// A publisher finds the database that is there now.
+    Move(usize, usize),
+    /// Somebody looks whether stores are fenced.
+    Person(usize),
+    /// Somebody runs `takeover --force` for a database.
+    Force(usize),
     Fault,
     StoreTick(usize),
     StoreStart(usize),
@@ -91,7 +88,7 @@ pub enum Event {
 /// What happens to a publisher's process.
 pub enum Step {
     Tick,
-    Snapshot(BuildRequest),
+    Snapshot(BuildRequest, u64),
     Built(BatchId, Result<BuiltBatch, String>),
     Lease(LeaseOp, u64),
     LeaseDone(LeaseAnswer, u64),
@@ -103,7 +100,7 @@ pub enum Step {
     /// What came of it.
     Looked(LookId, Result<Looked, String>),
     Acked(Option<u64>),
-    BeatDone(Option<u64>),
+    BeatDone(Option<(u64, u64)>),
     TriggersDone(Option<Option<String>>),
     Reply(u64, Reply),
     Timeout(u64),
@@ -127,6 +124,8 @@ pub struct World {
     pub dbs: Vec<Database>,
     /// Looks that wait at each database.
     pub lookers: Vec<Vec<Looker>>,
+    /// Copies of databases, oldest first.
+    pub copies: Vec<(usize, Database)>,
     pub agents: Vec<Agent>,
     pub publishers: Vec<Publisher>,
     pub origins: Origins,
@@ -146,9 +145,9 @@ impl World {
     pub fn new(seed: u64, variant: Variant, tracing: Trace) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let agents = stores(&mut rng, variant);
-        let weather = Weather::random(&mut rng);
+        let weather = Weather::random(&mut rng, seed);
         let publishers = rng.random_range(2..4);
-        let outbox = Outbox::new(weather.cap, weather.max_rows);
+        let outbox = Outbox::new(weather.cap, weather.max_rows, variant);
         let mut world = Self {
             rng,
             variant,
@@ -158,6 +157,7 @@ impl World {
             key: DigestKey([5; 32]),
             dbs: vec![Database::new(outbox)],
             lookers: vec![Vec::new()],
+            copies: Vec::new(),
             agents,
             publishers: (0..publishers).map(|_| Publisher::new(0)).collect(),
             origins: Origins::default(),
@@ -171,17 +171,19 @@ impl World {
             trace: VecDeque::new(),
         };
         let regions = world.regions();
-        traffic::prepare(&mut world.rng, &mut world.dbs[0], &regions, 8);
+        let bulk = world.weather.bulk;
+        traffic::prepare(&mut world.rng, &mut world.dbs[0], &regions, bulk);
         for s in 0..world.agents.len() {
             world.at(0, Event::StoreStart(s));
             world.at(0, Event::StoreTick(s));
         }
         for p in 0..publishers {
-            let later = world.rng.random_range(0..8_000);
+            let later = world.rng.random_range(0..4_000);
             world.at(later, Event::PublisherStart(p));
         }
         world.at(500, Event::Transaction);
-        world.at(2_000, Event::Fault);
+        world.at(1_500, Event::Fault);
+        world.at(500, Event::Copy);
         world
     }
 
@@ -238,7 +240,7 @@ impl World {
     /// # Errors
     /// The first invariant that did not hold.
     pub fn chaos(&mut self) -> Checked {
-        let end = self.now + CHAOS;
+        let end = self.now + self.weather.chaos;
         while self.now < end {
             self.step()?;
         }
@@ -261,6 +263,13 @@ impl World {
             Event::Ask(db, tenants) => self.ask(db, &tenants),
             Event::Question { db, xid, commit } => self.question(db, xid, commit),
             Event::Wake(db) => return self.serve_looks(db),
+            Event::Resolve(db, looker, looked) => self.resolve_later(db, &looker, looked),
+            Event::Alter(db, off) => self.alter_triggers(db, off),
+            Event::Copy => self.copy_database(),
+            Event::Die(db) => self.die(db),
+            Event::Move(p, db) => self.move_publisher(p, db),
+            Event::Person(db) => self.person(db),
+            Event::Force(db) => self.force(db),
             Event::Fault => self.fault(),
             Event::StoreTick(s) => self.store_tick(s),
             Event::StoreStart(s) => return self.store_start(s),

@@ -99,6 +99,11 @@ impl PgSnapshot {
         }
     }
 
+    /// Whether a number is lower than that of the last transaction that had ended.
+    pub fn is_over(&self, xid: u64) -> bool {
+        xid < self.xmax
+    }
+
     /// `pg_visible_in_snapshot`.
     pub fn sees(&self, xid: u64) -> bool {
         xid < self.xmax && !self.xip.contains(&xid)

@@ -4,7 +4,7 @@
 use crate::hostile;
 use crate::world::{REGIONS, sample_contexts, sample_dir};
 use contexts::name::{Region, TenantId};
-use publisher::source::Source;
+use publisher::source::{Source, SourceError};
 use publisher::writer::{BatchId, BuildRequest, BuiltBatch, BuiltBundle, What};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -273,6 +273,33 @@ async fn definitions_that_changed_are_never_used() -> Result<()> {
     assert_eq!(
         (contents(&first), first.definitions),
         (contents(&last), last.definitions)
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_is_refused_although_its_definitions_are_the_same() -> Result<()> {
+    let mut server = Server::own().await?;
+    let database = server.database().await?;
+    database.execute(NOTES).await?;
+    let standby = server.standby().await?;
+    let works = Works::new(server, database, &notes("body")).await?;
+    let twin = standby.twin(&works.database)?;
+    let source = Source::new("url", &SecretString::from(twin.url.clone()))?;
+    let known = until("the standby to follow", Duration::from_secs(30), || async {
+        source.definitions().await.ok()
+    });
+    known.await?;
+    let all = numbers(20)?;
+    assert!(source.build_at_once(&all, &works.regions).await.is_none());
+    let request = BuildRequest {
+        id: BatchId(0),
+        what: What::Tenants(all),
+    };
+    let refused = source.build(&request, &works.regions).await;
+    assert!(
+        matches!(refused, Err(SourceError::Standby { .. })),
+        "{refused:?}"
     );
     Ok(())
 }

@@ -5,8 +5,9 @@
 //! writers go on.
 
 use super::Event;
+use super::difference::{Difference, Differing, Leftover};
 use super::facts::{self, Facts};
-use super::plan::{Difference, Differing, Function, Plan, Planned, plan};
+use super::plan::{Function, Plan, Planned, plan};
 use crate::config::Watch;
 use crate::source::statement::{Statement, quoted};
 use crate::source::{Source, SourceError, message};
@@ -109,8 +110,8 @@ impl Source {
             let Some(table) = leftovers.first().map(|l| l.table) else {
                 continue;
             };
-            let drop = |l: &&&super::plan::Leftover<'_>| drop_trigger(&l.trigger.name, &table.name);
-            let sql: String = leftovers.iter().map(|l| drop(&l)).collect();
+            let drop = |l: &&Leftover<'_>| drop_trigger(&l.trigger.name, &table.name);
+            let sql: String = leftovers.iter().map(drop).collect();
             let what = format!("removing change triggers from the table {}", table.name);
             match self.patiently(&what, Some(oid), &sql).await {
                 // Only the owner of a table may drop a trigger, but the owner of a function may drop it with whatever

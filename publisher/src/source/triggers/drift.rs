@@ -2,8 +2,9 @@
 //! from the catalogs, under one snapshot, and changes nothing.
 
 use super::Event;
+use super::difference::Differing;
 use super::facts::{self, Facts};
-use super::plan::{Differing, Plan, plan};
+use super::plan::{Plan, plan};
 use crate::source::definitions::{Definition, Definitions};
 use crate::source::statement::unnamed;
 use crate::source::{Source, SourceError, is_passing, message, query};

@@ -210,7 +210,7 @@ async fn a_table_in_use_is_tried_for_half_a_minute_and_writers_hardly_wait() -> 
         };
         tokio::select! {
             ran = &mut migrating => break ran?,
-            done = write => drop(done?),
+            done = write => assert_eq!(done?.rows_affected(), 1),
         }
         longest = longest.max(began.elapsed());
     };

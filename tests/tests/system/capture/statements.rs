@@ -5,76 +5,78 @@ use sqlx::{Connection, PgConnection};
 use system_tests::Result;
 use system_tests::server::Server;
 
+const UPSERT: &str = "INSERT INTO item VALUES (1, 'a', 'upsert'), (9, 'i', '') ON CONFLICT (id) DO UPDATE SET body = excluded.body";
+const MERGE: &str = "MERGE INTO item USING (VALUES (1, 'merged'), (9, NULL), (10, 'new')) AS s(id, body) ON item.id = s.id \
+                 WHEN MATCHED AND s.body IS NULL THEN DELETE WHEN MATCHED THEN UPDATE SET body = s.body \
+                 WHEN NOT MATCHED THEN INSERT VALUES (s.id, 'j', s.body)";
+const CTE: &str = "WITH gone AS (DELETE FROM item WHERE id = 10 RETURNING *), kept AS (UPDATE item SET body = 'cte' WHERE id = 1) \
+               INSERT INTO item SELECT 11, 'k', body FROM gone";
+const SAVEPOINT: &str = "BEGIN; SAVEPOINT s; INSERT INTO item VALUES (20, 'lost'); ROLLBACK TO s; \
+                     INSERT INTO item VALUES (20, 'kept'); COMMIT";
+/// Statements in their order, and whom each leaves.
+const CASES: &[(&str, &[&str])] = &[
+    (
+        "INSERT INTO item VALUES (1, 'a', 'x'), (2, 'b', 'x'), (3, 'b', 'y'), (4, NULL, 'z')",
+        &["a", "b"],
+    ),
+    ("UPDATE item SET body = 'z' WHERE id = 1", &["a"]),
+    (
+        "UPDATE item SET body = body || '!' WHERE tenant = 'b'",
+        &["b"],
+    ),
+    ("UPDATE item SET note = 'unwatched'", &[]),
+    ("UPDATE item SET body = body", &[]),
+    ("UPDATE item SET body = 'nobody' WHERE id = 999", &[]),
+    (
+        "UPDATE item SET body = 'of nobody' WHERE tenant IS NULL",
+        &[],
+    ),
+    ("UPDATE item SET tenant = 'c' WHERE id = 3", &["b", "c"]),
+    ("UPDATE item SET tenant = 'd' WHERE id = 4", &["d"]),
+    ("UPDATE item SET tenant = NULL WHERE id = 4", &["d"]),
+    (
+        "UPDATE item SET id = 5 WHERE id = 4; UPDATE item SET id = 6 WHERE id = 3",
+        &["c"],
+    ),
+    // What the rows have together stays the same.
+    (
+        "UPDATE item SET tenant = 'a', body = 'z' WHERE id = 2",
+        &["a", "b"],
+    ),
+    ("INSERT INTO item VALUES (7, 'a', 'other')", &["a"]),
+    (
+        "UPDATE item SET body = CASE id WHEN 7 THEN 'z' ELSE 'other' END WHERE id IN (1, 7)",
+        &["a"],
+    ),
+    (
+        "UPDATE item SET id = CASE id WHEN 7 THEN 107 ELSE 101 END WHERE id IN (1, 7)",
+        &["a"],
+    ),
+    ("UPDATE item SET id = id - 100 WHERE id > 100", &["a"]),
+    ("DELETE FROM item WHERE id IN (2, 999)", &["a"]),
+    (UPSERT, &["a", "i"]),
+    (MERGE, &["a", "i", "j"]),
+    (CTE, &["a", "j", "k"]),
+    (SAVEPOINT, &["kept"]),
+    ("BEGIN; UPDATE item SET body = 'rolled back'; ROLLBACK", &[]),
+    (
+        "INSERT INTO part VALUES (1, 1, 'p'), (2, 6, 'q'), (3, 6, 'r')",
+        &["p", "q", "r"],
+    ),
+    ("UPDATE part SET item = item WHERE id = 1", &["p"]),
+    (
+        "DELETE FROM item WHERE id IN (1, 6)",
+        &["a", "c", "p", "q", "r"],
+    ),
+    ("DELETE FROM item WHERE false", &[]),
+    ("TRUNCATE part", &["all"]),
+    ("TRUNCATE item, part", &["all", "all"]),
+];
+
 #[tokio::test]
 async fn every_statement_leaves_the_tenants_of_the_rows_that_it_changed() -> Result<()> {
     let watched = Watched::new(SCHEMA, CONTEXTS).await?;
-    let upsert = "INSERT INTO item VALUES (1, 'a', 'upsert'), (9, 'i', '') ON CONFLICT (id) DO UPDATE SET body = excluded.body";
-    let merge = "MERGE INTO item USING (VALUES (1, 'merged'), (9, NULL), (10, 'new')) AS s(id, body) ON item.id = s.id \
-                 WHEN MATCHED AND s.body IS NULL THEN DELETE WHEN MATCHED THEN UPDATE SET body = s.body \
-                 WHEN NOT MATCHED THEN INSERT VALUES (s.id, 'j', s.body)";
-    let cte = "WITH gone AS (DELETE FROM item WHERE id = 10 RETURNING *), kept AS (UPDATE item SET body = 'cte' WHERE id = 1) \
-               INSERT INTO item SELECT 11, 'k', body FROM gone";
-    let savepoint = "BEGIN; SAVEPOINT s; INSERT INTO item VALUES (20, 'lost'); ROLLBACK TO s; \
-                     INSERT INTO item VALUES (20, 'kept'); COMMIT";
-    let cases: &[(&str, &[&str])] = &[
-        (
-            "INSERT INTO item VALUES (1, 'a', 'x'), (2, 'b', 'x'), (3, 'b', 'y'), (4, NULL, 'z')",
-            &["a", "b"],
-        ),
-        ("UPDATE item SET body = 'z' WHERE id = 1", &["a"]),
-        (
-            "UPDATE item SET body = body || '!' WHERE tenant = 'b'",
-            &["b"],
-        ),
-        ("UPDATE item SET note = 'unwatched'", &[]),
-        ("UPDATE item SET body = body", &[]),
-        ("UPDATE item SET body = 'nobody' WHERE id = 999", &[]),
-        (
-            "UPDATE item SET body = 'of nobody' WHERE tenant IS NULL",
-            &[],
-        ),
-        ("UPDATE item SET tenant = 'c' WHERE id = 3", &["b", "c"]),
-        ("UPDATE item SET tenant = 'd' WHERE id = 4", &["d"]),
-        ("UPDATE item SET tenant = NULL WHERE id = 4", &["d"]),
-        (
-            "UPDATE item SET id = 5 WHERE id = 4; UPDATE item SET id = 6 WHERE id = 3",
-            &["c"],
-        ),
-        // What the rows have together stays the same.
-        (
-            "UPDATE item SET tenant = 'a', body = 'z' WHERE id = 2",
-            &["a", "b"],
-        ),
-        ("INSERT INTO item VALUES (7, 'a', 'other')", &["a"]),
-        (
-            "UPDATE item SET body = CASE id WHEN 7 THEN 'z' ELSE 'other' END WHERE id IN (1, 7)",
-            &["a"],
-        ),
-        (
-            "UPDATE item SET id = CASE id WHEN 7 THEN 107 ELSE 101 END WHERE id IN (1, 7)",
-            &["a"],
-        ),
-        ("UPDATE item SET id = id - 100 WHERE id > 100", &["a"]),
-        ("DELETE FROM item WHERE id IN (2, 999)", &["a"]),
-        (upsert, &["a", "i"]),
-        (merge, &["a", "i", "j"]),
-        (cte, &["a", "j", "k"]),
-        (savepoint, &["kept"]),
-        ("BEGIN; UPDATE item SET body = 'rolled back'; ROLLBACK", &[]),
-        (
-            "INSERT INTO part VALUES (1, 1, 'p'), (2, 6, 'q'), (3, 6, 'r')",
-            &["p", "q", "r"],
-        ),
-        ("UPDATE part SET item = item WHERE id = 1", &["p"]),
-        (
-            "DELETE FROM item WHERE id IN (1, 6)",
-            &["a", "c", "p", "q", "r"],
-        ),
-        ("DELETE FROM item WHERE false", &[]),
-        ("TRUNCATE part", &["all"]),
-        ("TRUNCATE item, part", &["all", "all"]),
-    ];
-    for (sql, expected) in cases {
+    for (sql, expected) in CASES {
         let mut left = watched.after(sql).await?;
         // Two statements inside one, or two tables, may name the same tenant.
         if sql.contains("MERGE") || sql.starts_with("WITH") || sql.contains("CONFLICT") {

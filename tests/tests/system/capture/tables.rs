@@ -5,9 +5,8 @@ use serde_json::Value;
 use sqlx::Row;
 use system_tests::Result;
 
-#[tokio::test]
-async fn partitions_are_seen_through_the_parent_and_directly_at_any_depth() -> Result<()> {
-    let schema = "
+/// Partitions in partitions, with columns in another order, and one that had a column more.
+const PARTITIONS: &str = "
         CREATE TABLE item (id bigint, tenant text, body text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
         CREATE TABLE low PARTITION OF item FOR VALUES FROM (0) TO (100);
         CREATE TABLE high (body text, tenant text, id bigint PRIMARY KEY) PARTITION BY RANGE (id);
@@ -15,13 +14,16 @@ async fn partitions_are_seen_through_the_parent_and_directly_at_any_depth() -> R
         ALTER TABLE higher DROP COLUMN gone;
         ALTER TABLE high ATTACH PARTITION higher FOR VALUES FROM (100) TO (200);
         ALTER TABLE item ATTACH PARTITION high FOR VALUES FROM (100) TO (200);";
-    let contexts = r#"
+const PARTITION_CONTEXTS: &str = r#"
 [[context]]
 kind  = "item"
 query = "SELECT id AS key, tenant, body FROM item"
 watch = [{ table = "item", tenant = "tenant", columns = ["body"] }]
 "#;
-    let watched = Watched::new(schema, contexts).await?;
+
+#[tokio::test]
+async fn partitions_are_seen_through_the_parent_and_directly_at_any_depth() -> Result<()> {
+    let watched = Watched::new(PARTITIONS, PARTITION_CONTEXTS).await?;
     let cases: &[(&str, &[&str])] = &[
         (
             "INSERT INTO item VALUES (1, 'a', 'x'), (101, 'b', 'x')",
@@ -49,6 +51,12 @@ watch = [{ table = "item", tenant = "tenant", columns = ["body"] }]
     for (sql, expected) in cases {
         assert_eq!(watched.after(sql).await?, *expected, "{sql}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_partition_that_comes_or_goes_is_found_and_migrate_follows() -> Result<()> {
+    let watched = Watched::new(PARTITIONS, PARTITION_CONTEXTS).await?;
     assert!(watched.check().await?.is_empty());
     let attach = "CREATE TABLE late (id bigint PRIMARY KEY, tenant text, body text); INSERT INTO late VALUES (201, 'x', ''); \
                   ALTER TABLE item ATTACH PARTITION late FOR VALUES FROM (200) TO (300)";

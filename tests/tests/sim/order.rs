@@ -1,0 +1,108 @@
+//! ORDER: a small change that waits for a store is sent before what waits there of a bulk change.
+//!
+//! One push of the bulk change may come in between now and then, so that it is not put off for ever; two in a row may
+//! not. Looked at only in the first session of a term at a store: after a lost answer what was lost is sent anew.
+
+use crate::world::{Checked, World, violated};
+use contexts::name::TenantId;
+use contexts::version::SessionId;
+use publisher::writer::{BatchId, Looked, StoreIx, What, Writer};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A transaction that changes more tenants than this is a bulk change.
+const BULK: usize = 64;
+
+/// What a term knows of small changes on their way.
+#[derive(Debug, Default)]
+pub struct Urgent {
+    /// Seen, and not being built yet.
+    seen: BTreeSet<TenantId>,
+    building: BTreeMap<BatchId, BTreeSet<TenantId>>,
+    stores: BTreeMap<usize, Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    session: Option<SessionId>,
+    tenants: BTreeSet<TenantId>,
+    /// Pushes in a row that carried only bulk changes.
+    passed: u8,
+    /// Whether a session has ended in this term.
+    reopened: bool,
+}
+
+impl Urgent {
+    /// A look found changes.
+    pub fn looked(&mut self, looked: &Looked) {
+        let mut sizes: BTreeMap<u64, usize> = BTreeMap::new();
+        for change in &looked.changes {
+            *sizes.entry(change.xid).or_default() += change.tenants.len();
+        }
+        let small = looked.changes.iter().filter(|c| sizes[&c.xid] <= BULK);
+        self.seen.extend(small.flat_map(|c| c.tenants.clone()));
+    }
+
+    /// A build begins.
+    pub fn begun(&mut self, id: BatchId, what: &What) {
+        let What::Tenants(tenants) = what else { return };
+        let urgent = tenants.iter().filter_map(|t| self.seen.take(t)).collect();
+        self.building.insert(id, urgent);
+    }
+
+    /// A build ended, and the writer knows.
+    pub fn built(&mut self, id: BatchId, ok: bool, writer: &Writer) {
+        let tenants = self.building.remove(&id).unwrap_or_default();
+        if !ok {
+            self.seen.extend(tenants);
+            return;
+        }
+        for (ix, store) in writer.stores() {
+            let waiting = self.stores.entry(ix.0).or_default();
+            waiting.meet(store.session().map(|s| s.id));
+            let queued = tenants.iter().filter(|t| store.queue.contains(t));
+            waiting.tenants.extend(queued.cloned());
+        }
+    }
+}
+
+impl Waiting {
+    fn meet(&mut self, session: Option<SessionId>) {
+        if session.is_some() && self.session != session {
+            self.reopened |= self.session.is_some();
+            (self.session, self.passed) = (session, 0);
+            self.tenants.clear();
+        }
+    }
+}
+
+impl World {
+    /// A push is about to be sent.
+    ///
+    /// # Errors
+    /// If it is the second in a row that lets a small change wait.
+    pub fn check_order(&mut self, p: usize, s: usize, sent: &[TenantId]) -> Checked {
+        let Some(office) = &mut self.publishers[p].office else {
+            return Ok(());
+        };
+        let store = office.writer.store(StoreIx(s));
+        let waiting = office.urgent.stores.entry(s).or_default();
+        waiting.meet(store.session().map(|session| session.id));
+        let there = waiting.tenants.len();
+        waiting.tenants.retain(|t| store.queue.contains(t));
+        let carries = waiting.tenants.len() < there;
+        let bulk = !sent.is_empty() && sent.iter().all(|t| t.as_str().starts_with('b'));
+        if carries || waiting.tenants.is_empty() || waiting.reopened || !bulk {
+            waiting.passed = 0;
+            return Ok(());
+        }
+        waiting.passed += 1;
+        if waiting.passed > 1 {
+            let what = format!(
+                "p{p} sends {sent:?} to store {s} before {:?}",
+                waiting.tenants
+            );
+            return violated("ORDER small before bulk", what);
+        }
+        Ok(())
+    }
+}

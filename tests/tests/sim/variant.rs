@@ -1,0 +1,51 @@
+//! What is simulated: the shipped code, or a version of its surroundings with one mistake, to prove that the assertions
+//! can fail.
+
+/// One mistake, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    /// As it ships.
+    Shipped,
+    /// Stores take a push of any session and number.
+    IgnoresSessions,
+    /// Stores drop the last context of each bundle.
+    HalfBundles,
+    /// Stores take no notice of a bundle that removes a tenant.
+    KeepsDeleted,
+    /// Stores answer before they commit.
+    AcksBeforeCommit,
+    /// Stores do not write the beat down.
+    ForgetsBeats,
+    /// Stores do not write down who took them by force.
+    ForgetsForce,
+    /// Builds use a snapshot from before they were asked for.
+    StaleSnapshots,
+    /// Every database claims to know every writer.
+    KnowsEveryone,
+    /// Rows are removed as soon as they are told.
+    AcksWhatIsTold,
+    /// A look tells what has a higher id than anything that was told.
+    LooksBySequence,
+    /// A look takes every transaction for ended that has a lower number than the last one that ended.
+    ForgetsRunning,
+    /// The lower bound of a look passes ids of open transactions.
+    PassesOpenIds,
+    /// Nobody says that triggers found no room.
+    HidesMissed,
+    /// Triggers write whether there is room or not.
+    IgnoresRoom,
+    /// The trigger asks whom a change concerns.
+    ResolvesInTrigger,
+    /// Whom a change concerns is asked in a later snapshot than that of the look.
+    ResolvesLater,
+    /// Nobody says that triggers are disabled.
+    HidesGaps,
+    /// A store is told its clock as it was heard of last, not as it was before the look.
+    NamesLastReading,
+    /// Whoever asks is told that everything is visible everywhere.
+    CallsAllVisible,
+    /// Every row of a bulk change looks like a change of its own.
+    BulkIsUrgent,
+    /// Statements go to whatever server there is.
+    IgnoresServer,
+}
