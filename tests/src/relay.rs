@@ -1,4 +1,5 @@
-//! A TCP relay: counts bytes, adds the delay of a long link, can be cut, and can lose an answer.
+//! A TCP relay: counts bytes, adds the delay of a long link, can be cut, and can lose an answer or hold up
+//! a request.
 
 use crate::Result;
 use std::net::SocketAddr;
@@ -27,6 +28,8 @@ struct State {
     cutting: Notify,
     /// The answer to a request of at least so many bytes is lost; none is while this is 0.
     lose_from: AtomicUsize,
+    /// A request of at least so many bytes does not arrive until this is 0.
+    hold_from: AtomicUsize,
 }
 
 impl State {
@@ -81,6 +84,11 @@ impl Relay {
         self.state.lose_from.store(bytes, Ordering::SeqCst);
     }
 
+    /// Requests of at least so many bytes are held up until [`Relay::mend`]; smaller ones pass.
+    pub fn hold(&self, bytes: usize) {
+        self.state.hold_from.store(bytes, Ordering::SeqCst);
+    }
+
     /// Whether it is cut.
     pub fn is_cut(&self) -> bool {
         self.state.cut.load(Ordering::SeqCst)
@@ -91,8 +99,9 @@ impl Relay {
         self.state.set_delay(delay);
     }
 
-    /// Accepts connections again.
+    /// Accepts connections again, and lets everything pass.
     pub fn mend(&self) {
+        self.state.hold_from.store(0, Ordering::SeqCst);
         self.state.cut.store(false, Ordering::SeqCst);
     }
 }
@@ -111,43 +120,66 @@ async fn relay(near: TcpStream, to: u16, state: Arc<State>) {
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
     let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
     let cut = state.cutting.notified();
-    // Bytes of the request that is not answered yet.
-    let asked = AtomicUsize::new(0);
-    let asks = |n| {
-        asked.fetch_add(n, Ordering::SeqCst);
-        true
-    };
-    let answers = |_| {
-        let (asked, lose_from) = (asked.swap(0, Ordering::SeqCst), &state.lose_from);
-        let least = lose_from.load(Ordering::SeqCst);
-        let is_lost = least > 0 && asked >= least;
-        if is_lost {
-            lose_from.store(0, Ordering::SeqCst);
-            state.cut();
-        }
-        !is_lost
+    let talk = Talk {
+        state: &state,
+        asked: AtomicUsize::new(0),
     };
     tokio::select! {
-        () = pass(near_in, far_out, &state, asks) => {}
-        () = pass(far_in, near_out, &state, answers) => {}
+        () = pass(near_in, far_out, &talk, true) => {}
+        () = pass(far_in, near_out, &talk, false) => {}
         () = cut => {}
     }
 }
 
-/// Passes bytes on, as long as `goes_on` says so of every read.
+/// What goes over one connection.
+struct Talk<'a> {
+    state: &'a State,
+    /// Bytes of the request that is not answered yet.
+    asked: AtomicUsize,
+}
+
+impl Talk<'_> {
+    /// Bytes of a request came: waits as long as it is held up.
+    async fn asks(&self, bytes: usize) {
+        let asked = self.asked.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        let is_held = || {
+            let least = self.state.hold_from.load(Ordering::SeqCst);
+            least > 0 && asked >= least
+        };
+        while is_held() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Bytes of an answer came: whether they go on.
+    fn is_heard(&self) -> bool {
+        let asked = self.asked.swap(0, Ordering::SeqCst);
+        let least = self.state.lose_from.load(Ordering::SeqCst);
+        let is_lost = least > 0 && asked >= least;
+        if is_lost {
+            self.state.lose_from.store(0, Ordering::SeqCst);
+            self.state.cut();
+        }
+        !is_lost
+    }
+}
+
 async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    state: &State,
-    goes_on: impl Fn(usize) -> bool,
+    talk: &Talk<'_>,
+    is_request: bool,
 ) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(n) = from.read(&mut buffer).await {
-        if n == 0 || !goes_on(n) {
+        if n == 0 || !(is_request || talk.is_heard()) {
             break;
         }
-        state.bytes.fetch_add(n as u64, Ordering::SeqCst);
-        let delay = state.delay();
+        if is_request {
+            talk.asks(n).await;
+        }
+        talk.state.bytes.fetch_add(n as u64, Ordering::SeqCst);
+        let delay = talk.state.delay();
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }

@@ -12,6 +12,11 @@ use tokio::task::JoinHandle;
 /// The numbers that `t1` was given, each with the moment at which that was committed.
 type Commits = Arc<Mutex<Vec<(i64, Instant)>>>;
 
+/// A note of random text: a bundle with it is larger than whatever else is said to a store.
+pub const LARGE: &str = "(SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 400))";
+/// Less than a push of such a bundle has, and more than any other message, in bytes.
+pub const LARGE_BYTES: usize = 4_000;
+
 /// Reads `t1` in some regions without end.
 pub struct Ages {
     commits: Commits,
@@ -31,14 +36,14 @@ impl Ages {
         }
     }
 
-    /// Gives `t1` a number, larger than any before; returns the token. `also` is set with it.
+    /// Gives `t1` a number, larger than any before; returns the token. `note` is an expression.
     pub async fn change(
         &self,
         connection: &mut PgConnection,
         n: i64,
-        also: &str,
+        note: &str,
     ) -> Result<String> {
-        let sql = format!("UPDATE counters SET n = {n}{also} WHERE tenant = 't1'");
+        let sql = format!("UPDATE counters SET n = {n}, note = {note} WHERE tenant = 't1'");
         let token = commit(connection, &sql).await?;
         let now = Instant::now();
         self.commits.lock().expect("lock").push((n, now));

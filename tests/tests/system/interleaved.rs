@@ -51,7 +51,7 @@ async fn a_change_that_commits_while_a_scan_builds_its_tenant_is_not_lost() -> R
     let mut gate = world.database.connect().await?;
     close_gate(&mut gate).await?;
     let other = world.another_hub()?;
-    let scan = tokio::spawn(async move { other.run(&["scan"]).await });
+    let scan = tokio::spawn(async move { other.run(&["scan", "--json"]).await });
     somebody_waits(&world).await?;
 
     // The snapshot of the scan is taken, and old from here on.
@@ -65,7 +65,13 @@ async fn a_change_that_commits_while_a_scan_builds_its_tenant_is_not_lost() -> R
     open_gate(&mut gate).await?;
     arrives(&world.hub, &waits, "").await?;
     assert_eq!(number(&world.agents[0], "gate").await?, Some(2));
-    scan.await??.ok()?;
+    let summary = scan.await??.ok()?.json()?;
+    for store in summary["stores"].as_array().into_iter().flatten() {
+        assert_eq!(
+            store["repaired"], 0,
+            "it went by its old snapshot: {summary}"
+        );
+    }
     world.is_true().await?;
     watch.end().await?;
     world.hub.stop().await

@@ -115,13 +115,13 @@ async fn is_away(world: &mut World, ages: &Ages, round: i64, clean: bool) -> Res
         true => world.hub.stop().await?,
         false => world.hub.kill()?,
     }
-    let first = ages.change(&mut connection, 2 * round, "").await?;
+    let first = ages.change(&mut connection, 2 * round, "''").await?;
     writers.make(4 * CAP).await?;
     // Those who look at the same time may each leave one more.
     let (waiting, has_room) = rows(&mut connection).await?;
     assert!(waiting <= CAP + 8 && !has_room, "{waiting} rows wait");
     // By now a change leaves no row, and yet it arrives.
-    let last = ages.change(&mut connection, 2 * round + 1, "").await?;
+    let last = ages.change(&mut connection, 2 * round + 1, "''").await?;
     world.hub.start().await?;
     until("the publisher to write", HEALS_WITHIN, || async {
         let status = world.hub.status().await.ok()?;
@@ -154,7 +154,7 @@ async fn a_publisher_that_is_away_leaves_nothing_that_grows_and_loses_nothing() 
     // Triggers write again, and a change needs no scan.
     let before = scans(&world.hub).await?;
     let mut connection = world.database.connect().await?;
-    let last = ages.change(&mut connection, 9, "").await?;
+    let last = ages.change(&mut connection, 9, "''").await?;
     arrives(&world.hub, &last, "").await?;
     for agent in &world.agents {
         until("a young answer", HEALS_WITHIN, || async {

@@ -1,15 +1,17 @@
 //! One store is slow, or one change is large: nobody else waits.
 
+use crate::ages::{Ages, LARGE, LARGE_BYTES};
+use crate::alone::age;
 use crate::kill_points::number;
 use crate::order::Watch;
 use crate::receipts::{arrives, commit};
-use crate::world::World;
+use crate::world::{HEALS_WITHIN, World};
 use reqwest::StatusCode;
 use rustix::process::Signal;
 use sqlx::{AssertSqlSafe, Executor};
 use std::time::Instant;
-use system_tests::Result;
 use system_tests::server::Server;
+use system_tests::{Result, until};
 
 const REGIONS: [&str; 2] = ["eu-west-1", "us-east-1"];
 
@@ -61,6 +63,37 @@ async fn a_tenant_changed_a_thousand_times_is_one_push_to_a_slow_store() -> Resu
         "{slow} bundles to the slow store"
     );
     assert!(other >= 10.0, "{other} bundles to the other");
+    world.hub.stop().await
+}
+
+/// Would catch an age that counts from the last heartbeat, or the last look, whatever has not arrived.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_age_is_true_while_a_push_is_on_its_way() -> Result<()> {
+    let mut world = World::with_counters(Server::any().await?, &REGIONS, 20).await?;
+    let relay = world.relay_to(0).await?;
+    world.runs().await?;
+    let ages = Ages::of(&world.agents);
+    let mut connection = world.database.connect().await?;
+    // The push is held up; heartbeats pass, and so does everything to the other region.
+    relay.hold(LARGE_BYTES);
+    let token = ages.change(&mut connection, 2, LARGE).await?;
+    let near = format!("&regions={}", REGIONS[1]);
+    arrives(&world.hub, &token, &near).await?;
+    until("an age that grows", HEALS_WITHIN, || async {
+        age(&world.agents[0]).await.filter(|age| *age > 4.0)
+    })
+    .await?;
+    assert_eq!(number(&world.agents[0], "t1").await?, Some(1));
+    until(
+        "a young answer in the other region",
+        HEALS_WITHIN,
+        || async { age(&world.agents[1]).await.filter(|age| *age < 3.0) },
+    )
+    .await?;
+    relay.mend();
+    arrives(&world.hub, &token, "").await?;
+    world.is_true().await?;
+    ages.end().await?;
     world.hub.stop().await
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use system_tests::hub::{Hub, Ran};
 use system_tests::region::Agent;
+use system_tests::relay::Relay;
 use system_tests::server::{Database, Server};
 use system_tests::{Result, sample};
 use tempfile::TempDir;
@@ -126,6 +127,15 @@ impl World {
             crate::sample_truth::KINDS,
         )
         .await
+    }
+
+    /// From here on the publisher comes to one of the agents through a relay.
+    pub async fn relay_to(&mut self, agent: usize) -> Result<Relay> {
+        let relay = Relay::start(self.agents[agent].push, Duration::ZERO).await?;
+        self.agents[agent].via = Some(relay.port);
+        self.hub = self.another_hub()?;
+        self.hub.run(&["migrate"]).await?.ok()?;
+        Ok(relay)
     }
 
     /// Starts the publisher and waits until it found every region in step and has nothing left to do.
