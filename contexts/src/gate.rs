@@ -158,6 +158,7 @@ mod tests {
             seen: seen(granted),
             digest_key: DigestKey([0; 32]),
             force: false,
+            known: true,
         }
     }
 

@@ -81,6 +81,9 @@ pub struct Claim {
     pub digest_key: DigestKey,
     /// A person decided that the store is to be taken, also from a writer that is alive.
     pub force: bool,
+    /// Whether the claimant's database knows the store's writer and its last *synced*. If not, the age of the store says
+    /// nothing about this database, and is forgotten.
+    pub known: bool,
 }
 
 /// The part of a store's state that a claim depends on.

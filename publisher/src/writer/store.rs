@@ -25,8 +25,13 @@ pub enum Link {
         /// When to ask.
         retry_at: Millis,
     },
-    /// It said who it is, and the database knows its writer: claim it.
-    Greeted(Box<StoreState>),
+    /// It said who it is: claim it.
+    Greeted {
+        /// What it said.
+        state: Box<StoreState>,
+        /// Whether the database knows its writer. If not, a person decided to take it.
+        known: bool,
+    },
     /// It obeys us.
     Open(Session),
 }

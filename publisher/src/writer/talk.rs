@@ -83,8 +83,9 @@ impl Writer {
                 store.outstanding = Some(Outstanding::Hello);
                 Some(Request::Hello)
             }
-            Link::Greeted(state) => {
+            Link::Greeted { state, known } => {
                 let (region, seen) = (store.spec.region.clone(), state.seen());
+                let known = *known;
                 store.outstanding = Some(Outstanding::Claim);
                 Some(Request::Claim(Claim {
                     region,
@@ -92,6 +93,7 @@ impl Writer {
                     seen,
                     digest_key: self.key.clone(),
                     force: self.force,
+                    known,
                 }))
             }
             Link::Open(_) => self
@@ -176,7 +178,8 @@ impl Writer {
         let store = &mut self.stores[ix.0];
         store.reading = Some(state.reading);
         if known || self.force {
-            store.link = Link::Greeted(Box::new(state));
+            let state = Box::new(state);
+            store.link = Link::Greeted { state, known };
             return;
         }
         let epoch = state.granted.map_or(0, |t: Term| t.epoch);
@@ -200,7 +203,7 @@ impl Writer {
         let opened = self.now();
         let store = &mut self.stores[ix.0];
         let before = match &store.link {
-            Link::Greeted(state) => state.granted,
+            Link::Greeted { state, .. } => state.granted,
             _ => None,
         };
         let ours = before == Some(self.term);

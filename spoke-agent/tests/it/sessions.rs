@@ -78,6 +78,7 @@ async fn a_claim_for_another_region_deployment_or_state_is_refused() {
         seen: hub.hello().await.seen(),
         digest_key: digest_key(),
         force: false,
+        known: true,
     };
     let elsewhere = Claim {
         region: Region::new("us-east-1").expect("a region"),
@@ -160,6 +161,30 @@ async fn synced_compares_and_changes_nothing_if_anything_differs() {
         (version(1, 1), without_b.kinds)
     );
     assert!(state.age.is_some_and(|age| age < 60.0));
+}
+
+#[tokio::test]
+async fn a_writer_whose_database_is_another_one_begins_without_an_age() {
+    let spoke = Spoke::start().await;
+    let mut hub = spoke.hub(1);
+    hub.claim().await.expect("granted");
+    assert!(matches!(
+        hub.synced(&["k"], &[]).await,
+        SyncVerdict::InStep { .. }
+    ));
+    hub.claim().await.expect("granted again");
+    let state = hub.hello().await;
+    assert!(state.age.is_some());
+    let claim = Claim {
+        region: region(),
+        term: spoke.hub(2).term,
+        seen: state.seen(),
+        digest_key: digest_key(),
+        force: true,
+        known: false,
+    };
+    let taken: Granted = hub.call("claim", &claim).await.expect("granted");
+    assert_eq!((taken.state.age, hub.hello().await.age), (None, None));
 }
 
 #[tokio::test]

@@ -45,6 +45,7 @@ impl Store {
             },
             digest_key: digest_key(),
             force: false,
+            known: true,
         };
         let claim = Box::new(claim);
         self.handle()

@@ -147,6 +147,7 @@ impl Hub {
             seen: self.hello().await.seen(),
             digest_key: digest_key(),
             force: false,
+            known: true,
         };
         let granted: Granted = self.call("claim", &claim).await?;
         (self.session, self.number) = (granted.session, 0);

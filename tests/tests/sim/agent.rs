@@ -235,6 +235,9 @@ impl Agent {
             self.durable.granted = Some(term);
         }
         self.durable.released = false;
+        if !claim.known {
+            self.durable.fresh = None;
+        }
         self.durable.key = Some(claim.digest_key.clone());
         self.gate().open(SessionId(id));
         Ok(Reply::Granted(Box::new(Granted {

@@ -40,12 +40,15 @@ impl Writer {
         let session = random::id().map_err(|error| Refused::Storage {
             why: error.to_string(),
         })?;
-        let granted = Meta {
+        let mut granted = Meta {
             granted: Some(term),
             released: false,
             digest_key: Some(claim.digest_key.clone()),
             ..meta.clone()
         };
+        if !claim.known {
+            granted.fresh = None;
+        }
         self.commit_facts("grant a claim", granted)?;
         self.gate.open(SessionId(session));
         tracing::info!(epoch = term.epoch, holder = ?term.holder, "the store is granted to a writer");
