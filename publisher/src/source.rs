@@ -5,7 +5,7 @@
 //! | [`query`] | the text of the queries, made from a definition: pure |
 //! | [`definitions`] | what `migrate` put into the database |
 //! | [`describe`] | what a query of the configuration returns, and what is wrong with it |
-//! | [`watched`] | what a watch of the configuration names, and what is wrong with it |
+//! | `watched` | what a watch of the configuration names, and what is wrong with it |
 //! | [`assemble`] | rows to bundles: pure |
 //! | [`build`] | tenants and ranges, each in one snapshot |
 //! | [`at_once`] | tenants in one statement, where nothing is wrong |

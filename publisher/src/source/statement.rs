@@ -1,8 +1,8 @@
 //! Statements in a form that passes a transaction pooler, which may give every transaction another connection to the
 //! server. So nothing may be left on a connection: no prepared statement, no setting and no lock of the session.
 //!
-//! A single statement goes as a [`Statement`]: its values are written into it, so that it is one message and one
-//! transaction of its own. In a transaction, [`unnamed`] takes the values beside the statement, which the server
+//! A single statement goes as a `Statement`: its values are written into it, so that it is one message and one
+//! transaction of its own. In a transaction, `unnamed` takes the values beside the statement, which the server
 //! forgets with the next one.
 
 use super::{Source, SourceError};

@@ -2,10 +2,10 @@
 //!
 //! | module | is about |
 //! | --- | --- |
-//! | [`facts`] | what the catalogs say about the watched tables and about the triggers that are there |
-//! | [`plan`] | which triggers there should be: pure |
-//! | [`difference`] | how what is there differs from that: pure |
-//! | [`body`] | the text of the functions: pure |
+//! | `facts` | what the catalogs say about the watched tables and about the triggers that are there |
+//! | `plan` | which triggers there should be: pure |
+//! | `difference` | how what is there differs from that: pure |
+//! | `body` | the text of the functions: pure |
 //! | [`apply`] | makes the difference go away |
 //! | [`drift`] | tells it, and which tables a query reads that nobody watches |
 //!
