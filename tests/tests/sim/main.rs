@@ -41,7 +41,7 @@ use variant::Variant;
 use world::{Trace, Violation, World};
 
 /// Seeds of all parts together, unless the environment says otherwise.
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 1_400;
 /// Events that a run has at least.
 const EVENTS: u64 = 500;
 /// Parts that run side by side.
