@@ -19,6 +19,9 @@ use std::sync::Arc;
 const DEFAULT_WITHIN: Millis = 2_000;
 const WITHIN_MAX: Millis = 30_000;
 
+/// Numbers below are no transaction's (`FirstNormalTransactionId` of Postgres).
+const FIRST_XID: u64 = 3;
+
 /// The question.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,7 +44,8 @@ fn duration(text: &str) -> Option<Millis> {
 }
 
 fn read(api: &Api, question: &Question) -> Result<(u64, RegionFilter, Millis), String> {
-    let xid = question.token.parse().map_err(|_| {
+    let parsed = question.token.parse::<u64>().ok();
+    let xid = parsed.filter(|xid| *xid >= FIRST_XID).ok_or_else(|| {
         let token = &question.token;
         format!("{token:?} is no token; take one by SELECT hubcast.token() in the transaction")
     })?;
