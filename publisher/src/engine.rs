@@ -121,6 +121,10 @@ pub async fn run_term(
     view: &watch::Sender<Option<EngineView>>,
     stop: &mut watch::Receiver<bool>,
 ) -> Result<TermEnd, SourceError> {
+    let parts = &Parts {
+        source: parts.source.in_term(&lease),
+        spokes: parts.spokes.clone(),
+    };
     let definitions = parts.source.definitions().await?;
     let spec = |s: &Arc<Spoke>| StoreSpec {
         name: s.name(),

@@ -37,6 +37,7 @@ pub mod uninstall;
 mod watched;
 
 use at_once::Known;
+use hub::Server;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -78,6 +79,12 @@ pub enum SourceError {
         /// Host, port and name.
         at: String,
     },
+    /// It is not the server on which the term began, or was restarted since.
+    #[error("the database at {at} was restarted or replaced by another server")]
+    Replaced {
+        /// Host, port and name.
+        at: String,
+    },
     /// The writer's term is over.
     #[error("another publisher is the writer now")]
     TermOver,
@@ -115,6 +122,8 @@ pub struct Source {
     at: String,
     key: &'static str,
     known: Arc<RwLock<Option<Arc<Known>>>>,
+    /// That of the term, if this is for one.
+    server: Option<Server>,
 }
 
 /// Connections: the lease, the wait, and builds.
@@ -156,6 +165,7 @@ impl Source {
             at,
             key,
             known,
+            server: None,
         })
     }
 

@@ -38,6 +38,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::sync::Arc;
 use tokio::sync::watch;
 
+/// Bodies from this size on are decoded on a thread of their own. To wake one takes longer than to decode less.
+const LARGE: usize = 32 << 10;
+
 /// What the push listener needs.
 #[derive(Clone)]
 pub struct Receive {
@@ -112,6 +115,9 @@ impl Receive {
         request: Request,
     ) -> Result<T, Rejected> {
         let body = self.body(request).await?;
+        if body.len() < LARGE {
+            return Ok(decode(&body)?);
+        }
         let decoded = tokio::task::spawn_blocking(move || decode(&body)).await;
         Ok(decoded.map_err(|error| BadBody::Malformed(error.to_string()))??)
     }

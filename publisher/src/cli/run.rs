@@ -17,9 +17,12 @@ pub(super) async fn run(context: Context) -> Result<Exit, Stop> {
         stop.send_replace(true);
     });
     let Context { config, parts, .. } = context;
-    match daemon::run(parts, config, metrics, stopped).await {
-        Ok(()) => Ok(Exit::Done),
-        Err(DaemonError::Misconfigured(why)) => Err(Stop::Usage(why)),
-        Err(DaemonError::Failed(why)) => Err(Stop::Failed(why)),
+    // A task of its own, not the main thread's: the engine then goes on where an answer arrived, and no other thread
+    // has to be woken for it.
+    match tokio::spawn(daemon::run(parts, config, metrics, stopped)).await {
+        Ok(Ok(())) => Ok(Exit::Done),
+        Ok(Err(DaemonError::Misconfigured(why))) => Err(Stop::Usage(why)),
+        Ok(Err(DaemonError::Failed(why))) => Err(Stop::Failed(why)),
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
     }
 }

@@ -1,12 +1,13 @@
-//! Tenants in one statement: the way of nearly every build. It takes for granted the definitions as they were read last,
+//! Tenants in one message: the way of nearly every build. It takes for granted the definitions as they were read last,
 //! and that nothing fails; the statement itself tells, from its own snapshot, whether they are still the same. If
 //! anything is otherwise, its rows are thrown away and the build is done step by step, in a new snapshot.
 
 use super::assemble::{Assembly, Row};
 use super::build::{SNAPSHOT, batch, decode};
 use super::definitions::{self, Definitions};
+use super::hub::SERVER;
 use super::query::{self, Tenants};
-use super::statement::{quoted, unnamed};
+use super::statement::quoted;
 use super::{Source, message};
 use crate::writer::BuiltBatch;
 use contexts::name::{Region, TenantId};
@@ -22,37 +23,35 @@ const HEADER: i32 = -1;
 /// The same: the row says how the tenant type writes the name of a tenant.
 const TENANT: i32 = -2;
 
-/// The definitions as they were read last, and what they make of a build.
+/// The definitions as they were read last.
 #[derive(Debug)]
-pub(super) struct Known {
-    definitions: Definitions,
-    begin: String,
-    sql: String,
-}
+pub(super) struct Known(Definitions);
 
 impl Known {
-    fn new(definitions: &Definitions) -> Self {
-        let begin = format!(
-            "{SNAPSHOT}; SELECT set_config('search_path', {}, true)",
-            quoted(&definitions.search_path)
-        );
-        let tenant_type = &definitions.tenant_type;
+    /// One message and one transaction: as several statements come together, the server makes them one, and nothing
+    /// is left of it on the connection, however it ends.
+    fn message(&self, tenants: &[TenantId]) -> String {
+        let Definitions {
+            search_path,
+            tenant_type,
+            kinds,
+            ..
+        } = &self.0;
+        let names: Vec<String> = tenants.iter().map(|t| quoted(t.as_str())).collect();
+        let list = format!("ARRAY[{}]::text[]", names.join(","));
         let mut sql = format!(
-            "SELECT {HEADER}, {}, pg_is_in_recovery()::text, NULL::text, NULL::text[], NULL::bigint UNION ALL \
-             SELECT {TENANT}, t, t::{tenant_type}::text, NULL, NULL, NULL FROM unnest($1::text[]) AS t",
-            definitions::FINGERPRINT
+            "{SNAPSHOT}; SELECT set_config('search_path', {}, true); \
+             SELECT {HEADER}, {}, pg_is_in_recovery()::text, {SERVER}, NULL::text[], NULL::bigint UNION ALL \
+             SELECT {TENANT}, t, t::{tenant_type}::text, NULL, NULL, NULL FROM unnest({list}) AS t",
+            quoted(search_path),
+            definitions::FINGERPRINT,
         );
-        for (i, definition) in definitions.kinds.iter().enumerate() {
-            let contexts = query::contexts(definition, tenant_type, Tenants::Listed);
+        for (i, definition) in kinds.iter().enumerate() {
+            let contexts = query::contexts(definition, tenant_type, Tenants::Listed(&list));
             // Writing to a string does not fail.
             let _ = write!(sql, " UNION ALL SELECT {i}, c.* FROM ({contexts}) AS c");
         }
-        let definitions = definitions.clone();
-        Self {
-            definitions,
-            begin,
-            sql,
-        }
+        sql
     }
 }
 
@@ -60,8 +59,8 @@ impl Source {
     /// Remembers the definitions of a snapshot for the next build.
     pub(super) fn remember(&self, definitions: &Definitions) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.as_ref().map(|k| k.definitions.fingerprint) != Some(definitions.fingerprint) {
-            *known = Some(Arc::new(Known::new(definitions)));
+        if known.as_ref().map(|k| k.0.fingerprint) != Some(definitions.fingerprint) {
+            *known = Some(Arc::new(Known(definitions.clone())));
         }
     }
 
@@ -77,7 +76,7 @@ impl Source {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()?;
         match self.read_at_once(&known, tenants).await {
-            Ok(rows) => Some(assemble(&known.definitions, tenants, regions, rows)),
+            Ok(rows) => Some(assemble(&known.0, tenants, regions, rows)),
             Err(why) => {
                 tracing::debug!(why, "builds step by step");
                 None
@@ -92,37 +91,37 @@ impl Source {
         tenants: &[TenantId],
     ) -> Result<Vec<(usize, String, Row)>, String> {
         let failed = |e| message(&e);
-        let begin = sqlx::AssertSqlSafe(known.begin.clone());
-        let mut tx = self.pool().begin_with(begin).await.map_err(failed)?;
-        let names: Vec<String> = tenants.iter().map(ToString::to_string).collect();
+        let pool = self.pool();
+        let sql = sqlx::AssertSqlSafe(known.message(tenants));
+        let mut rows = sqlx::raw_sql(sql).fetch(&pool);
         let (mut found, mut confirmed) = (Vec::new(), false);
-        {
-            let mut rows = unnamed(known.sql.as_str()).bind(names).fetch(&mut *tx);
-            while let Some(row) = rows.try_next().await.map_err(failed)? {
-                match row.try_get::<i32, _>(0).map_err(failed)? {
-                    HEADER => confirmed = is_as_known(known, &row).map_err(failed)?,
-                    TENANT => is_written_so(&row)?,
-                    kind => {
-                        let (tenant, row) = decode(&row, 1).map_err(failed)?;
-                        found.push((usize::try_from(kind).unwrap_or(usize::MAX), tenant, row));
-                    }
+        while let Some(row) = rows.try_next().await.map_err(failed)? {
+            // The answer to set_config has one column.
+            if row.len() == 1 {
+                continue;
+            }
+            match row.try_get::<i32, _>(0).map_err(failed)? {
+                HEADER => confirmed = self.is_as_known(known, &row).map_err(failed)?,
+                TENANT => is_written_so(&row)?,
+                kind => {
+                    let (tenant, row) = decode(&row, 1).map_err(failed)?;
+                    found.push((usize::try_from(kind).unwrap_or(usize::MAX), tenant, row));
                 }
             }
         }
-        // The transaction ends behind our back: nobody has to wait for that.
-        drop(tx);
         match confirmed {
             true => Ok(found),
-            false => Err("the definitions have changed, or this is a standby".to_owned()),
+            false => Err("the definitions or the server are not those that are known".to_owned()),
         }
     }
-}
 
-/// Whether the snapshot of a header has the definitions that are taken for granted, on a primary.
-fn is_as_known(known: &Known, header: &PgRow) -> sqlx::Result<bool> {
-    let (fingerprint, standby): (String, String) = (header.try_get(1)?, header.try_get(2)?);
-    let same = definitions::number(&fingerprint) == Some(known.definitions.fingerprint);
-    Ok(same && standby == "false")
+    /// Whether the snapshot of a header has the definitions that are taken for granted, on the primary of our term.
+    fn is_as_known(&self, known: &Known, header: &PgRow) -> sqlx::Result<bool> {
+        let (fingerprint, standby, server): (String, String, String) =
+            (header.try_get(1)?, header.try_get(2)?, header.try_get(3)?);
+        let same = definitions::number(&fingerprint) == Some(known.0.fingerprint);
+        Ok(same && standby == "false" && self.same_server(&server).is_ok())
+    }
 }
 
 /// A name that the tenant type writes otherwise is no tenant's.

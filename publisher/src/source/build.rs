@@ -6,8 +6,9 @@
 
 use super::assemble::{Assembly, Row};
 use super::definitions::{self, Definition, Definitions};
-use super::query::{self, Tenants};
-use super::statement::unnamed;
+use super::hub::SERVER;
+use super::query::{self, LIST, Tenants};
+use super::statement::{Statement, unnamed};
 use super::{Source, SourceError, is_passing, message};
 use crate::writer::{BuildRequest, BuiltBatch, TenantRange, What};
 use contexts::name::{Key, Kind, Region, TenantId};
@@ -22,9 +23,9 @@ const PART: usize = 500;
 /// After so many tenants for which a query fails, it is held for the rest of their part without asking one by one.
 const FAILING_MAX: usize = 200;
 
-/// Begins a snapshot. What a value looks like must not depend on who connects. `row_security = off` turns rows that a
-/// policy would hide into an error: hidden rows would look like deletes.
-pub(super) const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL \"TimeZone\" = 'UTC'; \
+/// What makes a transaction one snapshot, and values that do not depend on who connects. `row_security = off` turns rows
+/// that a policy would hide into an error: hidden rows would look like deletes.
+pub(super) const SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL \"TimeZone\" = 'UTC'; \
     SET LOCAL \"DateStyle\" = 'ISO, YMD'; SET LOCAL \"IntervalStyle\" = 'iso_8601'; SET LOCAL bytea_output = 'hex'; \
     SET LOCAL extra_float_digits = 1; SET LOCAL row_security = off; SET LOCAL jit = off";
 
@@ -39,9 +40,9 @@ enum Bound {
 }
 
 impl Bound {
-    fn shape(&self) -> Tenants {
+    fn shape(&self) -> Tenants<'static> {
         match self {
-            Self::List(_) => Tenants::Listed,
+            Self::List(_) => LIST,
             Self::Range(TenantRange {
                 from: Some(_),
                 to: Some(_),
@@ -82,25 +83,34 @@ enum Failure {
 }
 
 impl Source {
+    /// Begins a transaction that is one snapshot.
+    pub(super) async fn begin_snapshot(
+        &self,
+    ) -> sqlx::Result<sqlx::Transaction<'static, Postgres>> {
+        let begin = format!("BEGIN; {SNAPSHOT}");
+        self.pool().begin_with(sqlx::AssertSqlSafe(begin)).await
+    }
+
+    fn is_standby(&self) -> SourceError {
+        let at = self.at.clone();
+        SourceError::Standby { at }
+    }
+
     /// Begins a snapshot for building and reads the definitions in it.
     ///
     /// # Errors
-    /// [`SourceError`] if the database fails, is a standby or was not migrated.
+    /// [`SourceError`] if the database fails, is a standby or another server, or was not migrated.
     pub(super) async fn snapshot(
         &self,
     ) -> Result<(sqlx::Transaction<'static, Postgres>, Definitions), SourceError> {
         let failed = |e| self.error("beginning a build", e);
-        let mut tx = self.pool().begin_with(SNAPSHOT).await.map_err(failed)?;
-        let standby: bool = unnamed("SELECT pg_is_in_recovery()")
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(failed)?
-            .get(0);
-        if standby {
-            return Err(SourceError::Standby {
-                at: self.at.clone(),
-            });
+        let mut tx = self.begin_snapshot().await.map_err(failed)?;
+        let row = unnamed(format!("SELECT pg_is_in_recovery(), {SERVER}"));
+        let row = row.fetch_one(&mut *tx).await.map_err(failed)?;
+        if row.get(0) {
+            return Err(self.is_standby());
         }
+        self.same_server(row.get(1))?;
         let row = unnamed(definitions::read())
             .fetch_optional(&mut *tx)
             .await
@@ -152,9 +162,13 @@ impl Source {
     }
 
     async fn read_beat(&self) -> Result<BuiltBatch, SourceError> {
-        let (mut tx, _) = self.snapshot().await?;
-        let row = unnamed("SELECT n FROM hubcast.beat").fetch_one(&mut *tx);
-        let row = row.await.map_err(|e| self.error("reading the beat", e))?;
+        let sql = format!("SELECT n, pg_is_in_recovery(), {SERVER} FROM hubcast.beat");
+        let row = self.fetch_one("reading the beat", Statement::new(sql));
+        let row = row.await?;
+        if row.get(1) {
+            return Err(self.is_standby());
+        }
+        self.same_server(row.get(2))?;
         let n: i64 = row.get(0);
         Ok(BuiltBatch {
             beat: Some(n.unsigned_abs()),

@@ -2,17 +2,21 @@
 //! wanted and which are done is for [`crate::writer`] to say.
 //!
 //! A look and an acknowledgement are one statement each, sent by the simple protocol, so they take one round trip and
-//! work through a transaction pooler.
+//! work through a transaction pooler. Only a look that finds changes of a watch with a `tenants` query is taken again,
+//! in a transaction with that query.
 
+use super::definitions::Definitions;
 use super::hub::PendingRequest;
+use super::hub::SERVER;
 use super::statement::{Statement, quoted, unnamed};
-use super::{Source, SourceError};
+use super::{Source, SourceError, is_passing, message};
 use crate::config::Watch;
 use crate::writer::{AckRequest, Change, LookRequest, Looked, Snapshot};
 use contexts::name::TenantId;
 use contexts::version::Term;
 use serde_json::Value;
-use sqlx::Row;
+use sqlx::postgres::PgRow;
+use sqlx::{Connection, PgConnection, Row};
 use std::collections::BTreeMap;
 
 /// How long the server waits for something to do, in milliseconds.
@@ -72,6 +76,47 @@ impl RawRow {
     }
 }
 
+/// What a look saw, as the server tells it.
+struct Seen {
+    snapshot: Snapshot,
+    last_id: i64,
+    has_room: bool,
+    missed: Option<i64>,
+    requests: bool,
+    is_filling: bool,
+    is_backlog: bool,
+    everyone: Option<String>,
+    rows: Vec<RawRow>,
+    /// The tenants of rows that name none themselves.
+    resolved: BTreeMap<i64, Vec<TenantId>>,
+}
+
+impl Seen {
+    fn looked(mut self) -> Looked {
+        let marked = |mark| self.rows.iter().any(|r| r.mark.as_deref() == Some(mark));
+        let (beat, all) = (marked("beat"), marked("all"));
+        let everyone = all.then(|| "every tenant may have changed".to_owned());
+        let change = |row: RawRow| Change {
+            id: row.id,
+            xid: row.xid,
+            tenants: match row.tenant {
+                Some(tenant) => named(&tenant).into_iter().collect(),
+                None => self.resolved.remove(&row.id).unwrap_or_default(),
+            },
+        };
+        Looked {
+            seen: self.snapshot,
+            last_id: self.last_id,
+            has_room: self.has_room,
+            missed: self.missed,
+            changes: self.rows.into_iter().map(change).collect(),
+            is_backlog: self.is_backlog,
+            everyone: self.everyone.or(everyone),
+            beat,
+        }
+    }
+}
+
 impl Source {
     /// Waits on the server, at most a second, until there is something to do, and says what. After a failure ask for
     /// the requests `again` that were taken and not answered: the answer that named them may be lost.
@@ -84,24 +129,32 @@ impl Source {
         request: &LookRequest,
         again: bool,
     ) -> Result<Found, SourceError> {
-        let step = match request.lively {
-            true => STEP_LIVELY_MS,
-            false => STEP_QUIET_MS,
+        let doing = "looking for changes";
+        let statement = Statement::new(look_sql(term, request, WAIT_MS));
+        let mut seen = self.understand(&self.fetch_one(doing, statement).await?)?;
+        if seen.rows.iter().any(|row| row.changed.is_some()) {
+            // Whom a changed row concerns is asked in the snapshot in which the row is seen.
+            let (mut tx, definitions) = self.snapshot().await?;
+            let row = unnamed(look_sql(term, request, 0)).fetch_one(&mut *tx);
+            seen = self.understand(&row.await.map_err(|e| self.error(doing, e))?)?;
+            self.resolve(&mut tx, &definitions, &mut seen).await?;
+        }
+        let requests = match seen.requests || again {
+            true => self.take_requests(term, again).await?,
+            false => Vec::new(),
         };
-        let after = match &request.after {
-            Some(snapshot) => format!("'{}'::pg_snapshot", snapshot.as_str()),
-            None => "NULL".to_owned(),
-        };
-        let sql = format!(
-            "SELECT seen::text, last_id, has_room, requests, waiting, changes, missed, \
-              2 * (last_id - (SELECT last_value FROM hubcast.outbox_acked)) >= (SELECT last_value FROM hubcast.outbox_cap) \
-             FROM hubcast.wait({WAIT_MS}, {step}, {}, {after}, {}, {ROWS_MAX})",
-            term.epoch, request.from_id
-        );
-        let row = self
-            .fetch_one("looking for changes", Statement::new(sql))
-            .await?;
-        let seen = Snapshot::parse(row.get(0)).ok_or_else(|| self.unreadable("a snapshot"))?;
+        let is_filling = seen.is_filling;
+        let looked = seen.looked();
+        Ok(Found {
+            looked,
+            requests,
+            is_filling,
+        })
+    }
+
+    fn understand(&self, row: &PgRow) -> Result<Seen, SourceError> {
+        self.same_server(row.get(8))?;
+        let snapshot = Snapshot::parse(row.get(0)).ok_or_else(|| self.unreadable("a snapshot"))?;
         let waiting: i64 = row.get(4);
         let is_backlog = waiting.unsigned_abs() > ROWS_MAX;
         let changes: Option<String> = row.get(5);
@@ -109,38 +162,17 @@ impl Source {
             Some(json) => serde_json::from_str(&json).map_err(|_| self.unreadable("the outbox"))?,
             None => Vec::new(),
         };
-        let rows: Vec<RawRow> = rows.iter().filter_map(RawRow::parse).collect();
-        let mut looked = Looked {
-            seen,
+        Ok(Seen {
+            snapshot,
             last_id: row.get(1),
             has_room: row.get(2),
             missed: row.get(6),
-            changes: Vec::new(),
+            requests: row.get(3),
+            is_filling: row.get(7),
             is_backlog,
             everyone: None,
-            beat: rows.iter().any(|r| r.mark.as_deref() == Some("beat")),
-        };
-        if rows.iter().any(|r| r.mark.as_deref() == Some("all")) {
-            looked.everyone = Some("every tenant may have changed".into());
-        }
-        let mut resolved = self.resolve(&rows, &mut looked.everyone).await?;
-        let change = |row: RawRow| Change {
-            id: row.id,
-            xid: row.xid,
-            tenants: match row.tenant {
-                Some(tenant) => named(&tenant).into_iter().collect(),
-                None => resolved.remove(&row.id).unwrap_or_default(),
-            },
-        };
-        looked.changes = rows.into_iter().map(change).collect();
-        let requests = match row.get::<bool, _>(3) || again {
-            true => self.take_requests(term, again).await?,
-            false => Vec::new(),
-        };
-        Ok(Found {
-            looked,
-            requests,
-            is_filling: row.get(7),
+            rows: rows.iter().filter_map(RawRow::parse).collect(),
+            resolved: BTreeMap::new(),
         })
     }
 
@@ -151,66 +183,48 @@ impl Source {
         }
     }
 
-    /// The tenants that changed rows of a watch with a `tenants` query concern. The query runs here, after the commit:
-    /// in the trigger it would not see what another open transaction is about to commit.
+    /// Finds the tenants that changed rows of a watch with a `tenants` query concern. The query runs here, after the
+    /// commit: in the trigger it would not see what another open transaction is about to commit.
     async fn resolve(
         &self,
-        rows: &[RawRow],
-        everyone: &mut Option<String>,
-    ) -> Result<BTreeMap<i64, Vec<TenantId>>, SourceError> {
+        tx: &mut PgConnection,
+        definitions: &Definitions,
+        seen: &mut Seen,
+    ) -> Result<(), SourceError> {
         let mut by_watch: BTreeMap<&str, Vec<(&RawRow, &Value)>> = BTreeMap::new();
-        for row in rows {
+        for row in &seen.rows {
             if let Some((watch, value)) = &row.changed {
                 by_watch.entry(watch).or_default().push((row, value));
             }
         }
-        let mut resolved = BTreeMap::new();
-        if by_watch.is_empty() {
-            return Ok(resolved);
-        }
-        let definitions = self.definitions().await?;
         let watches = || definitions.kinds.iter().flat_map(|d| &d.watch);
         for (id, changed) in by_watch {
             let Some(watch) = watches().find(|w| w.id() == id) else {
-                everyone.get_or_insert_with(|| "a change of a table that was watched once".into());
+                let why = "a change of a table that was watched once";
+                seen.everyone.get_or_insert_with(|| why.into());
                 continue;
             };
             let values: Vec<&Value> = changed.iter().map(|(_, value)| *value).collect();
-            match self.tenants_of(watch, &values).await {
+            match tenants_of(tx, watch, &values).await {
                 // One row of each transaction stands for all: its receipt waits for every tenant that was found.
                 Ok(tenants) => {
                     let firsts: BTreeMap<u64, i64> =
                         changed.iter().rev().map(|(r, _)| (r.xid, r.id)).collect();
-                    resolved.extend(firsts.into_values().map(|id| (id, tenants.clone())));
+                    let firsts = firsts.into_values().map(|id| (id, tenants.clone()));
+                    seen.resolved.extend(firsts);
                 }
-                Err(e) if e.is_down() => return Err(e),
+                Err(e) if is_passing(&e) => {
+                    return Err(self.error("asking whom a change concerns", e));
+                }
                 Err(e) => {
-                    let why = format!("watch: the tenants query on {}: {e}", watch.table);
+                    let (table, why) = (&watch.table, message(&e));
+                    let why = format!("watch: the tenants query on {table}: {why}");
                     tracing::warn!(why, "every tenant is scanned instead");
-                    *everyone = Some(why);
+                    seen.everyone = Some(why);
                 }
             }
         }
-        Ok(resolved)
-    }
-
-    async fn tenants_of(
-        &self,
-        watch: &Watch,
-        changed: &[&Value],
-    ) -> Result<Vec<TenantId>, SourceError> {
-        let doing = "asking whom a change concerns";
-        let (mut tx, _) = self.snapshot().await?;
-        let (table, query) = (&watch.table, watch.tenants.as_deref().unwrap_or_default());
-        let json = serde_json::to_string(changed).unwrap_or_default();
-        let sql = format!(
-            "WITH changed AS (SELECT r.* FROM jsonb_populate_recordset(NULL::{table}, $1::jsonb) AS r) \
-             SELECT DISTINCT q.tenant::text FROM (\n{query}\n) AS q(tenant) WHERE q.tenant IS NOT NULL"
-        );
-        let query = unnamed(sql).bind(json);
-        let found = query.fetch_all(&mut *tx).await;
-        let found = found.map_err(|e| self.error(doing, e))?;
-        Ok(found.iter().filter_map(|row| named(row.get(0))).collect())
+        Ok(())
     }
 
     /// Acknowledges rows, and marks stores behind in the same transaction. Returns its number.
@@ -223,7 +237,7 @@ impl Source {
         request: &AckRequest,
         urls: &[String],
     ) -> Result<u64, SourceError> {
-        let statement = Statement::new(ack_sql(term, request, urls));
+        let statement = Statement::new(ack_sql(&self.in_office(term), request, urls));
         let row = self
             .fetch_optional("acknowledging changes", statement)
             .await?;
@@ -240,7 +254,7 @@ impl Source {
     pub async fn beat(&self, term: Term) -> Result<u64, SourceError> {
         let sql = format!(
             "UPDATE hubcast.beat SET n = n + 1 WHERE {} RETURNING n",
-            is_writer(term)
+            self.in_office(term)
         );
         let row = self
             .fetch_optional("committing a beat", Statement::new(sql))
@@ -289,6 +303,24 @@ impl Source {
     }
 }
 
+/// The tenants that the query of a watch returns for changed rows. A query that fails leaves the transaction as it was.
+async fn tenants_of(
+    tx: &mut PgConnection,
+    watch: &Watch,
+    changed: &[&Value],
+) -> sqlx::Result<Vec<TenantId>> {
+    let (table, query) = (&watch.table, watch.tenants.as_deref().unwrap_or_default());
+    let json = serde_json::to_string(changed).unwrap_or_default();
+    let sql = format!(
+        "WITH changed AS (SELECT r.* FROM jsonb_populate_recordset(NULL::{table}, $1::jsonb) AS r) \
+         SELECT DISTINCT q.tenant::text FROM (\n{query}\n) AS q(tenant) WHERE q.tenant IS NOT NULL"
+    );
+    let mut savepoint = tx.begin().await?;
+    let found = unnamed(sql).bind(json).fetch_all(&mut *savepoint).await?;
+    savepoint.rollback().await?;
+    Ok(found.iter().filter_map(|row| named(row.get(0))).collect())
+}
+
 fn named(tenant: &str) -> Option<TenantId> {
     TenantId::new(tenant)
         .inspect_err(
@@ -297,17 +329,26 @@ fn named(tenant: &str) -> Option<TenantId> {
         .ok()
 }
 
-fn is_writer(term: Term) -> String {
-    let (epoch, holder) = (term.epoch, term.holder);
+fn look_sql(term: Term, request: &LookRequest, wait_ms: u32) -> String {
+    let step = match request.lively {
+        true => STEP_LIVELY_MS,
+        false => STEP_QUIET_MS,
+    };
+    let after = match &request.after {
+        Some(snapshot) => format!("'{}'::pg_snapshot", snapshot.as_str()),
+        None => "NULL".to_owned(),
+    };
+    let (epoch, from_id) = (term.epoch, request.from_id);
     format!(
-        "EXISTS (SELECT FROM hubcast.writer w WHERE w.epoch = {epoch} AND w.holder = '{holder}')"
+        "SELECT seen::text, last_id, has_room, requests, waiting, changes, missed, \
+          2 * (last_id - (SELECT last_value FROM hubcast.outbox_acked)) >= (SELECT last_value FROM hubcast.outbox_cap), \
+          {SERVER} FROM hubcast.wait({wait_ms}, {step}, {epoch}, {after}, {from_id}, {ROWS_MAX})"
     )
 }
 
 /// One statement, so that its parts succeed or fail together. Its loss in a crash of the server does no harm: the rows
 /// are found again.
-fn ack_sql(term: Term, request: &AckRequest, urls: &[String]) -> String {
-    let writer = is_writer(term);
+fn ack_sql(writer: &str, request: &AckRequest, urls: &[String]) -> String {
     let ids: Vec<String> = request.ids.iter().map(ToString::to_string).collect();
     let mut sql = format!(
         "WITH gone AS (DELETE FROM hubcast.outbox WHERE id = ANY('{{{}}}'::bigint[]) AND {writer})",

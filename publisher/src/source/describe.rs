@@ -1,9 +1,8 @@
 //! What a query of the configuration returns, and what is wrong with it. Changes nothing: everything happens in a
 //! READ ONLY transaction, under the settings of a build.
 
-use super::build::SNAPSHOT;
 use super::definitions::Definition;
-use super::query::{self, Tenants};
+use super::query::{self, LIST, Tenants};
 use super::statement::unnamed;
 use super::{Source, SourceError, is_passing, message};
 use crate::config::ContextConfig;
@@ -90,7 +89,7 @@ impl Source {
         &self,
         search_path: &str,
     ) -> sqlx::Result<sqlx::Transaction<'static, sqlx::Postgres>> {
-        let mut tx = self.pool().begin_with(SNAPSHOT).await?;
+        let mut tx = self.begin_snapshot().await?;
         unnamed("SELECT set_config('search_path', $1, true)")
             .bind(search_path.to_owned())
             .execute(&mut *tx)
@@ -222,7 +221,7 @@ impl Source {
         tenant_type: &str,
         wrong: &impl Fn(String) -> Undescribed,
     ) -> Result<(), Undescribed> {
-        let listed = query::contexts(definition, tenant_type, Tenants::Listed);
+        let listed = query::contexts(definition, tenant_type, LIST);
         let any = format!(
             "{} LIMIT 1",
             query::contexts(definition, tenant_type, Tenants::All)
@@ -250,11 +249,8 @@ impl Source {
         tenant_type: &str,
     ) -> Result<Vec<String>, SourceError> {
         let failed = |e| self.error("asking for the plan of a query", e);
-        let sql = query::contexts(definition, tenant_type, Tenants::Listed);
-        let sql = sql.replace(
-            "$1::text[]",
-            &format!("current_setting('{MARK}', true)::text[]"),
-        );
+        let marked = format!("current_setting('{MARK}', true)::text[]");
+        let sql = query::contexts(definition, tenant_type, Tenants::Listed(&marked));
         let mut savepoint = tx.begin().await.map_err(failed)?;
         unnamed("SELECT set_config('enable_seqscan', 'off', true)")
             .execute(&mut *savepoint)

@@ -1,7 +1,7 @@
 //! The writer's own rows in the schema `hubcast`: the lease, the terms, the *synced* ids, requests and scans. Every
 //! write of a writer names its term in the same statement, so one whose term is over changes nothing.
 
-use super::statement::Statement;
+use super::statement::{Statement, quoted};
 use super::{Source, SourceError};
 use crate::writer::lease::LeaseRow;
 use contexts::push::Seen;
@@ -47,7 +47,7 @@ pub struct LeaseInfo {
 }
 
 /// Not as a time, whose text depends on the session's settings: a pooler may lend us one that others have changed.
-const SERVER: &str = "extract(epoch FROM pg_postmaster_start_time())::text";
+pub(super) const SERVER: &str = "extract(epoch FROM pg_postmaster_start_time())::text";
 
 /// Terms that are remembered. A store that obeys an older one counts as fenced.
 const TERMS_KEPT: u32 = 10_000;
@@ -67,6 +67,38 @@ fn of_term(sql: impl Into<String>, term: Term) -> Statement {
 }
 
 impl Source {
+    /// For the term of a lease: what is read or written on another server than the lease's is refused. A server that
+    /// took its place may have an older state.
+    pub fn in_term(&self, lease: &Lease) -> Self {
+        Self {
+            server: Some(lease.server.clone()),
+            ..self.clone()
+        }
+    }
+
+    /// Refuses an answer of another server than that of the term, if this is for a term.
+    pub(super) fn same_server(&self, server: &str) -> Result<(), SourceError> {
+        match self.server.as_ref().is_none_or(|mine| mine.0 == server) {
+            true => Ok(()),
+            false => Err(SourceError::Replaced {
+                at: self.at.clone(),
+            }),
+        }
+    }
+
+    /// The condition that a writer is still in office, on the server on which it took it.
+    pub(super) fn in_office(&self, term: Term) -> String {
+        let Term { epoch, holder } = term;
+        let server = self
+            .server
+            .as_ref()
+            .map(|mine| format!(" AND {SERVER} = {}", quoted(&mine.0)));
+        format!(
+            "EXISTS (SELECT FROM hubcast.writer w WHERE w.epoch = {epoch} AND w.holder = '{holder}'{})",
+            server.unwrap_or_default()
+        )
+    }
+
     /// Reads the lease.
     ///
     /// # Errors

@@ -5,11 +5,11 @@
 
 use super::definitions::Definition;
 
-/// Which tenants a query is to return. Bounds and lists are parameters: `$1`, then `$2`.
+/// Which tenants a query is to return. Bounds are parameters: `$1`, then `$2`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tenants {
-    /// Those in the list `$1`.
-    Listed,
+pub enum Tenants<'a> {
+    /// Those in this array of text, as SQL writes it.
+    Listed(&'a str),
     /// From `$1` (inclusive) to `$2` (exclusive).
     Between,
     /// From `$1` on.
@@ -22,10 +22,13 @@ pub enum Tenants {
     Null,
 }
 
-impl Tenants {
+/// A list that is a parameter.
+pub const LIST: Tenants<'static> = Tenants::Listed("$1::text[]");
+
+impl Tenants<'_> {
     fn condition(self, column: &str, tenant_type: &str) -> String {
         match self {
-            Self::Listed => format!("{column} = ANY($1::text[]::{tenant_type}[])"),
+            Self::Listed(list) => format!("{column} = ANY({list}::{tenant_type}[])"),
             Self::Between => format!(
                 "({column} >= $1::text::{tenant_type} AND {column} < $2::text::{tenant_type})"
             ),
@@ -59,7 +62,7 @@ pub fn placeholders(query: &str) -> Result<Vec<&str>, String> {
 }
 
 /// The user's query with its placeholders replaced.
-fn inner(query: &str, tenants: Tenants, tenant_type: &str) -> String {
+fn inner(query: &str, tenants: Tenants<'_>, tenant_type: &str) -> String {
     let (mut out, mut rest) = (String::new(), query);
     while let Some((before, after)) = rest.split_once(OPEN) {
         out.push_str(before);
@@ -74,7 +77,7 @@ fn inner(query: &str, tenants: Tenants, tenant_type: &str) -> String {
 }
 
 /// The contexts of some tenants: tenant, key, value, regions, expires (microseconds), in no order.
-pub fn contexts(definition: &Definition, tenant_type: &str, tenants: Tenants) -> String {
+pub fn contexts(definition: &Definition, tenant_type: &str, tenants: Tenants<'_>) -> String {
     let regions = if definition.has_regions {
         "q.regions::text[]"
     } else {
@@ -97,7 +100,7 @@ pub fn contexts(definition: &Definition, tenant_type: &str, tenants: Tenants) ->
 }
 
 /// The tenants that have rows of a kind.
-pub fn tenants(definition: &Definition, tenant_type: &str, tenants: Tenants) -> String {
+pub fn tenants(definition: &Definition, tenant_type: &str, tenants: Tenants<'_>) -> String {
     let inner = inner(&definition.query, tenants, tenant_type);
     let condition = tenants.condition("q.tenant", tenant_type);
     format!("SELECT DISTINCT q.tenant::text FROM (\n{inner}\n) AS q WHERE {condition}")

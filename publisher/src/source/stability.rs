@@ -2,7 +2,7 @@
 //! BY, say) would look changed at every scan after a change of plan, and be pushed for nothing.
 
 use super::definitions::Definition;
-use super::query::{self, Tenants};
+use super::query::{self, LIST, Tenants};
 use super::statement::unnamed;
 use super::{Source, SourceError, is_passing};
 use sqlx::{Connection, PgConnection, Row};
@@ -35,7 +35,7 @@ impl Source {
             "{} LIMIT {SAMPLE}",
             query::tenants(definition, tenant_type, Tenants::All)
         );
-        let listed = query::contexts(definition, tenant_type, Tenants::Listed);
+        let listed = query::contexts(definition, tenant_type, LIST);
         let compared = async {
             let rows = unnamed(sample).fetch_all(&mut *tx).await?;
             let tenants: Vec<String> = rows.iter().filter_map(|r| r.get(0)).collect();

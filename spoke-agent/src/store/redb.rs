@@ -9,17 +9,21 @@
 //! | [`open`] | from a path to a checked store |
 //! | [`audit`] | what is on disk against what is said of it, and mending |
 //! | [`txn`] | a write transaction as the shared decisions see it |
+//! | [`redo`] | the log of pushes that the file would lose in a crash |
+//! | [`replay`] | what is done with it at an open |
 //! | [`writer`] | the one thread that changes the store |
 //! | [`reader`] | snapshots for answers |
 //!
-//! The order is always: durable, then readable, then acknowledged. The first two are one step here, since readers see
-//! exactly what is committed.
+//! The order is always: durable, then readable, then acknowledged. A push is durable in the redo log before redb commits
+//! it, and readers see exactly what redb has committed.
 
 pub mod audit;
 pub mod db;
 pub mod meta;
 pub mod open;
 pub mod reader;
+pub mod redo;
+pub mod replay;
 pub mod rows;
 pub mod tables;
 pub mod txn;

@@ -115,8 +115,7 @@ fn mend(db: &Db, key: &DigestKey, fixes: &[(&'static str, Fix)]) -> Result<(), S
         mend_one(&mut tables, key, fix)?;
     }
     drop(tables);
-    txn.commit()?;
-    Ok(())
+    txn.commit()
 }
 
 fn mend_one(tables: &mut Tables<'_>, key: &DigestKey, fix: &Fix) -> Result<(), StoreError> {

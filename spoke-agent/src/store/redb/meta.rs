@@ -12,10 +12,12 @@
 //! | `position` | `Version` |
 //! | `fresh` | [`StoredFresh`] |
 //! | `beat` | `u64`, the last beat of the hub |
+//! | `redo` | [`Mark`], the last record of the redo log that this state contains |
 //!
 //! The digest key is a secret: it must not appear in logs.
 
 use super::StoreError;
+use super::redo::Mark;
 use super::rows;
 use super::tables::{Bytes, META, SYNCED, Tables};
 use crate::store::fresh::{Fresh, StoredFresh};
@@ -23,8 +25,8 @@ use contexts::digest::DigestKey;
 use contexts::name::{Kind, Region};
 use contexts::push::Reading;
 use contexts::version::{StoreId, SyncId, Term, Version};
-use redb::{ReadTransaction, ReadableTable, Table};
-use serde::{Serialize, de::DeserializeOwned};
+use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -128,23 +130,16 @@ impl Meta {
         put_option(table, "granted", self.granted.as_ref())?;
         put(table, "released", &self.released)?;
         put_option(table, "last_synced", self.last_synced.as_ref())?;
-        self.save_progress(table, now, wall)
+        self.progress(now, wall).save(table)
     }
 
-    /// Writes the facts that move with every commit.
-    ///
-    /// # Errors
-    /// If redb fails.
-    pub fn save_progress(
-        &self,
-        table: &mut MetaTable<'_>,
-        now: Reading,
-        wall: i64,
-    ) -> Result<(), StoreError> {
-        put(table, "position", &self.position)?;
-        put(table, "beat", &self.beat)?;
-        let fresh = self.fresh.map(|fresh| fresh.to_stored(now, wall));
-        put_option(table, "fresh", fresh.as_ref())
+    /// The facts that move with every commit.
+    pub fn progress(&self, now: Reading, wall: i64) -> Progress {
+        Progress {
+            position: self.position,
+            beat: self.beat,
+            fresh: self.fresh.map(|fresh| fresh.to_stored(now, wall)),
+        }
     }
 
     /// Writes all facts, the synced kinds too.
@@ -165,6 +160,42 @@ impl Meta {
         }
         self.save(&mut tables.meta, now, wall)
     }
+}
+
+/// The facts that move with every commit.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Progress {
+    position: Version,
+    beat: u64,
+    fresh: Option<StoredFresh>,
+}
+
+impl Progress {
+    /// Writes them.
+    ///
+    /// # Errors
+    /// If redb fails.
+    pub fn save(&self, table: &mut MetaTable<'_>) -> Result<(), StoreError> {
+        put(table, "position", &self.position)?;
+        put(table, "beat", &self.beat)?;
+        put_option(table, "fresh", self.fresh.as_ref())
+    }
+}
+
+/// Sets the last record of the redo log that a transaction contains.
+///
+/// # Errors
+/// If redb fails.
+pub fn set_mark(txn: &WriteTransaction, mark: Mark) -> Result<(), StoreError> {
+    put(&mut txn.open_table(META)?, "redo", &mark)
+}
+
+/// The last record of the redo log that a state of the file contains; none if the file never had a log.
+///
+/// # Errors
+/// If redb fails or the fact cannot be read.
+pub fn mark_of(txn: &ReadTransaction) -> Result<Option<Mark>, StoreError> {
+    get(&txn.open_table(META)?, "redo")
 }
 
 /// The format of a file; none if the fact is missing.

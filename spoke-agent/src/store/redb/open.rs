@@ -8,6 +8,7 @@ use super::StoreError;
 use super::audit::{self, Audited};
 use super::db::Db;
 use super::meta::{self, FORMAT, Meta};
+use super::replay;
 use super::tables::{self, META, Tables};
 use crate::clock::{self, Clock};
 use crate::random;
@@ -219,6 +220,7 @@ pub fn load(db: &Db, region: &Region, clock: &Clock) -> Result<Loaded, StoreErro
 }
 
 fn load_existing(db: &Db, clock: &Clock) -> Result<Loaded, StoreError> {
+    replay::run(db)?;
     let meta = read_facts(db, clock)?;
     let Some(key) = &meta.digest_key else {
         return Ok(Loaded {
@@ -270,7 +272,7 @@ fn begin(db: &Db, region: &Region, clock: &Clock) -> Result<Loaded, StoreError> 
     let mut tables = Tables::open(&txn)?;
     meta.save_whole(&mut tables, clock.reading(), clock::wall_micros())?;
     drop(tables);
-    txn.commit()?;
+    txn.commit_in_new_era()?;
     Ok(Loaded {
         meta,
         buckets: Buckets::default(),

@@ -10,9 +10,10 @@
 mod session;
 
 use super::StoreError;
-use super::db::Db;
+use super::db::{Db, Write};
 use super::meta::Meta;
 use super::open::{self, Loaded};
+use super::replay::Record;
 use super::tables::Tables;
 use super::txn::Txn;
 use crate::clock::{self, Clock};
@@ -34,6 +35,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// Commands that may wait; whoever brings another waits itself.
 const QUEUE: usize = 64;
+/// Microseconds without a push after which the file is made durable.
+const SETTLE_AFTER: u64 = 1_000_000;
 /// Commands that are taken before what they brought is committed.
 const GROUP: usize = 64;
 
@@ -225,7 +228,10 @@ impl Writer {
 
     fn take(&mut self, command: Command, group: &mut Vec<Waiting>) {
         match command {
-            Command::Ran(step) => self.gate.ran(step),
+            Command::Ran(step) => {
+                self.gate.ran(step);
+                self.settle();
+            }
             Command::Stop => {}
             Command::Heartbeat(beat, reply) => {
                 let _ = reply.send(self.heartbeat(&beat));
@@ -313,14 +319,15 @@ impl Writer {
             self.state.meta.beat = push.beat.unwrap_or(0).max(self.state.meta.beat);
             self.state.meta.freshen(push.fresh, now);
         }
-        self.state
-            .meta
-            .save_progress(&mut tables.meta, now, clock::wall_micros())?;
+        let progress = &self.state.meta.progress(now, clock::wall_micros());
+        progress.save(&mut tables.meta)?;
         let (contexts, bundles) = tables.counts()?;
         drop(tables);
+        let pushes = group.iter().map(|w| w.push.bundles.as_slice()).collect();
+        let record = Record { pushes, progress }.encode()?;
         pass(group, failpoint::BEFORE_COMMIT);
         let started = Instant::now();
-        txn.commit()?;
+        txn.commit_logged(&record)?;
         metrics::histogram!(crate::metrics::COMMIT_SECONDS).record(started.elapsed());
         (self.state.contexts, self.state.bundles) = (contexts, bundles);
         for moved in outcomes.iter().flat_map(|applied| &applied.moved) {
@@ -332,6 +339,18 @@ impl Writer {
             }
         }
         Ok(outcomes)
+    }
+
+    /// Makes the file durable once pushes pause, so that it rarely needs its redo log.
+    fn settle(&mut self) {
+        let now = self.clock.reading();
+        let paused = |last: Reading| now.micros.saturating_sub(last.micros) > SETTLE_AFTER;
+        if self.failed || !self.state.last_push.is_some_and(paused) || !self.db.is_ahead() {
+            return;
+        }
+        if let Err(error) = self.db.write().and_then(Write::commit) {
+            self.fail("make the file durable", &error);
+        }
     }
 
     /// Ends the session and reads the file again.
@@ -385,9 +404,9 @@ impl Writer {
         let saved = self.db.write().and_then(|txn| {
             let mut tables = Tables::open(&txn)?;
             let (now, wall) = (self.clock.reading(), clock::wall_micros());
-            self.state.meta.save_progress(&mut tables.meta, now, wall)?;
+            self.state.meta.progress(now, wall).save(&mut tables.meta)?;
             drop(tables);
-            Ok(txn.commit()?)
+            txn.commit()
         });
         if let Err(error) = saved {
             tracing::warn!(%error, "the position was not written at the stop");

@@ -156,7 +156,7 @@ impl Writer {
             let mut tables = Tables::open(&txn)?;
             meta.save_whole(&mut tables, self.clock.reading(), clock::wall_micros())?;
             drop(tables);
-            Ok(txn.commit()?)
+            txn.commit()
         });
         committed.map_err(|error| self.fail(doing, &error))?;
         self.state.meta = meta;
