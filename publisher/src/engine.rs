@@ -361,20 +361,6 @@ impl Engine<'_> {
         tasks::reap(&mut self.errands);
         tasks::reap(&mut self.tasks);
         self.writer.tick(now);
-        if let Some(request) = self.writer.next_look(now) {
-            self.spawn_look(request);
-        }
-        while let Some(request) = self.writer.next_build(now) {
-            self.spawn_build(request);
-        }
-        for ix in (0..self.parts.spokes.len()).map(StoreIx) {
-            if let Some(request) = self.writer.next_request(ix, now, &mut tasks::draw) {
-                self.spawn_request(ix, request);
-            }
-        }
-        if let Some(request) = self.writer.next_ack(now) {
-            self.spawn_ack(request);
-        }
         let scan = self.writer.scan().map(|s| s.id);
         let scan_began = scan.is_some() && scan != self.scans_seen;
         self.scans_seen = scan;
@@ -391,6 +377,21 @@ impl Engine<'_> {
             self.reporter.gauges(&self.writer, now);
         }
         self.report();
+        // What a change waits for comes last: the runtime begins with the task that it was given last.
+        if let Some(request) = self.writer.next_ack(now) {
+            self.spawn_ack(request);
+        }
+        if let Some(request) = self.writer.next_look(now) {
+            self.spawn_look(request);
+        }
+        while let Some(request) = self.writer.next_build(now) {
+            self.spawn_build(request);
+        }
+        for ix in (0..self.parts.spokes.len()).map(StoreIx) {
+            if let Some(request) = self.writer.next_request(ix, now, &mut tasks::draw) {
+                self.spawn_request(ix, request);
+            }
+        }
         if self.shown_at.elapsed() >= TICK {
             self.shown_at = Instant::now();
             self.view.send_replace(Some(EngineView::of(

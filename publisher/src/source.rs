@@ -12,6 +12,7 @@
 //! | [`ranges`] | the bounds of a scan |
 //! | [`stability`] | whether a query gives the same however it is run |
 //! | [`capture`] | the outbox: looks and acknowledgements |
+//! | `connections` | the pool, and connections that are used again at once |
 //! | [`statement`] | statements that pass a transaction pooler |
 //! | [`hub`] | the lease, terms, requests and scans in the schema `hubcast` |
 //! | [`standby`] | who stands by |
@@ -23,6 +24,7 @@ pub mod assemble;
 pub mod at_once;
 pub mod build;
 pub mod capture;
+mod connections;
 pub mod definitions;
 pub mod describe;
 pub mod hub;
@@ -37,10 +39,11 @@ pub mod uninstall;
 mod watched;
 
 use at_once::Known;
+use connections::{CONNECT_WITHIN, Connections};
 use hub::Server;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::ConnectOptions;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, PgPool, Row};
 use std::future::Future;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -118,20 +121,13 @@ impl SourceError {
 /// The database, and what is needed to name it in an error.
 #[derive(Debug, Clone)]
 pub struct Source {
-    pool: Arc<RwLock<PgPool>>,
+    connections: Arc<RwLock<Arc<Connections>>>,
     at: String,
     key: &'static str,
     known: Arc<RwLock<Option<Arc<Known>>>>,
     /// That of the term, if this is for one.
     server: Option<Server>,
 }
-
-/// Connections: the lease, the wait, and builds.
-const CONNECTIONS: u32 = 12;
-/// A connection that was idle for longer is tried before it is used.
-const TRUSTED_FOR: Duration = Duration::from_secs(1);
-/// How long a connection may take.
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 impl Source {
     /// Prepares connections to the database whose address the configuration has as `key`; none is opened yet.
@@ -158,10 +154,10 @@ impl Source {
             options.get_port(),
             options.get_database().unwrap_or(options.get_username())
         );
-        let pool = Arc::new(RwLock::new(pool_of(options)));
+        let connections = Arc::new(Connections::new(options));
         let known = Arc::default();
         Ok(Self {
-            pool,
+            connections: Arc::new(RwLock::new(connections)),
             at,
             key,
             known,
@@ -169,22 +165,23 @@ impl Source {
         })
     }
 
+    fn connections(&self) -> Arc<Connections> {
+        let connections = self.connections.read();
+        connections.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn pool(&self) -> PgPool {
-        self.pool
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.connections().pool.clone()
     }
 
     /// Leaves every connection and begins anew. A server that vanished without a word answers on none of the old ones,
     /// and the system takes a quarter of an hour to say so.
     fn reconnect(&self) {
-        let fresh = pool_of((*self.pool().connect_options()).clone());
-        let old = std::mem::replace(
-            &mut *self.pool.write().unwrap_or_else(PoisonError::into_inner),
-            fresh,
-        );
-        tokio::spawn(async move { old.close().await });
+        let options = (*self.pool().connect_options()).clone();
+        let fresh = Arc::new(Connections::new(options));
+        let connections = self.connections.write();
+        let mut connections = connections.unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *connections, fresh).close();
     }
 
     /// Bounds the wait for an answer; without one the connections are given up.
@@ -269,19 +266,6 @@ impl Source {
             },
         }
     }
-}
-
-fn pool_of(options: PgConnectOptions) -> PgPool {
-    let pool = PgPoolOptions::new()
-        .max_connections(CONNECTIONS)
-        .acquire_timeout(CONNECT_WITHIN)
-        .test_before_acquire(false)
-        .before_acquire(|connection, used| {
-            Box::pin(
-                async move { Ok(used.idle_for < TRUSTED_FOR || connection.ping().await.is_ok()) },
-            )
-        });
-    pool.connect_lazy_with(options)
 }
 
 /// Whether the same statement may succeed later although nothing about it changes.

@@ -18,10 +18,10 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::{Arc, PoisonError};
 
-/// In the place of a kind's number: the row says whether the definitions are those that are taken for granted.
-const HEADER: i32 = -1;
-/// The same: the row says how the tenant type writes the name of a tenant.
-const TENANT: i32 = -2;
+/// The columns of the row that says whether the definitions and the server are those that are taken for granted.
+const HEADER: usize = 4;
+/// The columns of a context, with the number of its kind.
+const CONTEXT: usize = 6;
 
 /// The definitions as they were read last.
 #[derive(Debug)]
@@ -41,15 +41,14 @@ impl Known {
         let list = format!("ARRAY[{}]::text[]", names.join(","));
         let mut sql = format!(
             "{SNAPSHOT}; SELECT set_config('search_path', {}, true); \
-             SELECT {HEADER}, {}, pg_is_in_recovery()::text, {SERVER}, NULL::text[], NULL::bigint UNION ALL \
-             SELECT {TENANT}, t, t::{tenant_type}::text, NULL, NULL, NULL FROM unnest({list}) AS t",
+             SELECT s.fingerprint, pg_is_in_recovery()::text, {SERVER}, \
+             (SELECT t FROM unnest({list}) AS t WHERE t::{tenant_type}::text <> t LIMIT 1) FROM hubcast.settings s",
             quoted(search_path),
-            definitions::FINGERPRINT,
         );
         for (i, definition) in kinds.iter().enumerate() {
             let contexts = query::contexts(definition, tenant_type, Tenants::Listed(&list));
             // Writing to a string does not fail.
-            let _ = write!(sql, " UNION ALL SELECT {i}, c.* FROM ({contexts}) AS c");
+            let _ = write!(sql, "; SELECT {i}, c.* FROM ({contexts}) AS c");
         }
         sql
     }
@@ -91,46 +90,41 @@ impl Source {
         tenants: &[TenantId],
     ) -> Result<Vec<(usize, String, Row)>, String> {
         let failed = |e| message(&e);
-        let pool = self.pool();
+        let mut lent = self.connections().lend().await.map_err(failed)?;
         let sql = sqlx::AssertSqlSafe(known.message(tenants));
-        let mut rows = sqlx::raw_sql(sql).fetch(&pool);
+        let mut rows = sqlx::raw_sql(sql).fetch(lent.connection());
         let (mut found, mut confirmed) = (Vec::new(), false);
         while let Some(row) = rows.try_next().await.map_err(failed)? {
-            // The answer to set_config has one column.
-            if row.len() == 1 {
-                continue;
-            }
-            match row.try_get::<i32, _>(0).map_err(failed)? {
-                HEADER => confirmed = self.is_as_known(known, &row).map_err(failed)?,
-                TENANT => is_written_so(&row)?,
-                kind => {
+            match row.len() {
+                HEADER => confirmed = self.is_as_known(known, &row)?,
+                CONTEXT => {
+                    let kind = row.try_get::<i32, _>(0).map_err(failed)?;
                     let (tenant, row) = decode(&row, 1).map_err(failed)?;
                     found.push((usize::try_from(kind).unwrap_or(usize::MAX), tenant, row));
                 }
+                // The answer to set_config.
+                _ => {}
             }
         }
+        drop(rows);
+        lent.keep();
         match confirmed {
             true => Ok(found),
-            false => Err("the definitions or the server are not those that are known".to_owned()),
+            false => Err("the definitions, the server or the tenants are not as known".to_owned()),
         }
     }
 
-    /// Whether the snapshot of a header has the definitions that are taken for granted, on the primary of our term.
-    fn is_as_known(&self, known: &Known, header: &PgRow) -> sqlx::Result<bool> {
-        let (fingerprint, standby, server): (String, String, String) =
-            (header.try_get(1)?, header.try_get(2)?, header.try_get(3)?);
-        let same = definitions::number(&fingerprint) == Some(known.0.fingerprint);
-        Ok(same && standby == "false" && self.same_server(&server).is_ok())
-    }
-}
-
-/// A name that the tenant type writes otherwise is no tenant's.
-fn is_written_so(row: &PgRow) -> Result<(), String> {
-    let both = || Ok((row.try_get::<String, _>(1)?, row.try_get::<String, _>(2)?));
-    let (given, written) = both().map_err(|e: sqlx::Error| message(&e))?;
-    match given == written {
-        true => Ok(()),
-        false => Err(format!("the tenant {given:?} is written {written:?}")),
+    /// Whether the snapshot of a header has the definitions that are taken for granted, on the primary of our term. A
+    /// name that the tenant type writes otherwise is no tenant's: then nothing is as known.
+    fn is_as_known(&self, known: &Known, header: &PgRow) -> Result<bool, String> {
+        let text = |i: usize| {
+            let column = header.try_get::<Option<String>, _>(i);
+            column.map_err(|e| message(&e))
+        };
+        let same = text(0)?.and_then(|f| definitions::number(&f)) == Some(known.0.fingerprint);
+        let here = self.same_server(&text(2)?.unwrap_or_default()).is_ok();
+        let names = text(3)?.is_none();
+        Ok(same && text(1)?.as_deref() == Some("false") && here && names)
     }
 }
 

@@ -111,7 +111,7 @@ impl Source {
             return Err(self.is_standby());
         }
         self.same_server(row.get(1))?;
-        let row = unnamed(definitions::read())
+        let row = unnamed(definitions::READ)
             .fetch_optional(&mut *tx)
             .await
             .map_err(failed)?;

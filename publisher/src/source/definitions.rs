@@ -43,22 +43,18 @@ impl Definition {
     }
 }
 
-/// A fingerprint of all that is read here, as the database computes it: 32 hexadecimal digits, or NULL before `migrate`.
-pub(super) const FINGERPRINT: &str = "(SELECT left(encode(sha256(convert_to(json_build_array(\
+/// Sets the fingerprint of all that is read here, 32 hexadecimal digits, after a change of any of it.
+pub(super) const SET_FINGERPRINT: &str = "UPDATE hubcast.settings SET fingerprint = (SELECT left(encode(sha256(convert_to(json_build_array(\
     encode(s.digest_key, 'hex'), s.search_path, s.tenant_type, \
     (SELECT json_agg(json_build_array(d.kind, d.definition) ORDER BY d.kind) FROM hubcast.definitions d), \
     (SELECT json_agg(json_build_array(t.url, t.region) ORDER BY t.url) FROM hubcast.stores t)\
     )::text, 'UTF8')), 'hex'), 32) FROM hubcast.settings s)";
 
 /// Reads everything that shapes content, in one statement and so in one snapshot.
-pub(super) fn read() -> String {
-    format!(
-        "SELECT encode(digest_key, 'hex'), search_path, tenant_type, \
+pub(super) const READ: &str = "SELECT encode(digest_key, 'hex'), search_path, tenant_type, \
          (SELECT coalesce(json_agg(definition ORDER BY kind), '[]')::text FROM hubcast.definitions), \
-         (SELECT coalesce(json_object_agg(url, region), '{{}}')::text FROM hubcast.stores), {FINGERPRINT} \
-         FROM hubcast.settings"
-    )
-}
+         (SELECT coalesce(json_object_agg(url, region), '{}')::text FROM hubcast.stores), fingerprint \
+         FROM hubcast.settings";
 
 /// A fingerprint as a number.
 pub(super) fn number(fingerprint: &str) -> Option<u128> {
@@ -94,8 +90,8 @@ impl Definitions {
         };
         let (search_path, tenant_type): (String, String) = (row.get(1), row.get(2));
         let (kinds, stores): (String, String) = (row.get(3), row.get(4));
-        let fingerprint =
-            number(row.get(5)).ok_or_else(|| damaged("it has no fingerprint".into()))?;
+        let fingerprint = row.get::<Option<&str>, _>(5).and_then(number);
+        let fingerprint = fingerprint.ok_or_else(|| damaged("they have no fingerprint".into()))?;
         let kinds = serde_json::from_str(&kinds).map_err(|e| damaged(e.to_string()))?;
         let stores = serde_json::from_str(&stores).map_err(|e| damaged(e.to_string()))?;
         let key = from_hex(row.get(0))
@@ -168,7 +164,7 @@ impl Source {
     /// [`SourceError`] if the database fails or was not migrated.
     pub async fn definitions(&self) -> Result<Definitions, SourceError> {
         let row = self
-            .fetch_optional("reading the definitions", Statement::new(read()))
+            .fetch_optional("reading the definitions", Statement::new(READ))
             .await?;
         let row = row.ok_or_else(|| SourceError::NotMigrated {
             at: self.at.clone(),

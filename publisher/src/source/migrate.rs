@@ -1,6 +1,6 @@
 //! Installs the hub schema and puts the definitions and stores into it. Idempotent: a second run changes nothing.
 
-use super::definitions::Definition;
+use super::definitions::{self, Definition};
 use super::describe::Undescribed;
 use super::statement::{quoted, unnamed};
 use super::triggers::apply::preamble;
@@ -25,6 +25,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         3,
         "triggers",
         include_str!("../../../migrations/0003_triggers.sql"),
+    ),
+    (
+        4,
+        "quicker",
+        include_str!("../../../migrations/0004_quicker.sql"),
     ),
 ];
 /// Where it is remembered which were applied.
@@ -190,6 +195,10 @@ impl Source {
         }
         lines.extend(remove_other_kinds(&mut tx, desired).await.map_err(failed)?);
         lines.extend(write_stores(&mut tx, desired).await.map_err(failed)?);
+        unnamed(definitions::SET_FINGERPRINT)
+            .execute(&mut *tx)
+            .await
+            .map_err(failed)?;
         if let Some(user) = user {
             let grants = AssertSqlSafe(grants(user));
             sqlx::raw_sql(grants)
@@ -437,6 +446,7 @@ fn script(
             "INSERT INTO hubcast.stores (url, region) VALUES ({values});\n"
         ));
     }
+    out.push_str(&format!("{};\n", definitions::SET_FINGERPRINT));
     out.push_str(cleanup);
     out.push_str(&user.map(grants).unwrap_or_default());
     out.push_str("COMMIT;\n");

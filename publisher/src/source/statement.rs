@@ -126,9 +126,12 @@ impl Source {
         doing: &str,
         statement: Statement,
     ) -> Result<Vec<PgRow>, SourceError> {
-        let pool = self.pool();
-        let rows = raw_sql(AssertSqlSafe(statement.text())).fetch_all(&pool);
-        rows.await.map_err(|e| self.error(doing, e))
+        let failed = |e| self.error(doing, e);
+        let mut lent = self.connections().lend().await.map_err(failed)?;
+        let rows = raw_sql(AssertSqlSafe(statement.text())).fetch_all(lent.connection());
+        let rows = rows.await.map_err(failed)?;
+        lent.keep();
+        Ok(rows)
     }
 
     /// Runs a statement and returns its row, if there is one.
@@ -165,12 +168,12 @@ impl Source {
         doing: &str,
         statement: Statement,
     ) -> Result<u64, SourceError> {
-        let pool = self.pool();
-        let done = raw_sql(AssertSqlSafe(statement.text())).execute(&pool);
-        Ok(done
-            .await
-            .map_err(|e| self.error(doing, e))?
-            .rows_affected())
+        let failed = |e| self.error(doing, e);
+        let mut lent = self.connections().lend().await.map_err(failed)?;
+        let done = raw_sql(AssertSqlSafe(statement.text())).execute(lent.connection());
+        let rows = done.await.map_err(failed)?.rows_affected();
+        lent.keep();
+        Ok(rows)
     }
 }
 
