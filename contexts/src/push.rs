@@ -369,7 +369,7 @@ pub enum BadBody {
 const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
 /// Below this, compression costs more than it saves.
-const COMPRESS_FROM: usize = 512;
+const COMPRESS_FROM: usize = 8 << 10;
 
 /// Encodes a message.
 ///
