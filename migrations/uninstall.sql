@@ -9,7 +9,7 @@ DROP FUNCTION hubcast.token();
 DROP FUNCTION hubcast.touch(uuid);
 DROP FUNCTION hubcast.touch(bigint);
 DROP FUNCTION hubcast.touch(text);
-DROP FUNCTION hubcast.wait(integer, integer, bigint, pg_snapshot, bigint, integer);
+DROP FUNCTION hubcast.wait(integer, integer, integer, bigint, bigint, pg_snapshot, bigint, integer);
 DROP FUNCTION hubcast.has_room();
 DROP TABLE hubcast.outbox;
 DROP SEQUENCE hubcast.outbox_mended;

@@ -283,7 +283,9 @@ impl Engine<'_> {
                 looked,
                 requests,
                 is_filling,
+                spun,
             }) => {
+                self.writer.spun(spun);
                 self.writer.looked(now, id, Ok(looked));
                 if is_filling {
                     self.writer.outbox_fills(now);
@@ -381,12 +383,11 @@ impl Engine<'_> {
         if let Some(request) = self.writer.next_ack(now) {
             self.spawn_ack(request);
         }
+        let builds: Vec<_> = std::iter::from_fn(|| self.writer.next_build(now)).collect();
         if let Some(request) = self.writer.next_look(now) {
             self.spawn_look(request);
         }
-        while let Some(request) = self.writer.next_build(now) {
-            self.spawn_build(request);
-        }
+        builds.into_iter().for_each(|b| self.spawn_build(b));
         for ix in (0..self.parts.spokes.len()).map(StoreIx) {
             if let Some(request) = self.writer.next_request(ix, now, &mut tasks::draw) {
                 self.spawn_request(ix, request);

@@ -362,12 +362,6 @@ impl Writer {
                 .all(|s| s.session().is_none() && s.outstanding.is_none())
     }
 
-    /// When something is to be done although nothing happens before: a build of changes that had to wait.
-    pub fn wake_at(&mut self, now: Millis) -> Option<Millis> {
-        let waiting = self.dirty.has_change();
-        waiting.then(|| self.paces[0].wait(now)).flatten()
-    }
-
     /// Whether nothing is left to do: no scan, nothing dirty, nothing waiting for a store that listens.
     pub fn is_idle(&self) -> bool {
         let idle = |s: &Store| s.queue.is_empty() && s.outstanding.is_none() && !s.is_unresolved();

@@ -3,7 +3,7 @@
 //! anything is otherwise, its rows are thrown away and the build is done step by step, in a new snapshot.
 
 use super::assemble::{Assembly, Row};
-use super::build::{SNAPSHOT, batch, decode};
+use super::build::{SETTINGS, SNAPSHOT, batch, decode};
 use super::definitions::{self, Definitions};
 use super::hub::SERVER;
 use super::query::{self, Tenants};
@@ -18,10 +18,9 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::{Arc, PoisonError};
 
-/// The columns of the row that says whether the definitions and the server are those that are taken for granted.
-const HEADER: usize = 4;
-/// The columns of a context, with the number of its kind.
-const CONTEXT: usize = 6;
+/// The columns of the row, wider than any of a context, that says whether the definitions and the server are those that are taken for granted, and
+/// makes the settings on the way.
+const HEADER: usize = 4 + SETTINGS.len() + 1;
 
 /// The definitions as they were read last.
 #[derive(Debug)]
@@ -39,11 +38,16 @@ impl Known {
         } = &self.0;
         let names: Vec<String> = tenants.iter().map(|t| quoted(t.as_str())).collect();
         let list = format!("ARRAY[{}]::text[]", names.join(","));
+        let path = [("search_path", search_path.as_str())];
+        let settings = SETTINGS.iter().chain(&path).map(|(name, value)| {
+            let value = quoted(value);
+            format!("set_config('{name}', {value}, true)")
+        });
+        let settings: Vec<String> = settings.collect();
         let mut sql = format!(
-            "{SNAPSHOT}; SELECT set_config('search_path', {}, true); \
-             SELECT s.fingerprint, pg_is_in_recovery()::text, {SERVER}, \
-             (SELECT t FROM unnest({list}) AS t WHERE t::{tenant_type}::text <> t LIMIT 1) FROM hubcast.settings s",
-            quoted(search_path),
+            "{SNAPSHOT}; SELECT s.fingerprint, pg_is_in_recovery()::text, {SERVER}, \
+             (SELECT t FROM unnest({list}) AS t WHERE t::{tenant_type}::text <> t LIMIT 1), {} FROM hubcast.settings s",
+            settings.join(", ")
         );
         for (i, definition) in kinds.iter().enumerate() {
             let contexts = query::contexts(definition, tenant_type, Tenants::Listed(&list));
@@ -95,16 +99,13 @@ impl Source {
         let mut rows = sqlx::raw_sql(sql).fetch(lent.connection());
         let (mut found, mut confirmed) = (Vec::new(), false);
         while let Some(row) = rows.try_next().await.map_err(failed)? {
-            match row.len() {
-                HEADER => confirmed = self.is_as_known(known, &row)?,
-                CONTEXT => {
-                    let kind = row.try_get::<i32, _>(0).map_err(failed)?;
-                    let (tenant, row) = decode(&row, 1).map_err(failed)?;
-                    found.push((usize::try_from(kind).unwrap_or(usize::MAX), tenant, row));
-                }
-                // The answer to set_config.
-                _ => {}
+            if row.len() == HEADER {
+                confirmed = self.is_as_known(known, &row)?;
+                continue;
             }
+            let kind = row.try_get::<i32, _>(0).map_err(failed)?;
+            let (tenant, row) = decode(&row, 1).map_err(failed)?;
+            found.push((usize::try_from(kind).unwrap_or(usize::MAX), tenant, row));
         }
         drop(rows);
         lent.keep();

@@ -23,11 +23,19 @@ const PART: usize = 500;
 /// After so many tenants for which a query fails, it is held for the rest of their part without asking one by one.
 const FAILING_MAX: usize = 200;
 
-/// What makes a transaction one snapshot, and values that do not depend on who connects. `row_security = off` turns rows
-/// that a policy would hide into an error: hidden rows would look like deletes.
-pub(super) const SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL \"TimeZone\" = 'UTC'; \
-    SET LOCAL \"DateStyle\" = 'ISO, YMD'; SET LOCAL \"IntervalStyle\" = 'iso_8601'; SET LOCAL bytea_output = 'hex'; \
-    SET LOCAL extra_float_digits = 1; SET LOCAL row_security = off; SET LOCAL jit = off";
+/// What makes a transaction one snapshot.
+pub(super) const SNAPSHOT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
+/// With these, values do not depend on who connects. `row_security = off` turns rows that a policy would hide into an
+/// error: hidden rows would look like deletes.
+pub(super) const SETTINGS: [(&str, &str); 7] = [
+    ("TimeZone", "UTC"),
+    ("DateStyle", "ISO, YMD"),
+    ("IntervalStyle", "iso_8601"),
+    ("bytea_output", "hex"),
+    ("extra_float_digits", "1"),
+    ("row_security", "off"),
+    ("jit", "off"),
+];
 
 /// Problems of one build that are named.
 const PROBLEMS_MAX: usize = 100;
@@ -87,7 +95,8 @@ impl Source {
     pub(super) async fn begin_snapshot(
         &self,
     ) -> sqlx::Result<sqlx::Transaction<'static, Postgres>> {
-        let begin = format!("BEGIN; {SNAPSHOT}");
+        let settings = SETTINGS.map(|(name, value)| format!("SET LOCAL \"{name}\" = '{value}'"));
+        let begin = format!("BEGIN; {SNAPSHOT}; {}", settings.join("; "));
         self.pool().begin_with(sqlx::AssertSqlSafe(begin)).await
     }
 

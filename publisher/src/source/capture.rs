@@ -21,7 +21,8 @@ use std::collections::BTreeMap;
 
 /// How long the server waits for something to do, in milliseconds.
 const WAIT_MS: u32 = 1_000;
-/// How often it looks meanwhile: often while changes come, and after a quiet minute less so.
+/// How often it looks meanwhile: often while changes come, and after a quiet minute less so. (When somebody is about to
+/// commit, it looks without a pause; for how long is for [`crate::writer`] to say.)
 const STEP_LIVELY_MS: u32 = 1;
 const STEP_QUIET_MS: u32 = 10;
 /// Rows that are taken one by one; more are answered by a scan.
@@ -39,6 +40,8 @@ pub struct Found {
     pub requests: Vec<PendingRequest>,
     /// Half of the room is taken.
     pub is_filling: bool,
+    /// For so many microseconds the server looked without a pause.
+    pub spun: u64,
 }
 
 /// What became of a transaction.
@@ -84,6 +87,7 @@ struct Seen {
     missed: Option<i64>,
     requests: bool,
     is_filling: bool,
+    spun: u64,
     is_backlog: bool,
     everyone: Option<String>,
     rows: Vec<RawRow>,
@@ -143,12 +147,13 @@ impl Source {
             true => self.take_requests(term, again).await?,
             false => Vec::new(),
         };
-        let is_filling = seen.is_filling;
+        let (is_filling, spun) = (seen.is_filling, seen.spun);
         let looked = seen.looked();
         Ok(Found {
             looked,
             requests,
             is_filling,
+            spun,
         })
     }
 
@@ -169,6 +174,7 @@ impl Source {
             missed: row.get(6),
             requests: row.get(3),
             is_filling: row.get(7),
+            spun: u64::from(row.get::<i32, _>(9).unsigned_abs()),
             is_backlog,
             everyone: None,
             rows: rows.iter().filter_map(RawRow::parse).collect(),
@@ -338,11 +344,17 @@ fn look_sql(term: Term, request: &LookRequest, wait_ms: u32) -> String {
         Some(snapshot) => format!("'{}'::pg_snapshot", snapshot.as_str()),
         None => "NULL".to_owned(),
     };
-    let (epoch, from_id) = (term.epoch, request.from_id);
+    let LookRequest {
+        from_id,
+        drawn,
+        spin,
+        ..
+    } = request;
+    let epoch = term.epoch;
     format!(
         "SELECT seen::text, last_id, has_room, requests, waiting, changes, missed, \
           2 * (last_id - (SELECT last_value FROM hubcast.outbox_acked)) >= (SELECT last_value FROM hubcast.outbox_cap), \
-          {SERVER} FROM hubcast.wait({wait_ms}, {step}, {epoch}, {after}, {from_id}, {ROWS_MAX})"
+          {SERVER}, spun_us FROM hubcast.wait({wait_ms}, {step}, {spin}, {epoch}, {drawn}, {after}, {from_id}, {ROWS_MAX})"
     )
 }
 

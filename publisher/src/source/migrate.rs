@@ -460,7 +460,7 @@ fn grants(user: &str) -> String {
         "GRANT USAGE ON SCHEMA hubcast TO {user};\n\
          GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA hubcast TO {user};\n\
          GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA hubcast TO {user};\n\
-         GRANT EXECUTE ON FUNCTION hubcast.wait(integer, integer, bigint, pg_snapshot, bigint, integer), \
+         GRANT EXECUTE ON FUNCTION hubcast.wait(integer, integer, integer, bigint, bigint, pg_snapshot, bigint, integer), \
          hubcast.has_room() TO {user};\n"
     )
 }

@@ -153,6 +153,16 @@ impl BuildQueue {
         self.batches.values().filter(|b| wanted(&b.what)).count()
     }
 
+    /// When the last of the builds of changes began that are under way.
+    pub(super) fn change_begun(&self) -> Option<Millis> {
+        let is_change = |b: &&Batch| matches!(b.what, What::Tenants(_)) && b.lane == Lane::Change;
+        self.batches
+            .values()
+            .filter(is_change)
+            .map(|b| b.begun_at)
+            .max()
+    }
+
     /// Whether tenants are being built that others should not have to wait for.
     fn has_slow(&self) -> bool {
         self.batches

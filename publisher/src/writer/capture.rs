@@ -29,8 +29,12 @@ pub struct LookRequest {
     pub after: Option<Snapshot>,
     /// No row below this id is wanted.
     pub from_id: i64,
+    /// The last id that the look before this one saw handed out.
+    pub drawn: i64,
     /// Whether changes came lately, so that the server should look often.
     pub lively: bool,
+    /// For so many microseconds the server may look without a pause, while somebody is about to commit.
+    pub spin: u64,
 }
 
 /// A snapshot of Postgres, as it writes one: `xmin:xmax:xip,..`.
@@ -221,6 +225,8 @@ pub struct Capture {
     last: Option<Snapshot>,
     last_id: i64,
     changed_at: Option<Millis>,
+    /// What may be spun is a share of the time since then.
+    spun_to: Millis,
     retry_at: Millis,
     failures: u32,
     floor: Floor,
@@ -244,7 +250,11 @@ pub struct Capture {
 pub const ENTRIES_MAX: usize = 100_000;
 /// Rows are acknowledged together when so many are done, or the first has waited so long.
 const ACK_ROWS: usize = 1_000;
-const ACK_AFTER: Millis = 25;
+const ACK_AFTER: Millis = 100;
+/// Of each millisecond the server may spin so many microseconds, a tenth of one core; what is not spun is kept for this
+/// many milliseconds.
+const SPIN_SHARE: u64 = 100;
+const SPIN_KEPT: Millis = 200;
 /// The server looks often until it has been quiet for so long.
 const LIVELY_FOR: Millis = 60_000;
 
@@ -283,8 +293,20 @@ impl Capture {
             id: look,
             after: self.last.clone(),
             from_id: self.floor.from_id,
+            drawn: self.last_id,
             lively,
+            spin: self.spin(now),
         })
+    }
+
+    fn spin(&mut self, now: Millis) -> u64 {
+        self.spun_to = self.spun_to.max(now.saturating_sub(SPIN_KEPT));
+        now.saturating_sub(self.spun_to) * SPIN_SHARE
+    }
+
+    /// The server looked without a pause for so many microseconds.
+    pub fn spun(&mut self, micros: u64) {
+        self.spun_to += micros.div_ceil(SPIN_SHARE);
     }
 
     /// A look failed: it is taken again soon. What it may have found is found by the next one, so its readings say
@@ -721,6 +743,17 @@ mod tests {
         );
         books.0.strike_before(0, B, Tick(11));
         assert_eq!(books.0.fresh(B), at(200));
+    }
+
+    #[test]
+    fn a_tenth_of_a_core_may_be_spun() {
+        let (mut books, mut spun) = (Capture::new(0), 0);
+        for now in 1_000..11_000 {
+            let spin = books.spin(now).min(700);
+            books.spun(spin);
+            spun += spin;
+        }
+        assert!((1_000_000..1_030_000).contains(&spun), "{spun} us in 10 s");
     }
 
     #[test]

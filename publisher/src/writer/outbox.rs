@@ -10,13 +10,24 @@ use contexts::push::Reading;
 const BULK_TENANTS: usize = 64;
 /// A change of every tenant asks for a scan, at most one in this time.
 const EVERYONE_EVERY: Millis = 30_000;
+/// A build of changes has the primary for itself for so long: a look beside it would make it slower, and what it finds
+/// would be built later anyway.
+const BUILD_ALONE: Millis = 5;
 /// A store that is away for longer is scanned when it returns.
 const AWAY_MAX: Millis = 10_000;
 
 impl Writer {
+    /// When something is to be done although nothing happens before: a build of changes, or a look, that had to wait.
+    pub fn wake_at(&mut self, now: Millis) -> Option<Millis> {
+        let waiting = self.dirty.has_change();
+        // While changes wait for their turn to be built, looking for more would only cost the primary.
+        let paced = waiting.then(|| self.paces[0].wait(now)).flatten();
+        let alone = self.builds.change_begun().map(|at| at + BUILD_ALONE);
+        paced.or(alone.filter(|at| now < *at))
+    }
+
     /// The next look at the outbox. Its statement must be sent after this.
     pub fn next_look(&mut self, now: Millis) -> Option<LookRequest> {
-        // While changes wait for their turn to be built, looking for more would only cost the primary.
         if self.suspended || self.closing || self.wake_at(now).is_some() {
             return None;
         }
@@ -84,6 +95,11 @@ impl Writer {
             self.capture.make_room(&looked.seen);
             self.distrust("the outbox was full, so triggers did not write");
         }
+    }
+
+    /// The server looked without a pause for so many microseconds.
+    pub fn spun(&mut self, micros: u64) {
+        self.capture.spun(micros);
     }
 
     /// Half of the room in the outbox is taken: whoever holds up the rest is given up, before triggers stop writing and
