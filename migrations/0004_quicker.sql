@@ -18,12 +18,14 @@ CREATE FUNCTION hubcast.wait(
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
 AS $hubcast$
 DECLARE
+    asked timestamptz;
     began timestamptz := clock_timestamp();
     until timestamptz := began + make_interval(secs => max_ms / 1000.0);
     spin_left interval := make_interval(secs => spin_us / 1000000.0);
     spin_until timestamptz := began;
 BEGIN
     LOOP
+        asked := clock_timestamp();
         SELECT pg_current_snapshot(), (SELECT s.last_value FROM hubcast.outbox_ids s),
                (SELECT s.last_value FROM hubcast.outbox_ids s) - (SELECT s.last_value FROM hubcast.outbox_acked s)
                 < (SELECT s.last_value FROM hubcast.outbox_cap s),
@@ -45,7 +47,9 @@ BEGIN
             END LOOP;
             spin_left := spin_left - (clock_timestamp() - began);
         ELSE
-            PERFORM pg_sleep((step_ms - 0.5) / 1000.0);
+            -- At most a fifth of the time is spent looking: an old transaction keeps rows that are long acknowledged in the
+            -- way of every look.
+            PERFORM pg_sleep(greatest((step_ms - 0.5) / 1000.0, 4 * extract(epoch FROM began - asked)));
         END IF;
     END LOOP;
     spun_us := spin_us - extract(epoch FROM spin_left) * 1000000;

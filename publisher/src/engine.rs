@@ -48,7 +48,7 @@ pub(crate) enum Event {
     Looked(LookId, Result<Found, SourceError>),
     Acked(Option<u64>),
     Beat(Option<(u64, Instant)>),
-    Triggers(Result<Option<String>, SourceError>),
+    Triggers(Result<(String, Option<String>), SourceError>),
 }
 
 /// Where the answer to a request goes.
@@ -103,6 +103,8 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const OWN_BEAT: Duration = Duration::from_secs(2);
 /// How often the triggers themselves are looked at, beside every scan.
 const LOOK_AT_TRIGGERS: Duration = Duration::from_secs(60);
+/// The same, if that failed.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// How long receipts and records may take after the end of a term.
 const ERRANDS_WITHIN: Duration = Duration::from_secs(2);
 /// How long the giving back of the lease may take.
@@ -265,15 +267,24 @@ impl Engine<'_> {
                     self.writer.beat_committed(n, at);
                 }
             }
-            Event::Triggers(checked) => {
-                self.triggers_at = Some(Instant::now() + LOOK_AT_TRIGGERS);
-                match checked {
-                    Ok(gap) => self.writer.checked_triggers(gap),
-                    Err(e) => tracing::warn!(error = %e, "the change triggers cannot be looked at"),
-                }
-            }
+            Event::Triggers(checked) => self.checked_triggers(checked),
         }
         None
+    }
+
+    fn checked_triggers(&mut self, checked: Result<(String, Option<String>), SourceError>) {
+        let again = match checked {
+            Ok((as_they_are, gap)) => {
+                self.writer.checked_triggers(&as_they_are, gap);
+                LOOK_AT_TRIGGERS
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "the change triggers cannot be looked at");
+                self.writer.triggers_unchecked(&e.to_string());
+                LOOK_AGAIN
+            }
+        };
+        self.triggers_at = Some(Instant::now() + again);
     }
 
     fn looked(&mut self, now: u64, id: LookId, found: Result<Found, SourceError>) {

@@ -44,7 +44,7 @@ use hub::Server;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{Connection, PgConnection, PgPool, Row};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, Row, Transaction};
 use std::future::Future;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -172,6 +172,15 @@ impl Source {
 
     fn pool(&self) -> PgPool {
         self.connections().pool.clone()
+    }
+
+    /// Begins a transaction. Whoever waits for this may go away at any time, and sqlx knows of a transaction only after
+    /// the answer: given up before, it would stay open on a connection that others get. So it is begun to the end, and
+    /// rolled back if nobody wants it any more.
+    async fn begin(&self, sql: impl Into<String>) -> sqlx::Result<Transaction<'static, Postgres>> {
+        let (pool, sql) = (self.pool(), AssertSqlSafe(sql.into()));
+        let begun = tokio::spawn(async move { pool.begin_with(sql).await });
+        begun.await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
     }
 
     /// Leaves every connection and begins anew. A server that vanished without a word answers on none of the old ones,

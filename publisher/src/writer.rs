@@ -187,8 +187,6 @@ struct ScanWish {
     reread: bool,
 }
 
-/// What stands for the state of the triggers before anybody looked.
-const UNCHECKED: &str = "the triggers were not looked at yet";
 /// Tenants of which what is held is remembered; those beyond are reported again by every scan, and not counted.
 const HELD_MAX: usize = 10_000;
 
@@ -216,7 +214,8 @@ pub struct Writer {
     retries: Retries,
     /// Of changes, and of bulk changes.
     paces: [Pace; 2],
-    /// Why the change triggers cannot be relied on.
+    /// The triggers as they were looked at last, and why they cannot be relied on.
+    triggers: Option<String>,
     gap: Option<String>,
     /// Triggers had stopped writing, and room was made by this transaction: those before it may have changed anything.
     overflow: Option<u64>,
@@ -258,7 +257,8 @@ impl Writer {
             beats: Beats::default(),
             retries: Retries::default(),
             paces: Default::default(),
-            gap: Some(UNCHECKED.into()),
+            triggers: None,
+            gap: Some("the triggers were not looked at yet".into()),
             overflow: None,
             missed: None,
             mended: None,

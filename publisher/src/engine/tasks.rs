@@ -165,7 +165,9 @@ impl Engine<'_> {
     pub(super) fn spawn_trigger_check(&mut self) {
         let (source, events) = (self.parts.source.clone(), self.events.clone());
         self.tasks.spawn(async move {
-            let checked = source.within(STATEMENT_WITHIN, source.capture_gap()).await;
+            let checked = source
+                .within(STATEMENT_WITHIN, source.look_at_triggers())
+                .await;
             let _ = events.send(Event::Triggers(checked)).await;
         });
     }

@@ -7,8 +7,8 @@ use super::build::{SETTINGS, SNAPSHOT, batch, decode};
 use super::definitions::{self, Definitions};
 use super::hub::SERVER;
 use super::query::{self, Tenants};
-use super::statement::quoted;
-use super::{Source, message};
+use super::statement::{quoted, texts};
+use super::{Source, SourceError, is_passing, message};
 use crate::writer::BuiltBatch;
 use contexts::name::{Region, TenantId};
 use futures_util::TryStreamExt;
@@ -16,15 +16,41 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The columns of the row, wider than any of a context, that says whether the definitions and the server are those that are taken for granted, and
 /// makes the settings on the way.
 const HEADER: usize = 4 + SETTINGS.len() + 1;
 
+/// A query that fails for everybody is not asked at once for so long: it would cost every build its time twice.
+const FAILS_FOR: Duration = Duration::from_secs(10);
+
 /// The definitions as they were read last.
 #[derive(Debug)]
-pub(super) struct Known(Definitions);
+pub(super) struct Known {
+    definitions: Definitions,
+    fails_since: Mutex<Option<Instant>>,
+}
+
+/// Why tenants are not built at once.
+enum Otherwise {
+    /// The database is in trouble, for every way of building.
+    Passing(sqlx::Error),
+    /// A statement fails.
+    Fails(sqlx::Error),
+    /// The definitions, the server or the tenants are not as known.
+    Unknown,
+}
+
+impl From<sqlx::Error> for Otherwise {
+    fn from(error: sqlx::Error) -> Self {
+        match is_passing(&error) {
+            true => Self::Passing(error),
+            false => Self::Fails(error),
+        }
+    }
+}
 
 impl Known {
     /// One message and one transaction: as several statements come together, the server makes them one, and nothing
@@ -35,9 +61,8 @@ impl Known {
             tenant_type,
             kinds,
             ..
-        } = &self.0;
-        let names: Vec<String> = tenants.iter().map(|t| quoted(t.as_str())).collect();
-        let list = format!("ARRAY[{}]::text[]", names.join(","));
+        } = &self.definitions;
+        let list = texts(tenants.iter().map(TenantId::as_str));
         let path = [("search_path", search_path.as_str())];
         let settings = SETTINGS.iter().chain(&path).map(|(name, value)| {
             let value = quoted(value);
@@ -58,32 +83,64 @@ impl Known {
     }
 }
 
+impl Known {
+    fn fails(&self) -> bool {
+        let since = self
+            .fails_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        since.is_some_and(|at| at.elapsed() < FAILS_FOR)
+    }
+
+    fn failed(&self) {
+        let mut since = self
+            .fails_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *since = Some(Instant::now());
+    }
+}
+
 impl Source {
     /// Remembers the definitions of a snapshot for the next build.
     pub(super) fn remember(&self, definitions: &Definitions) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.as_ref().map(|k| k.0.fingerprint) != Some(definitions.fingerprint) {
-            *known = Some(Arc::new(Known(definitions.clone())));
+        if known.as_ref().map(|k| k.definitions.fingerprint) != Some(definitions.fingerprint) {
+            *known = Some(Arc::new(Known {
+                definitions: definitions.clone(),
+                fails_since: Mutex::default(),
+            }));
         }
     }
 
-    /// Builds tenants in one statement. None if it cannot be done so, for whatever reason.
+    /// Builds tenants in one message. None if it has to be done step by step.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database as a whole is in trouble; the build is then to be repeated.
     pub async fn build_at_once(
         &self,
         tenants: &[TenantId],
         regions: &[Region],
-    ) -> Option<BuiltBatch> {
+    ) -> Result<Option<BuiltBatch>, SourceError> {
         let known = self
             .known
             .read()
             .unwrap_or_else(PoisonError::into_inner)
-            .clone()?;
+            .clone();
+        let Some(known) = known.filter(|known| !known.fails()) else {
+            return Ok(None);
+        };
         match self.read_at_once(&known, tenants).await {
-            Ok(rows) => Some(assemble(&known.0, tenants, regions, rows)),
-            Err(why) => {
-                tracing::debug!(why, "builds step by step");
-                None
+            Ok(rows) => Ok(Some(assemble(&known.definitions, tenants, regions, rows))),
+            Err(Otherwise::Passing(e)) => Err(self.error("building tenants", e)),
+            Err(Otherwise::Fails(e)) => {
+                tracing::debug!(error = message(&e), "builds step by step");
+                if is_for_all(&e) {
+                    known.failed();
+                }
+                Ok(None)
             }
+            Err(Otherwise::Unknown) => Ok(None),
         }
     }
 
@@ -92,41 +149,44 @@ impl Source {
         &self,
         known: &Known,
         tenants: &[TenantId],
-    ) -> Result<Vec<(usize, String, Row)>, String> {
-        let failed = |e| message(&e);
-        let mut lent = self.connections().lend().await.map_err(failed)?;
+    ) -> Result<Vec<(usize, String, Row)>, Otherwise> {
+        let mut lent = self.connections().lend().await?;
         let sql = sqlx::AssertSqlSafe(known.message(tenants));
         let mut rows = sqlx::raw_sql(sql).fetch(lent.connection());
         let (mut found, mut confirmed) = (Vec::new(), false);
-        while let Some(row) = rows.try_next().await.map_err(failed)? {
+        while let Some(row) = rows.try_next().await? {
             if row.len() == HEADER {
                 confirmed = self.is_as_known(known, &row)?;
                 continue;
             }
-            let kind = row.try_get::<i32, _>(0).map_err(failed)?;
-            let (tenant, row) = decode(&row, 1).map_err(failed)?;
+            let kind = row.try_get::<i32, _>(0)?;
+            let (tenant, row) = decode(&row, 1)?;
             found.push((usize::try_from(kind).unwrap_or(usize::MAX), tenant, row));
         }
         drop(rows);
         lent.keep();
         match confirmed {
             true => Ok(found),
-            false => Err("the definitions, the server or the tenants are not as known".to_owned()),
+            false => Err(Otherwise::Unknown),
         }
     }
 
     /// Whether the snapshot of a header has the definitions that are taken for granted, on the primary of our term. A
     /// name that the tenant type writes otherwise is no tenant's: then nothing is as known.
-    fn is_as_known(&self, known: &Known, header: &PgRow) -> Result<bool, String> {
-        let text = |i: usize| {
-            let column = header.try_get::<Option<String>, _>(i);
-            column.map_err(|e| message(&e))
-        };
-        let same = text(0)?.and_then(|f| definitions::number(&f)) == Some(known.0.fingerprint);
+    fn is_as_known(&self, known: &Known, header: &PgRow) -> sqlx::Result<bool> {
+        let text = |i: usize| header.try_get::<Option<String>, _>(i);
+        let mine = known.definitions.fingerprint;
+        let same = text(0)?.and_then(|f| definitions::number(&f)) == Some(mine);
         let here = self.same_server(&text(2)?.unwrap_or_default()).is_ok();
         let names = text(3)?.is_none();
         Ok(same && text(1)?.as_deref() == Some("false") && here && names)
     }
+}
+
+/// Whether a statement fails, or takes too long, whatever tenants it is about.
+fn is_for_all(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|e| e.code());
+    code.is_some_and(|code| code.starts_with("42") || code == "57014")
 }
 
 fn assemble(

@@ -96,8 +96,8 @@ impl Source {
         &self,
     ) -> sqlx::Result<sqlx::Transaction<'static, Postgres>> {
         let settings = SETTINGS.map(|(name, value)| format!("SET LOCAL \"{name}\" = '{value}'"));
-        let begin = format!("BEGIN; {SNAPSHOT}; {}", settings.join("; "));
-        self.pool().begin_with(sqlx::AssertSqlSafe(begin)).await
+        self.begin(format!("BEGIN; {SNAPSHOT}; {}", settings.join("; ")))
+            .await
     }
 
     fn is_standby(&self) -> SourceError {
@@ -150,7 +150,7 @@ impl Source {
             What::Bounds => self.read_bounds().await,
             What::Beat => self.read_beat().await,
             What::Range(range) => self.build_bound(Bound::Range(range.clone()), regions).await,
-            What::Tenants(tenants) => match self.build_at_once(tenants, regions).await {
+            What::Tenants(tenants) => match self.build_at_once(tenants, regions).await? {
                 Some(batch) => Ok(batch),
                 None => self.build_step_by_step(tenants, regions).await,
             },
@@ -310,7 +310,7 @@ impl Source {
     /// [`SourceError::Failed`] names the first that no tenant can have.
     pub async fn check_tenants(&self, names: &[String]) -> Result<Vec<TenantId>, SourceError> {
         let definitions = self.definitions().await?;
-        let tx = self.pool().begin().await;
+        let tx = self.begin("BEGIN").await;
         let mut tx = tx.map_err(|e| self.error("checking tenants", e))?;
         let (_, wrong) = self
             .split_tenants(&mut tx, &definitions.tenant_type, names.to_vec())
@@ -499,6 +499,11 @@ impl Reader<'_> {
     }
 }
 
+fn regions(json: Option<&str>) -> sqlx::Result<Option<Vec<Option<String>>>> {
+    let parsed = json.map(serde_json::from_str).transpose();
+    parsed.map_err(|_| sqlx::Error::Decode("regions has more than one dimension".into()))
+}
+
 /// A row of [`query::contexts`] whose columns begin at `first`: the tenant, and the rest.
 pub(super) fn decode(row: &PgRow, first: usize) -> sqlx::Result<(String, Row)> {
     Ok((
@@ -506,7 +511,7 @@ pub(super) fn decode(row: &PgRow, first: usize) -> sqlx::Result<(String, Row)> {
         Row {
             key: row.try_get(first + 1)?,
             value: row.try_get(first + 2)?,
-            regions: row.try_get(first + 3)?,
+            regions: regions(row.try_get(first + 3)?)?,
             expires: row.try_get(first + 4)?,
         },
     ))

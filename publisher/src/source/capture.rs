@@ -8,7 +8,7 @@
 use super::definitions::Definitions;
 use super::hub::PendingRequest;
 use super::hub::SERVER;
-use super::statement::{Statement, quoted, unnamed};
+use super::statement::{Statement, quoted, texts, unnamed};
 use super::{Source, SourceError, is_passing, message};
 use crate::config::Watch;
 use crate::writer::{AckRequest, Change, LookRequest, Looked, Snapshot};
@@ -134,7 +134,11 @@ impl Source {
         again: bool,
     ) -> Result<Found, SourceError> {
         let doing = "looking for changes";
-        let statement = Statement::new(look_sql(term, request, WAIT_MS));
+        // Each of the function's looks needs a snapshot of its own, whatever the role's transactions are by default.
+        let look = look_sql(term, request, WAIT_MS);
+        let statement = Statement::new(format!(
+            "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; {look}"
+        ));
         let mut seen = self.understand(&self.fetch_one(doing, statement).await?)?;
         if seen.rows.iter().any(|row| row.changed.is_some()) {
             // Whom a changed row concerns is asked in the snapshot in which the row is seen.
@@ -269,11 +273,18 @@ impl Source {
         Ok(row.get::<i64, _>(0).unsigned_abs())
     }
 
-    /// Why changes may be missed until the next scan, if they may.
+    /// Looks at the triggers themselves: a word that is another one after anything was done to them, and why changes
+    /// may be missed until the next scan, if they may.
     ///
     /// # Errors
     /// [`SourceError`] if the database fails.
-    pub async fn capture_gap(&self) -> Result<Option<String>, SourceError> {
+    pub async fn look_at_triggers(&self) -> Result<(String, Option<String>), SourceError> {
+        // Whatever is done to a trigger, or undone, leaves a row of another transaction. First, so that what happens
+        // between the two statements shows in the next look.
+        let sql = "SELECT md5(coalesce(string_agg(t.oid || ' ' || t.xmin, ',' ORDER BY t.oid), '')) FROM pg_trigger t \
+                   JOIN pg_proc p ON p.oid = t.tgfoid WHERE p.pronamespace = 'hubcast'::regnamespace";
+        let row = self.fetch_one("looking at the triggers", Statement::new(sql));
+        let as_they_are: String = row.await?.get(0);
         let drift = self.drift(&self.definitions().await?).await?;
         let gaps: Vec<String> = drift
             .iter()
@@ -285,7 +296,8 @@ impl Source {
         if more > 0 {
             named.push(format!("and {more} more, see `publisher check`"));
         }
-        Ok((!named.is_empty()).then(|| named.join("; ")))
+        let gap = (!named.is_empty()).then(|| named.join("; "));
+        Ok((as_they_are, gap))
     }
 
     /// What became of a transaction.
@@ -374,18 +386,16 @@ fn ack_sql(writer: &str, request: &AckRequest, urls: &[String]) -> String {
         ));
     }
     let behind = request.behind.iter().filter_map(|ix| urls.get(ix.0));
-    let behind: Vec<String> = behind.map(|url| quoted(url)).collect();
-    let is_behind = format!("url = ANY(ARRAY[{}]::text[])", behind.join(","));
+    let is_behind = format!("url = ANY({})", texts(behind.map(String::as_str)));
     add(format!(
         ", behind AS (UPDATE hubcast.stores SET behind_since = CASE WHEN {is_behind} THEN now() END \
          WHERE (behind_since IS NOT NULL) <> ({is_behind}) AND {writer})"
     ));
     let (kept, gone): (Vec<_>, Vec<_>) = request.retries.iter().partition(|(_, r)| r.is_some());
     if !gone.is_empty() {
-        let tenants: Vec<String> = gone.iter().map(|(t, _)| quoted(t.as_str())).collect();
-        let list = tenants.join(",");
+        let list = texts(gone.iter().map(|(t, _)| t.as_str()));
         add(format!(
-            ", built AS (DELETE FROM hubcast.retry WHERE tenant = ANY(ARRAY[{list}]) AND {writer})"
+            ", built AS (DELETE FROM hubcast.retry WHERE tenant = ANY({list}) AND {writer})"
         ));
     }
     if !kept.is_empty() {

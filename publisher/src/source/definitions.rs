@@ -43,18 +43,30 @@ impl Definition {
     }
 }
 
-/// Sets the fingerprint of all that is read here, 32 hexadecimal digits, after a change of any of it.
-pub(super) const SET_FINGERPRINT: &str = "UPDATE hubcast.settings SET fingerprint = (SELECT left(encode(sha256(convert_to(json_build_array(\
-    encode(s.digest_key, 'hex'), s.search_path, s.tenant_type, \
-    (SELECT json_agg(json_build_array(d.kind, d.definition) ORDER BY d.kind) FROM hubcast.definitions d), \
-    (SELECT json_agg(json_build_array(t.url, t.region) ORDER BY t.url) FROM hubcast.stores t)\
-    )::text, 'UTF8')), 'hex'), 32) FROM hubcast.settings s)";
+/// The fingerprint of all that is read here, 32 hexadecimal digits.
+macro_rules! fingerprint {
+    () => {
+        "(SELECT left(encode(sha256(convert_to(json_build_array(\
+         encode(s.digest_key, 'hex'), s.search_path, s.tenant_type, \
+         (SELECT json_agg(json_build_array(d.kind, d.definition) ORDER BY d.kind) FROM hubcast.definitions d), \
+         (SELECT json_agg(json_build_array(t.url, t.region) ORDER BY t.url) FROM hubcast.stores t)\
+         )::text, 'UTF8')), 'hex'), 32) FROM hubcast.settings s)"
+    };
+}
 
-/// Reads everything that shapes content, in one statement and so in one snapshot.
-pub(super) const READ: &str = "SELECT encode(digest_key, 'hex'), search_path, tenant_type, \
-         (SELECT coalesce(json_agg(definition ORDER BY kind), '[]')::text FROM hubcast.definitions), \
-         (SELECT coalesce(json_object_agg(url, region), '{}')::text FROM hubcast.stores), fingerprint \
-         FROM hubcast.settings";
+/// Writes the fingerprint down, after a change of anything that it is about.
+pub(super) const SET_FINGERPRINT: &str =
+    concat!("UPDATE hubcast.settings SET fingerprint = ", fingerprint!());
+
+/// Reads everything that shapes content, in one statement and so in one snapshot. The fingerprint is computed: one that
+/// was written down and no longer fits costs the quick way of building, never what is built.
+pub(super) const READ: &str = concat!(
+    "SELECT encode(digest_key, 'hex'), search_path, tenant_type, \
+     (SELECT coalesce(json_agg(definition ORDER BY kind), '[]')::text FROM hubcast.definitions), \
+     (SELECT coalesce(json_object_agg(url, region), '{}')::text FROM hubcast.stores), ",
+    fingerprint!(),
+    " FROM hubcast.settings"
+);
 
 /// A fingerprint as a number.
 pub(super) fn number(fingerprint: &str) -> Option<u128> {

@@ -47,7 +47,7 @@ impl Source {
         let failed = |e| self.error("reading the search path", e);
         // Behind a transaction pooler the connection may have the path that another client left on it.
         let begin = "BEGIN READ ONLY; SET LOCAL search_path TO DEFAULT";
-        let mut tx = self.pool().begin_with(begin).await.map_err(failed)?;
+        let mut tx = self.begin(begin).await.map_err(failed)?;
         let sql = "SELECT coalesce(string_agg(quote_ident(s), ', ' ORDER BY n), 'public') \
                    FROM unnest(current_schemas(false)) WITH ORDINALITY AS u(s, n)";
         let row = unnamed(sql).fetch_one(&mut *tx).await.map_err(failed)?;

@@ -162,7 +162,7 @@ impl Source {
     /// Installs the schema. Two at once take turns.
     async fn install(&self) -> Result<Vec<String>, SourceError> {
         let failed = |e| self.refused("installing the schema hubcast", e);
-        let mut tx = self.pool().begin().await.map_err(failed)?;
+        let mut tx = self.begin("BEGIN").await.map_err(failed)?;
         sqlx::raw_sql(AssertSqlSafe(preamble()))
             .execute(&mut *tx)
             .await
@@ -180,7 +180,7 @@ impl Source {
     ) -> Result<Vec<String>, SourceError> {
         let mut lines = Vec::new();
         let failed = |e| self.refused("writing the definitions", e);
-        let mut tx = self.pool().begin().await.map_err(failed)?;
+        let mut tx = self.begin("BEGIN").await.map_err(failed)?;
         sqlx::raw_sql(AssertSqlSafe(preamble()))
             .execute(&mut *tx)
             .await

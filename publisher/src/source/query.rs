@@ -76,12 +76,13 @@ fn inner(query: &str, tenants: Tenants<'_>, tenant_type: &str) -> String {
     out
 }
 
-/// The contexts of some tenants: tenant, key, value, regions, expires (microseconds), in no order.
+/// The contexts of some tenants: tenant, key, value, regions, expires (microseconds), in no order. Regions come as JSON:
+/// the text of an array does not say how many dimensions it has.
 pub fn contexts(definition: &Definition, tenant_type: &str, tenants: Tenants<'_>) -> String {
     let regions = if definition.has_regions {
-        "q.regions::text[]"
+        "array_to_json(q.regions::text[])::text"
     } else {
-        "NULL::text[]"
+        "NULL::text"
     };
     let expires = match definition.has_expires {
         false => "NULL::bigint".to_owned(),

@@ -325,7 +325,7 @@ impl Writer {
             if store.behind.is_none() {
                 numbered(first, tenants).for_each(|(n, t)| store.owe(&t.tenant, n));
             }
-            store.lose(tenants.iter().map(|t| t.tenant.clone()));
+            store.lose(tenants.iter().map(|t| (&t.tenant, batch.lane)));
             self.waits
                 .undelivered(ix, store, tenants.iter().map(|t| &t.tenant));
             return;

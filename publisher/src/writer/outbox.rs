@@ -146,19 +146,28 @@ impl Writer {
         }
     }
 
-    /// What a look at the triggers themselves found: whether every change leaves a row, or why not.
-    pub fn checked_triggers(&mut self, gap: Option<String>) {
+    /// What a look at the triggers themselves found: whether every change leaves a row, or why not; and a word that is
+    /// another one after anything was done to them, since they may have been switched off and on again unseen.
+    pub fn checked_triggers(&mut self, as_they_are: &str, gap: Option<String>) {
+        let before = self.triggers.replace(as_they_are.to_owned());
+        if before.is_some_and(|before| before != as_they_are) {
+            self.all_behind("the change triggers were changed, or not in place for a while");
+        }
         if gap == self.gap {
             return;
         }
-        let first = self.gap.as_deref() == Some(super::UNCHECKED);
-        match &gap {
-            Some(_) => self.forget_fresh(),
-            None if !first => self.all_behind("the change triggers were not all in place"),
-            None => {}
+        if gap.is_some() {
+            self.forget_fresh();
         }
         self.gap.clone_from(&gap);
         self.reports.push_back(Report::Capturing { gap });
+    }
+
+    /// The triggers could not be looked at. What was known of them stands; where nothing was, they are not relied on.
+    pub fn triggers_unchecked(&mut self, why: &str) {
+        if self.triggers.is_none() {
+            self.checked_triggers("", Some(format!("the triggers cannot be looked at: {why}")));
+        }
     }
 
     /// Whether every change leaves a row in the outbox.
@@ -248,7 +257,7 @@ mod tests {
         };
         let (key, limits) = (DigestKey([0; 32]), WriterLimits::default());
         let mut writer = Writer::new(term, key, stores, limits, 0);
-        writer.checked_triggers(None);
+        writer.checked_triggers("a", None);
         writer
     }
 
@@ -300,6 +309,25 @@ mod tests {
         assert_eq!(ack(&mut writer, 13), None);
         look(&mut writer, "14:14:", Some(4));
         assert_eq!(ack(&mut writer, 15), Some((true, None)));
+    }
+
+    #[test]
+    fn triggers_that_were_off_between_two_looks_are_made_up_for() {
+        let mut writer = writer(vec![StoreSpec {
+            name: "a".into(),
+            region: Region::new("a").expect("a region"),
+        }]);
+        let is_behind = |writer: &mut Writer, word: &str, gap: Option<&str>| {
+            writer.stores[0].behind = None;
+            writer.checked_triggers(word, gap.map(ToOwned::to_owned));
+            writer.stores[0].behind.is_some()
+        };
+        assert!(!is_behind(&mut writer, "a", None));
+        assert!(is_behind(&mut writer, "b", None), "off and on again");
+        assert!(is_behind(&mut writer, "c", Some("disabled")));
+        assert!(!writer.is_capturing());
+        assert!(is_behind(&mut writer, "d", None));
+        assert!(writer.is_capturing());
     }
 
     #[test]

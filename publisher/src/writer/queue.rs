@@ -145,11 +145,12 @@ impl Queue {
         out
     }
 
-    /// Drops everything and says whose bundles waited.
-    pub fn clear(&mut self) -> HashSet<TenantId> {
-        self.lanes.iter_mut().for_each(VecDeque::clear);
+    /// Drops everything and says what waited.
+    pub fn clear(&mut self) -> Vec<Queued> {
         self.bytes = 0;
-        std::mem::take(&mut self.tenants)
+        self.tenants.clear();
+        let units = self.lanes.iter_mut().flat_map(|lane| lane.drain(..));
+        units.flat_map(|unit| unit.bundles).collect()
     }
 
     /// Whether a bundle of this tenant waits.

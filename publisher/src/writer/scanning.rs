@@ -105,6 +105,8 @@ impl Writer {
     fn begin_scan(&mut self, now: Millis) {
         let early =
             now < self.born + FIRST_ANSWERS_WITHIN && self.stores.iter().any(|s| s.is_unresolved());
+        // What is done to the triggers after a scan began has to show: the first look at them comes before it.
+        let early = early || self.triggers.is_none();
         if self.scan.is_some() || self.suspended || self.closing || early {
             return;
         }

@@ -1,12 +1,13 @@
 //! What the writer knows of one store: how far the talk with it got, what waits for it, what it is known to hold.
 
+use super::dirty::Lane;
 use super::queue::{Queue, Queued};
 use super::{Millis, ScanId, StoreIx, Tick};
 use contexts::digest::{Buckets, Digest};
 use contexts::name::{Region, TenantId};
 use contexts::push::{Reading, StoreState};
 use contexts::version::{Incarnation, SessionId};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// A store as `hubcast.stores` has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,7 +132,7 @@ pub struct Store {
     owed: HashMap<TenantId, Owed>,
     /// The first version that a fill gave to another store of the region and this one was not compared with since.
     beside: Option<u64>,
-    lost: BTreeSet<TenantId>,
+    lost: BTreeMap<TenantId, Lane>,
     incarnation: Option<Incarnation>,
     attempts: u32,
     /// Since when there is no session.
@@ -192,7 +193,7 @@ impl Store {
             known: HashMap::new(),
             owed: HashMap::new(),
             beside: None,
-            lost: BTreeSet::new(),
+            lost: BTreeMap::new(),
             incarnation: None,
             attempts: 0,
             down_since: Some(0),
@@ -239,7 +240,7 @@ impl Store {
         opened: Tick,
         state: StoreState,
         ours: bool,
-    ) -> BTreeSet<TenantId> {
+    ) -> BTreeMap<TenantId, Lane> {
         self.link = Link::Open(Session {
             id,
             opened,
@@ -260,7 +261,7 @@ impl Store {
             self.owed.clear();
         }
         match self.behind.is_some() {
-            true => BTreeSet::new(),
+            true => BTreeMap::new(),
             false => lost,
         }
     }
@@ -268,10 +269,10 @@ impl Store {
     /// The session is over, or could not be opened: what waited is remembered, or the store needs a scan.
     pub fn closed(&mut self, ix: StoreIx, now: Millis, failure: Option<Failure>) {
         if let Some(Outstanding::Push { bundles, .. }) = self.outstanding.take() {
-            self.lose(bundles.into_iter().map(|q| q.sent.bundle.tenant.clone()));
+            self.lose(bundles.iter().map(of_queued));
         }
         let waiting = self.queue.clear();
-        self.lose(waiting);
+        self.lose(waiting.iter().map(of_queued));
         self.known.clear();
         self.beat = None;
         self.down_since.get_or_insert(now);
@@ -298,10 +299,14 @@ impl Store {
         }
     }
 
-    /// Remembers tenants of which this store may miss a build, unless it gets a scan anyway.
-    pub fn lose(&mut self, tenants: impl IntoIterator<Item = TenantId>) {
-        if self.behind.is_none() {
-            self.lost.extend(tenants);
+    /// Remembers tenants of which this store may miss a build, and how urgent they were, unless it gets a scan anyway.
+    pub fn lose<'a>(&mut self, tenants: impl IntoIterator<Item = (&'a TenantId, Lane)>) {
+        if self.behind.is_some() {
+            return;
+        }
+        for (tenant, lane) in tenants {
+            let lost = self.lost.entry(tenant.clone()).or_insert(lane);
+            *lost = lane.min(*lost);
         }
     }
 
@@ -398,6 +403,15 @@ impl Store {
         let owed = self.owed.values().map(|owed| owed.first);
         owed.chain(self.beside).min()
     }
+}
+
+/// Whose bundle it is, and how urgent.
+fn of_queued(queued: &Queued) -> (&TenantId, Lane) {
+    let lane = match queued.is_urgent {
+        true => Lane::Change,
+        false => Lane::Bulk,
+    };
+    (&queued.sent.bundle.tenant, lane)
 }
 
 /// 200 ms doubled up to 5 s, spread by a quarter so that stores do not retry in step.

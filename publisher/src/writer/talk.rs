@@ -214,9 +214,11 @@ impl Writer {
         // A build from before the session was not sent, and a scan sends only what differs: whoever waits for a receipt
         // gets a build of this session.
         let awaited = self.waits.pending_at(ix);
+        let awaited = awaited.into_iter().map(|tenant| (tenant, Lane::Change));
         again
-            .union(&awaited)
-            .for_each(|t| self.mark(t, Lane::Change));
+            .into_iter()
+            .chain(awaited)
+            .for_each(|(tenant, lane)| self.mark(&tenant, lane));
         self.reports.push_back(Report::Opened { store: ix });
     }
 

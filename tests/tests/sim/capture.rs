@@ -231,8 +231,10 @@ impl World {
         let found = match self.fails(db) {
             true => None,
             false => {
-                let off = self.dbs[db].triggers_off && self.variant != Variant::HidesGaps;
-                Some(off.then(|| "the trigger is disabled".to_owned()))
+                let (db, hidden) = (&self.dbs[db], self.variant == Variant::HidesGaps);
+                let off = db.triggers_off && !hidden;
+                let altered = if hidden { 0 } else { db.altered };
+                Some((altered, off.then(|| "the trigger is disabled".to_owned())))
             }
         };
         self.answer(p, run, Step::TriggersDone(found), Step::TriggersDone(None));
@@ -259,9 +261,12 @@ impl World {
             Step::TriggersDone(found) => {
                 office.checking = false;
                 office.next_check = now + LOOK_AT_TRIGGERS;
-                if let Some(gap) = found {
-                    office.saw_gap |= gap.is_some();
-                    office.writer.checked_triggers(gap);
+                match found {
+                    Some((altered, gap)) => {
+                        office.saw_gap |= gap.is_some();
+                        office.writer.checked_triggers(&altered.to_string(), gap);
+                    }
+                    None => office.writer.triggers_unchecked("the database is away"),
                 }
             }
             _ => {}

@@ -80,6 +80,8 @@ pub struct Database {
     pub behind: BTreeSet<usize>,
     /// Somebody disabled the triggers.
     pub triggers_off: bool,
+    /// How often anybody did so, or undid it.
+    pub altered: u64,
     /// Somebody waits for open transactions, to enable or disable them; others wait behind.
     pub altering: bool,
     /// The commits that changed each tenant.
@@ -119,6 +121,7 @@ impl Database {
             beats: Vec::new(),
             behind: BTreeSet::new(),
             triggers_off: false,
+            altered: 0,
             altering: false,
             touches: BTreeMap::new(),
             revision: 0,

@@ -83,6 +83,7 @@ impl World {
             return;
         }
         (self.dbs[db].triggers_off, self.dbs[db].altering) = (off, false);
+        self.dbs[db].altered += 1;
         self.log(|| format!("the triggers of db{db} are off: {off}"));
         if off {
             let later = self.rng.random_range(100..6_000);

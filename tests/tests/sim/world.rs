@@ -101,7 +101,8 @@ pub enum Step {
     Looked(LookId, Result<Looked, String>),
     Acked(Option<u64>),
     BeatDone(Option<(u64, u64)>),
-    TriggersDone(Option<Option<String>>),
+    /// How often the triggers were altered, and what is wrong with them.
+    TriggersDone(Option<(u64, Option<String>)>),
     Reply(u64, Reply),
     Timeout(u64),
 }

@@ -207,7 +207,7 @@ impl Source {
     }
 
     async fn at_once(&self, sql: &str) -> sqlx::Result<()> {
-        let mut tx = self.pool().begin().await?;
+        let mut tx = self.begin("BEGIN").await?;
         let sql = preamble() + sql;
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await?;
         tx.commit().await
