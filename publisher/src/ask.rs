@@ -1,6 +1,7 @@
 //! What everybody but the writer can ask of it, and what it answers. The same words are used in process, over the
 //! API and through `hubcast.requests`.
 
+use crate::source::hub::Server;
 use crate::writer::{HeldReport, Millis, Receipt, RegionFilter, ScanSummary, VisibleAt};
 use contexts::name::TenantId;
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,8 @@ pub enum Ask {
     Visible {
         /// Its number.
         xid: u64,
+        /// The server that knows it.
+        server: Server,
         /// Which stores are asked about.
         regions: RegionFilter,
         /// Milliseconds that the answer may take.

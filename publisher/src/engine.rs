@@ -342,10 +342,15 @@ impl Engine<'_> {
                 let id = self.writer.request_scan(&cause, regions, reread);
                 self.scanning.insert(id, asker);
             }
+            Ask::Visible { server, .. } if server != self.lease.server => {
+                let why = "the writer's term began on another server of the database, and is about to end: ask again";
+                self.reply(asker, Reply::Failed(why.into()));
+            }
             Ask::Visible {
                 xid,
                 regions,
                 within,
+                ..
             } => {
                 metrics::counter!(crate::metrics::REQUESTS, "kind" => "visible").increment(1);
                 let ticket = self.writer.ask_visible(now, xid, &regions, within);

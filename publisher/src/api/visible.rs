@@ -4,6 +4,7 @@
 use super::{Api, known, pass_on, problem};
 use crate::ask::{Ask, Reply};
 use crate::source::capture::Fate;
+use crate::source::hub::Server;
 use crate::writer::{Millis, RegionFilter};
 use axum::Json;
 use axum::extract::{Query, State};
@@ -86,19 +87,21 @@ pub(super) async fn visible(
         Ok(read) => read,
         Err(message) => return problem(StatusCode::BAD_REQUEST, "bad_request", &message),
     };
-    if let Some(refusal) = refuse(&api, xid).await {
-        return refusal;
-    }
+    let server = match look_up(&api, xid).await {
+        Ok(server) => server,
+        Err(refusal) => return *refusal,
+    };
     let ask = Ask::Visible {
         xid,
+        server,
         regions,
         within,
     };
     match pass_on(&api, ask).await {
         Ok(Reply::Visible(stores)) => {
             // A transaction that was rolled back meanwhile has ended too.
-            if let Some(refusal) = refuse(&api, xid).await {
-                return refusal;
+            if let Err(refusal) = look_up(&api, xid).await {
+                return *refusal;
             }
             let all = stores.iter().all(|s| s.visible);
             let status = match all {
@@ -108,32 +111,29 @@ pub(super) async fn visible(
             let body = json!({ "token": question.token, "visible": all, "stores": stores });
             (status, Json(body)).into_response()
         }
-        Ok(Reply::Failed(why)) => problem(StatusCode::INTERNAL_SERVER_ERROR, "failed", &why),
+        Ok(Reply::Failed(why)) => problem(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &why),
         Ok(_) => super::answered_otherwise(),
         Err(why) => problem(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &why),
     }
 }
 
-/// The answer for a transaction that can never be visible.
-async fn refuse(api: &Api, xid: u64) -> Option<Response> {
-    match api.parts.source.fate(xid).await {
-        Ok(Fate::Committed | Fate::Open) => None,
-        Ok(Fate::Aborted) => Some(problem(
+/// The server that knows a transaction; or the answer, for one that can never be visible.
+async fn look_up(api: &Api, xid: u64) -> Result<Server, Box<Response>> {
+    let refusal = match api.parts.source.fate(xid).await {
+        Ok((Fate::Committed | Fate::Open, server)) => return Ok(server),
+        Ok((Fate::Aborted, _)) => problem(
             StatusCode::CONFLICT,
             "aborted",
             "the transaction was rolled back: nothing of it will ever be visible",
-        )),
-        Ok(Fate::Unknown) => Some(problem(
+        ),
+        Ok((Fate::Unknown, _)) => problem(
             StatusCode::NOT_FOUND,
             "unknown",
             "this database has no such transaction: is the token from another one?",
-        )),
-        Err(e) => Some(problem(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "database",
-            &e.to_string(),
-        )),
-    }
+        ),
+        Err(e) => problem(StatusCode::SERVICE_UNAVAILABLE, "database", &e.to_string()),
+    };
+    Err(Box::new(refusal))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 use super::definitions::Definitions;
 use super::hub::PendingRequest;
-use super::hub::SERVER;
+use super::hub::{SERVER, Server};
 use super::statement::{Statement, quoted, texts, unnamed};
 use super::{Source, SourceError, is_passing, message};
 use crate::config::Watch;
@@ -103,6 +103,7 @@ impl Seen {
         let change = |row: RawRow| Change {
             id: row.id,
             xid: row.xid,
+            by_query: row.changed.is_some(),
             tenants: match row.tenant {
                 Some(tenant) => named(&tenant).into_iter().collect(),
                 None => self.resolved.remove(&row.id).unwrap_or_default(),
@@ -300,24 +301,25 @@ impl Source {
         Ok((as_they_are, gap))
     }
 
-    /// What became of a transaction.
+    /// What became of a transaction, and on which server: another one may have given the number to another transaction.
     ///
     /// # Errors
     /// [`SourceError`] if the database fails.
-    pub async fn fate(&self, xid: u64) -> Result<Fate, SourceError> {
+    pub async fn fate(&self, xid: u64) -> Result<(Fate, Server), SourceError> {
         let sql = format!(
             "SELECT CASE WHEN '{xid}'::xid8 >= pg_snapshot_xmax(pg_current_snapshot()) \
-              AND '{xid}'::xid8 > pg_current_xact_id() THEN 'unknown' ELSE pg_xact_status('{xid}'::xid8) END"
+              AND '{xid}'::xid8 > pg_current_xact_id() THEN 'unknown' ELSE pg_xact_status('{xid}'::xid8) END, {SERVER}"
         );
         let row = self
             .fetch_one("asking for a transaction", Statement::new(sql))
             .await?;
-        Ok(match row.get::<Option<String>, _>(0).as_deref() {
+        let fate = match row.get::<Option<String>, _>(0).as_deref() {
             Some("in progress") => Fate::Open,
             Some("aborted") => Fate::Aborted,
             Some("unknown") => Fate::Unknown,
             _ => Fate::Committed,
-        })
+        };
+        Ok((fate, Server(row.get(1))))
     }
 }
 

@@ -6,12 +6,13 @@ use super::{Source, SourceError};
 use crate::writer::lease::LeaseRow;
 use contexts::push::Seen;
 use contexts::version::{Holder, SyncId, Term};
+use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use std::time::Instant;
 
 /// The server behind a lease: another start time is another server, perhaps with an older state.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server(String);
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server(pub(super) String);
 
 /// A lease that was taken.
 #[derive(Debug, Clone)]

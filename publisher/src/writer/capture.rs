@@ -85,6 +85,9 @@ pub struct Change {
     pub xid: u64,
     /// The tenants: one, or what a `tenants` query made of a changed row, or none.
     pub tenants: Vec<TenantId>,
+    /// Whether a `tenants` query was asked. A tenant that the row concerned, and that another transaction has taken away
+    /// from it since, is found by that one's rows in the same look.
+    pub by_query: bool,
 }
 
 /// What a look found.
@@ -234,6 +237,8 @@ pub struct Capture {
     next_entry: u64,
     by_tenant: HashMap<TenantId, Vec<u64>>,
     by_xid: HashMap<u64, Vec<u64>>,
+    /// Transactions that are where they should be only with all that one look found.
+    by_look: BTreeMap<LookId, BTreeSet<u64>>,
     /// Rows that are not acknowledged, with the entries that each waits for.
     rows: BTreeMap<i64, usize>,
     done: Vec<i64>,
@@ -341,6 +346,7 @@ impl Capture {
         }
         self.last = Some(looked.seen.clone());
         self.last_id = looked.last_id;
+        self.forget_looks();
         if looked.is_backlog {
             self.all_in = Some(looked.seen.clone());
         }
@@ -367,6 +373,11 @@ impl Capture {
         stores: &[bool],
     ) -> Vec<(TenantId, usize)> {
         let mut tenants: BTreeMap<&TenantId, Vec<(i64, u64)>> = BTreeMap::new();
+        let queried = changes.iter().filter(|c| c.by_query).map(|c| c.xid);
+        let queried: BTreeSet<u64> = queried.collect();
+        if !queried.is_empty() {
+            self.by_look.insert(look, queried);
+        }
         for change in changes {
             self.rows.insert(change.id, change.tenants.len());
             if change.tenants.is_empty() {
@@ -499,6 +510,13 @@ impl Capture {
         self.done_since.get_or_insert(now);
     }
 
+    /// Forgets looks of which every store has everything.
+    fn forget_looks(&mut self) {
+        let deliveries = &self.deliveries;
+        let is_missing = |look: &LookId| deliveries.iter().any(|d| d.missing.contains_key(look));
+        self.by_look.retain(|look, _| is_missing(look));
+    }
+
     /// A store's clock at a moment up to which it has every change.
     pub fn fresh(&mut self, ix: StoreIx) -> Option<Reading> {
         let delivery = &mut self.deliveries[ix.0];
@@ -518,6 +536,10 @@ impl Capture {
     pub fn has(&self, xid: u64, ix: StoreIx) -> Option<bool> {
         if !self.last.as_ref()?.sees(xid) {
             return None;
+        }
+        let mut looks = self.by_look.iter().filter(|(_, xids)| xids.contains(&xid));
+        if looks.any(|(look, _)| self.deliveries[ix.0].missing.contains_key(look)) {
+            return Some(false);
         }
         let entries = self.by_xid.get(&xid).into_iter().flatten();
         let mut entries = entries.filter_map(|id| self.entries.get(id));
@@ -638,6 +660,7 @@ mod tests {
             id,
             xid,
             tenants: tenants.iter().map(|name| t(name)).collect(),
+            by_query: false,
         }
     }
 
@@ -821,6 +844,27 @@ mod tests {
             (books.0.has(4, A), books.0.has(4, B), books.0.has(5, A)),
             (Some(true), Some(false), None)
         );
+    }
+
+    #[test]
+    fn a_transaction_of_which_a_query_was_asked_is_visible_with_all_that_the_look_found() {
+        let mut books = Books::new();
+        let by_query = Change {
+            by_query: true,
+            ..change(1, 3, &["a"])
+        };
+        // "b" was concerned too, until transaction 4.
+        books.look(1, looked("5:5:", 2, vec![by_query, change(2, 4, &["b"])]));
+        books.0.delivered(0, A, &t("a"), Tick(11));
+        assert_eq!(books.0.has(3, A), Some(false));
+        books.0.delivered(0, A, &t("b"), Tick(11));
+        assert_eq!(
+            (books.0.has(3, A), books.0.has(3, B)),
+            (Some(true), Some(false))
+        );
+        books.0.strike_store(0, B);
+        books.look(2, looked("6:6:", 2, vec![]));
+        assert_eq!((books.0.has(3, B), books.0.by_look.len()), (Some(true), 0));
     }
 
     #[test]

@@ -106,15 +106,22 @@ impl Queue {
         unfilled
     }
 
-    /// Takes out of a unit what replaces an urgent change.
+    /// Takes out of a unit what replaces an urgent change; one that may not be split becomes urgent as a whole.
     fn split_urgent(&self, unit: &mut Unit) -> Option<Unit> {
-        if unit.atomic || unit.sort == Sort::Change || self.lanes[0].is_empty() {
+        if unit.sort == Sort::Change || self.lanes[0].is_empty() {
             return None;
         }
         let waiting = self.lanes[0].iter().flat_map(|u| &u.bundles);
         let waiting: HashSet<&TenantId> = waiting.map(|q| &q.sent.bundle.tenant).collect();
+        let waits = |q: &Queued| waiting.contains(&q.sent.bundle.tenant);
+        if unit.atomic {
+            if unit.bundles.iter().any(waits) {
+                unit.sort = Sort::Change;
+            }
+            return None;
+        }
         let all = std::mem::take(&mut unit.bundles).into_iter();
-        let (bundles, rest) = all.partition(|q| waiting.contains(&q.sent.bundle.tenant));
+        let (bundles, rest) = all.partition(waits);
         unit.bundles = rest;
         let urgent = Unit {
             bundles,
@@ -330,6 +337,12 @@ mod tests {
         queue.push(unit(vec![queued("a", 6, 10)], false, Sort::Bulk));
         assert_eq!(names(queue.next(100, 100)), ["a6"]);
         assert!(queue.is_empty() && queue.bytes() == 0);
+        queue.push(unit(vec![queued("bulk", 7, 10)], false, Sort::Bulk));
+        queue.push(unit(vec![queued("a", 8, 10)], false, Sort::Change));
+        let together = vec![queued("a", 9, 10), queued("c", 10, 10)];
+        queue.push(unit(together, true, Sort::Bulk));
+        assert_eq!(names(queue.next(100, 100)), ["a9", "c10"]);
+        assert_eq!(names(queue.next(100, 100)), ["bulk7"]);
     }
 
     #[test]

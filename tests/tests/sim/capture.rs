@@ -264,6 +264,7 @@ impl World {
                 match found {
                     Some((altered, gap)) => {
                         office.saw_gap |= gap.is_some();
+                        office.altered = Some(altered);
                         office.writer.checked_triggers(&altered.to_string(), gap);
                     }
                     None => office.writer.triggers_unchecked("the database is away"),
@@ -278,9 +279,10 @@ impl World {
         let now = self.now;
         let server = self.dbs[db].server;
         for publisher in &mut self.publishers {
-            let office = publisher.office.as_mut();
+            let office = publisher.office.as_mut().filter(|o| o.db == db);
             // A term that began on another server knows nothing of this one's transactions, and is over soon.
-            if let Some(office) = office.filter(|o| (o.db, o.server) == (db, server)) {
+            let lax = self.variant == Variant::IgnoresServer;
+            if let Some(office) = office.filter(|o| o.server == server || lax) {
                 let all = RegionFilter::All;
                 let ticket = office.writer.ask_visible(now, xid, &all, 5_000);
                 office.questions.push(Question { ticket, db, commit });

@@ -243,6 +243,12 @@ impl World {
                 continue;
             }
             let db = origin.db;
+            // What a database lost is no truth any more: a store that has heard so may go before it.
+            if b.owner
+                .is_some_and(|owner| self.commit_in(*origin, owner).is_none())
+            {
+                continue;
+            }
             let Some((shown, known)) = self.known_since(b, tenant, db) else {
                 continue;
             };

@@ -183,6 +183,7 @@ impl World {
             let Some(office) = &mut publisher.office else {
                 continue;
             };
+            office.urgent.asked(tenants);
             let tenants = tenants.iter().cloned().collect();
             let all = RegionFilter::All;
             let ticket = office.writer.republish(now, tenants, &all, 20_000);

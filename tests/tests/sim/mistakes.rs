@@ -75,19 +75,16 @@ fn a_look_that_forgets_running_transactions_is_caught() {
 }
 
 #[test]
-#[ignore = "the simulated load is too light to show this mistake: the model, not the writer, has to change"]
 fn a_trigger_that_asks_whom_a_change_concerns_is_caught() {
     catches(Variant::ResolvesInTrigger, &["CAP2", "I5", "VIS"]);
 }
 
 #[test]
-#[ignore = "the simulated load is too light to show this mistake: the model, not the writer, has to change"]
 fn a_look_that_asks_later_whom_a_change_concerns_is_caught() {
     catches(Variant::ResolvesLater, &["CAP1", "I5", "VIS"]);
 }
 
 #[test]
-#[ignore = "the simulated load is too light to show this mistake: the model, not the writer, has to change"]
 fn a_gap_in_the_triggers_that_is_not_told_is_caught() {
     catches(Variant::HidesGaps, &["CAP2"]);
 }
@@ -118,13 +115,11 @@ fn a_store_that_does_not_write_the_beat_is_caught() {
 }
 
 #[test]
-#[ignore = "the simulated load is too light to show this mistake: the model, not the writer, has to change"]
 fn a_bulk_change_that_others_wait_for_is_caught() {
     catches(Variant::BulkIsUrgent, &["ORDER"]);
 }
 
 #[test]
-#[ignore = "the simulated load is too light to show this mistake: the model, not the writer, has to change"]
 fn statements_to_another_server_than_the_terms_are_caught() {
     catches(Variant::IgnoresServer, &["I5", "CAP", "VIS", "fence"]);
 }

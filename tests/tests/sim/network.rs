@@ -2,6 +2,7 @@
 //! expects it any more. A request has exactly one outcome for its sender: the first answer, or a timeout.
 
 use crate::agent::{Crash, Message, Reply};
+use crate::traffic::Mood;
 use crate::world::{Checked, Event, Step, World};
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -43,6 +44,8 @@ pub struct Weather {
     pub alter: bool,
     /// Whether there are bulk changes.
     pub bulk: bool,
+    /// Whether most changes are those of plans, and of who is on which.
+    pub plans: bool,
     /// Whether it is replaced by copies that lack the last commits.
     pub replace: bool,
     /// Milliseconds of trouble, and of rest at the end.
@@ -79,8 +82,17 @@ impl Weather {
             bulk: pick(&[0.0, 0.0, 0.0, 0.0, 0.0, 1.0]) > 0.5,
             replace: pick(&[0.0, 0.0, 0.0, 1.0]) > 0.5,
             fault_every: pick(&[700.0, 2_000.0, 6_000.0]) as u64,
+            plans: pick(&[0.0, 0.0, 0.0, 0.0, 1.0]) > 0.5,
             chaos,
             rest,
+        }
+    }
+
+    /// What users do.
+    pub fn mood(&self) -> Mood {
+        Mood {
+            bulk: self.bulk,
+            plans: self.plans,
         }
     }
 

@@ -17,6 +17,8 @@ const BULK: usize = 64;
 pub struct Urgent {
     /// Seen, and not being built yet.
     seen: BTreeSet<TenantId>,
+    /// Somebody asked for them, and as long as a receipt is missing they are built again as urgently.
+    asked: BTreeSet<TenantId>,
     building: BTreeMap<BatchId, BTreeSet<TenantId>>,
     stores: BTreeMap<usize, Waiting>,
 }
@@ -42,11 +44,26 @@ impl Urgent {
         self.seen.extend(small.flat_map(|c| c.tenants.clone()));
     }
 
+    /// Somebody asks for tenants, which is as urgent as a small change.
+    pub fn asked(&mut self, tenants: &BTreeSet<TenantId>) {
+        self.asked.extend(tenants.iter().cloned());
+    }
+
     /// A build begins.
     pub fn begun(&mut self, id: BatchId, what: &What) {
         let What::Tenants(tenants) = what else { return };
         let urgent = tenants.iter().filter_map(|t| self.seen.take(t)).collect();
         self.building.insert(id, urgent);
+    }
+
+    /// What is not in a queue any more does not wait there: it was sent, or the store is to be scanned instead. Should the
+    /// scan bring the tenant back into the queue, then as one of many.
+    pub fn look(&mut self, writer: &Writer) {
+        for (ix, store) in writer.stores() {
+            if let Some(waiting) = self.stores.get_mut(&ix.0) {
+                waiting.tenants.retain(|t| store.queue.contains(t));
+            }
+        }
     }
 
     /// A build ended, and the writer knows.
@@ -90,7 +107,9 @@ impl World {
         let there = waiting.tenants.len();
         waiting.tenants.retain(|t| store.queue.contains(t));
         let carries = waiting.tenants.len() < there;
-        let bulk = !sent.is_empty() && sent.iter().all(|t| t.as_str().starts_with('b'));
+        let asked = &office.urgent.asked;
+        let is_bulk = |t: &TenantId| t.as_str().starts_with('b') && !asked.contains(t);
+        let bulk = !sent.is_empty() && sent.iter().all(is_bulk);
         if carries || waiting.tenants.is_empty() || waiting.reopened || !bulk {
             waiting.passed = 0;
             return Ok(());

@@ -209,6 +209,7 @@ impl Database {
             id,
             xid: if alone { id.unsigned_abs() } else { line.xid },
             tenants,
+            by_query: matches!(line.note, Note::Changed(_)),
         }
     }
 

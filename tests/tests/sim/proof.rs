@@ -28,7 +28,14 @@ impl World {
             for line in gone {
                 let commit = line.commit;
                 let missing = self.concerned(db, line).into_iter();
-                let mut missing = missing.filter(|t| !self.has(s, t, Origin { db, commit }));
+                let missing = missing.filter(|t| !self.has(s, t, Origin { db, commit }));
+                // Who was taken away from a changed row before anybody looked has a row for that.
+                let stays = |t: &TenantId| {
+                    let mut rows = self.dbs[db].outbox.rows.values();
+                    rows.any(|l| l.commit > commit && l.note == Note::Tenant(t.clone()))
+                };
+                let is_query = matches!(line.note, Note::Changed(_));
+                let mut missing = missing.filter(|t| !(is_query && stays(t)));
                 if let Some(tenant) = missing.next() {
                     let (note, xid) = (&line.note, line.xid);
                     let what = format!(

@@ -48,6 +48,8 @@ pub struct Office {
     pub checking: bool,
     /// Whether it was told that triggers are missing.
     pub saw_gap: bool,
+    /// How often triggers had been altered when it looked at them last.
+    pub altered: Option<u64>,
     pub scan_seen: Option<ScanId>,
     /// The beats that were committed, and when, by the moment when that was heard.
     pub beats: BTreeMap<u64, (u64, u64)>,
@@ -141,6 +143,7 @@ impl Office {
             next_check: now,
             checking: false,
             saw_gap: false,
+            altered: None,
             scan_seen: None,
             beats: BTreeMap::new(),
             questions: Vec::new(),
@@ -315,6 +318,7 @@ impl World {
             return Ok(());
         };
         office.writer.tick(now);
+        office.urgent.look(&office.writer);
         let server = office.server;
         let mut builds = Vec::new();
         while let Some(request) = office.writer.next_build(now) {

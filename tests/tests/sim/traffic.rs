@@ -26,6 +26,15 @@ pub struct Done {
     pub tenants: BTreeSet<TenantId>,
 }
 
+/// What there is more of than usual.
+#[derive(Debug, Clone, Copy)]
+pub struct Mood {
+    /// Changes of many tenants at once.
+    pub bulk: bool,
+    /// Changes of plans, and of who is on which.
+    pub plans: bool,
+}
+
 /// Makes one random statement of a transaction, with what its triggers do; nothing if it would have to wait for another
 /// transaction.
 pub fn statement(
@@ -33,15 +42,20 @@ pub fn statement(
     db: &mut Database,
     transaction: &mut Transaction,
     regions: &[Region],
-    bulk: bool,
+    mood: Mood,
 ) -> Option<Done> {
     let before = db.view(transaction);
     let mut state = before.clone();
     let (mut tenants, mut notes) = (BTreeSet::new(), Vec::new());
     let touched = transaction.touched.take();
-    let what = match rng.random_range(0..100) {
+    let drawn = match rng.random_range(0..100) {
+        // Those of plans.
+        x if mood.plans && x % 4 > 0 => 89 + x % 8,
+        x => x,
+    };
+    let what = match drawn {
         _ if touched.is_some() => unwatched(rng, db, &mut state, touched),
-        x if bulk && x % 20 == 0 => change_all(db, &mut state, &mut notes),
+        x if mood.bulk && x % 20 == 0 => change_all(db, &mut state, &mut notes),
         0..28 => insert(rng, db, &mut state, regions, &mut tenants),
         28..43 => change(rng, db, &mut state, &mut tenants),
         43..52 => delete(rng, &mut state, &mut tenants),
@@ -88,8 +102,8 @@ pub fn statement(
 }
 
 /// Makes some statements, each committed; and the tenants that bulk changes concern.
-pub fn prepare(rng: &mut SmallRng, db: &mut Database, regions: &[Region], bulk: bool) {
-    if bulk {
+pub fn prepare(rng: &mut SmallRng, db: &mut Database, regions: &[Region], mood: Mood) {
+    if mood.bulk {
         let id = db.begin(0, false);
         if let Some(mut transaction) = db.open.remove(&id) {
             let (before, mut state) = (db.view(&transaction), db.view(&transaction));
@@ -113,7 +127,7 @@ pub fn prepare(rng: &mut SmallRng, db: &mut Database, regions: &[Region], bulk: 
         let Some(mut transaction) = db.open.remove(&id) else {
             continue;
         };
-        statement(rng, db, &mut transaction, regions, bulk);
+        statement(rng, db, &mut transaction, regions, mood);
         db.commit(0, transaction);
     }
 }

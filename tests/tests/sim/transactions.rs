@@ -52,8 +52,8 @@ impl World {
         transaction.left -= 1;
         let savepoint = self.rng.random_bool(0.1).then(|| transaction.clone());
         let (regions, rng) = (self.regions(), &mut self.rng);
-        let (bulk, database) = (self.weather.bulk, &mut self.dbs[db]);
-        let done = traffic::statement(rng, database, &mut transaction, &regions, bulk);
+        let (mood, database) = (self.weather.mood(), &mut self.dbs[db]);
+        let done = traffic::statement(rng, database, &mut transaction, &regions, mood);
         if let Some(before) = savepoint {
             // Its number stays, and so do the ids that it drew.
             let xid = transaction.xid;

@@ -172,8 +172,8 @@ impl World {
             trace: VecDeque::new(),
         };
         let regions = world.regions();
-        let bulk = world.weather.bulk;
-        traffic::prepare(&mut world.rng, &mut world.dbs[0], &regions, bulk);
+        let mood = world.weather.mood();
+        traffic::prepare(&mut world.rng, &mut world.dbs[0], &regions, mood);
         for s in 0..world.agents.len() {
             world.at(0, Event::StoreStart(s));
             world.at(0, Event::StoreTick(s));
