@@ -1,6 +1,7 @@
 //! What a publisher does for change capture: looks at the outbox, acknowledges, beats, looks at the triggers, answers
 //! where a transaction is visible. Statements and results take their time, and either may be lost.
 
+use crate::outbox::Note;
 use crate::publisher::Question;
 use crate::variant::Variant;
 use crate::world::{Checked, Event, Step, World, violated};
@@ -155,6 +156,7 @@ impl World {
                 let gone = self.dbs[db].forget(&looked);
                 self.check_ack(db, &gone)?;
             }
+            self.leave_plans(db, &looked);
             match self.variant {
                 Variant::ResolvesLater => {
                     let later = self.rng.random_range(1..1_500);
@@ -164,6 +166,28 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Where plans are what users change, somebody leaves a plan right after a look saw it changed, and whoever changed it
+    /// asks again and again where that is visible.
+    fn leave_plans(&mut self, db: usize, looked: &Looked) {
+        if !self.weather.plans || self.calm {
+            return;
+        }
+        for change in looked.changes.iter().filter(|c| c.by_query) {
+            let Some(line) = self.dbs[db].outbox.rows.get(&change.id) else {
+                continue;
+            };
+            let (xid, commit) = (line.xid, line.commit);
+            if let Note::Changed(plan) = line.note {
+                let later = self.rng.random_range(1..1_000);
+                self.at(later, Event::Leave(db, plan));
+            }
+            for _ in 0..3 {
+                let later = self.rng.random_range(1..2_500);
+                self.at(later, Event::Question { db, xid, commit });
+            }
+        }
     }
 
     /// The answer of a look is on its way.

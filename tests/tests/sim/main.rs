@@ -40,10 +40,8 @@ mod xids;
 use variant::Variant;
 use world::{Trace, Violation, World};
 
-/// Seeds of all parts together, unless the environment says otherwise. With more, some fail that are not explained yet
-/// (410, where the model is too strict about a database that lost commits, and 666, which builds without a change): they
-/// are to be run and settled before this number rises.
-const SEEDS: u64 = 400;
+/// Seeds of all parts together, unless the environment says otherwise.
+const SEEDS: u64 = 2_000;
 /// Events that a run has at least.
 const EVENTS: u64 = 500;
 /// Parts that run side by side.

@@ -88,17 +88,37 @@ pub fn statement(
             "definitions".to_owned()
         }
     };
-    let writes = Writes::between(&before, &state);
-    if db.open.values().any(|other| other.writes.collide(&writes)) {
-        return None;
-    }
     notes.extend(tenants.iter().cloned().map(Note::Tenant));
+    write(db, transaction, &before, &state, notes).then_some(Done { what, tenants })
+}
+
+/// Puts a tenant on another plan; false if that would have to wait for another transaction.
+pub fn leave_plan(db: &mut Database, transaction: &mut Transaction, tenant: &TenantId) -> bool {
+    let before = db.view(transaction);
+    let mut state = before.clone();
+    let plan = state.on_plan.entry(tenant.clone()).or_default();
+    *plan = (*plan + 1) % PLANS;
+    let notes = vec![Note::Tenant(tenant.clone())];
+    write(db, transaction, &before, &state, notes)
+}
+
+fn write(
+    db: &mut Database,
+    transaction: &mut Transaction,
+    before: &State,
+    after: &State,
+    notes: Vec<Note>,
+) -> bool {
+    let writes = Writes::between(before, after);
+    if db.open.values().any(|other| other.writes.collide(&writes)) {
+        return false;
+    }
     if !notes.is_empty() || !writes.is_empty() {
         db.number(transaction);
     }
     db.trigger(transaction, notes);
     transaction.writes.add(writes);
-    Some(Done { what, tenants })
+    true
 }
 
 /// Makes some statements, each committed; and the tenants that bulk changes concern.

@@ -30,6 +30,26 @@ impl World {
         self.statement(db, id)
     }
 
+    /// A tenant leaves a plan, in a transaction of its own.
+    ///
+    /// # Errors
+    /// As [`World::statement`].
+    pub fn leave_plan(&mut self, db: usize, plan: u8) -> Checked {
+        let database = &mut self.dbs[db];
+        if database.down_until > self.now || database.altering {
+            return Ok(());
+        }
+        let id = database.begin(0, false);
+        let tenant = database.now().tenants_on(plan).into_iter().next();
+        let (Some(tenant), Some(mut transaction)) = (tenant, database.open.remove(&id)) else {
+            return Ok(());
+        };
+        match traffic::leave_plan(database, &mut transaction, &tenant) {
+            true => self.end(db, id, transaction),
+            false => Ok(()),
+        }
+    }
+
     /// The next statement of a transaction, or its end.
     ///
     /// # Errors

@@ -56,6 +56,8 @@ pub enum Event {
         xid: u64,
         commit: usize,
     },
+    /// A tenant leaves a plan.
+    Leave(usize, u8),
     /// Looks that wait at a database may have something to tell.
     Wake(usize),
     /// A look that was taken asks whom changes concern: with one variant, later.
@@ -263,6 +265,7 @@ impl World {
             Event::Statement(db, id) => return self.statement(db, id),
             Event::Ask(db, tenants) => self.ask(db, &tenants),
             Event::Question { db, xid, commit } => self.question(db, xid, commit),
+            Event::Leave(db, plan) => return self.leave_plan(db, plan),
             Event::Wake(db) => return self.serve_looks(db),
             Event::Resolve(db, looker, looked) => self.resolve_later(db, &looker, looked),
             Event::Alter(db, off) => self.alter_triggers(db, off),
