@@ -394,6 +394,14 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, BadBody> {
     Ok(body)
 }
 
+/// Bytes of the message in a body; none if only decompressing tells, which may give [`limits::DECODED_BYTES`].
+pub fn plain_bytes(body: &[u8]) -> Option<usize> {
+    match body {
+        [_, ZSTD, ..] => None,
+        _ => Some(body.len()),
+    }
+}
+
 /// Decodes a message that came from outside.
 ///
 /// # Errors
@@ -437,6 +445,18 @@ mod tests {
             let back: ListBuckets = decode(&encode(&list).expect("encodes")).expect("decodes");
             assert_eq!(back.buckets, list.buckets);
         }
+    }
+
+    #[test]
+    fn a_body_that_grows_when_it_is_decoded_says_so() {
+        let list = |count| ListBuckets {
+            buckets: vec![0; count],
+        };
+        let small = encode(&list(5)).expect("encodes");
+        assert_eq!(plain_bytes(&small), Some(small.len()));
+        let large = encode(&list(1 << 20)).expect("encodes");
+        assert!(large.len() < 1 << 10);
+        assert_eq!(plain_bytes(&large), None);
     }
 
     #[test]

@@ -31,14 +31,15 @@ use axum::routing::post;
 use contexts::limits;
 use contexts::push::{
     BadBody, Claim, Heartbeat, Hello, ListBuckets, Listed, Push, ReadTenant, Refused, Release,
-    StoreState, Synced, TenantsRead, decode, encode,
+    StoreState, Synced, TenantsRead, decode, encode, plain_bytes,
 };
 use secrecy::SecretString;
 use serde::{Serialize, de::DeserializeOwned};
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// Bodies from this size on are decoded on a thread of their own. To wake one takes longer than to decode less.
+/// Messages from this size on are decoded on a thread of their own, and so are those that were compressed, since no small
+/// one is. To wake a thread takes longer than to decode less.
 const LARGE: usize = 32 << 10;
 
 /// What the push listener needs.
@@ -105,17 +106,13 @@ impl Receive {
             .map_err(|error| Rejected::Unread(error.to_string()))
     }
 
-    async fn message<T: DeserializeOwned>(&self, request: Request) -> Result<T, Rejected> {
-        Ok(decode(&self.body(request).await?)?)
-    }
-
-    /// A message that may be large: decoded where it holds up no other request.
-    async fn large<T: DeserializeOwned + Send + 'static>(
+    /// A message, decoded where it holds up no other request.
+    async fn message<T: DeserializeOwned + Send + 'static>(
         &self,
         request: Request,
     ) -> Result<T, Rejected> {
         let body = self.body(request).await?;
-        if body.len() < LARGE {
+        if plain_bytes(&body).is_some_and(|bytes| bytes < LARGE) {
             return Ok(decode(&body)?);
         }
         let decoded = tokio::task::spawn_blocking(move || decode(&body)).await;
@@ -156,7 +153,7 @@ async fn claim(State(my): State<Receive>, request: Request) -> Answer {
 }
 
 async fn push(State(my): State<Receive>, request: Request) -> Answer {
-    let push: Push = my.large(request).await?;
+    let push: Push = my.message(request).await?;
     // A push that carries but a beat has nothing to lose.
     if !push.bundles.is_empty() {
         failpoint::hit(failpoint::AFTER_DECODE);
@@ -165,7 +162,7 @@ async fn push(State(my): State<Receive>, request: Request) -> Answer {
 }
 
 async fn synced(State(my): State<Receive>, request: Request) -> Answer {
-    let synced: Box<Synced> = Box::new(my.large(request).await?);
+    let synced: Box<Synced> = Box::new(my.message(request).await?);
     answer(&my.writer.ask(|reply| Command::Synced(synced, reply)).await)
 }
 
