@@ -7,36 +7,29 @@
 //! After a failure of the file the session is over: the hub claims again and compares. What the file holds then is
 //! read from the file, since a commit that failed may have reached it all the same.
 
+mod group;
+mod recovery;
 mod session;
 
-use super::StoreError;
-use super::db::{Db, Write};
+use super::db::Db;
 use super::meta::Meta;
-use super::open::{self, Loaded};
-use super::replay::Record;
-use super::tables::Tables;
-use super::txn::Txn;
-use crate::clock::{self, Clock};
-use crate::failpoint;
+use super::open::Loaded;
+use crate::clock::Clock;
 use crate::store::live::Live;
-use contexts::apply::{Applied, apply};
 use contexts::digest::{Buckets, Digest};
 use contexts::gate::Gate;
 use contexts::name::Region;
 use contexts::push::{
     Ack, Claim, Granted, Heartbeat, Push, Pushed, Reading, Refused, Release, SyncVerdict, Synced,
-    Verdict,
 };
 use contexts::version::Incarnation;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Commands that may wait; whoever brings another waits itself.
 const QUEUE: usize = 64;
-/// Microseconds without a push after which the file is made durable.
-const SETTLE_AFTER: u64 = 1_000_000;
 /// Commands that are taken before what they brought is committed.
 const GROUP: usize = 64;
 
@@ -269,168 +262,11 @@ impl Writer {
         self.gate.admit(push.session, push.number)
     }
 
-    fn commit_group(&mut self, group: &mut Vec<Waiting>) {
-        if group.is_empty() {
-            return;
-        }
-        let group = std::mem::take(group);
-        match self.apply_group(&group) {
-            Ok(outcomes) => {
-                self.state.last_push = Some(self.clock.reading());
-                self.state.roll_up();
-                self.publish();
-                pass(&group, failpoint::AFTER_COMMIT);
-                for (waiting, applied) in group.into_iter().zip(outcomes) {
-                    count_push("committed");
-                    applied.verdicts.iter().for_each(count_verdict);
-                    let _ = waiting.reply.send(Ok(Pushed {
-                        verdicts: applied.verdicts,
-                        reading: self.clock.reading(),
-                    }));
-                }
-            }
-            Err(error) => {
-                let refused = self.fail("apply a push", &error);
-                for waiting in group {
-                    count_push("failed");
-                    let _ = waiting.reply.send(Err(refused.clone()));
-                }
-            }
-        }
-    }
-
-    /// Applies a group in one commit; the memory of the store follows only what is committed.
-    fn apply_group(&mut self, group: &[Waiting]) -> Result<Vec<Applied>, StoreError> {
-        let Some(key) = self.state.meta.digest_key.clone() else {
-            // No session without a claim, and no claim without the key.
-            return Err(StoreError::Damaged {
-                what: "the digest key".into(),
-            });
-        };
-        let txn = self.db.write()?;
-        let mut tables = Tables::open(&txn)?;
-        let mut outcomes = Vec::with_capacity(group.len());
-        for waiting in group {
-            let mut view = Txn::new(&mut tables, &key);
-            outcomes.push(apply(&mut view, &key, &waiting.push.bundles)?);
-        }
-        let now = self.clock.reading();
-        for Waiting { push, .. } in group {
-            self.state.meta.beat = push.beat.unwrap_or(0).max(self.state.meta.beat);
-            self.state.meta.freshen(push.fresh, now);
-        }
-        let progress = &self.state.meta.progress(now, clock::wall_micros());
-        progress.save(&mut tables.meta)?;
-        let (contexts, bundles) = tables.counts()?;
-        drop(tables);
-        let pushes = group.iter().map(|w| w.push.bundles.as_slice()).collect();
-        let record = Record { pushes, progress }.encode()?;
-        pass(group, failpoint::BEFORE_COMMIT);
-        let started = Instant::now();
-        txn.commit_logged(&record)?;
-        metrics::histogram!(crate::metrics::COMMIT_SECONDS).record(started.elapsed());
-        (self.state.contexts, self.state.bundles) = (contexts, bundles);
-        for moved in outcomes.iter().flat_map(|applied| &applied.moved) {
-            if let Some(before) = &moved.before {
-                self.state.buckets.remove(&key, &moved.tenant, before);
-            }
-            if let Some(after) = &moved.after {
-                self.state.buckets.add(&key, &moved.tenant, after);
-            }
-        }
-        Ok(outcomes)
-    }
-
-    /// Makes the file durable once pushes pause, so that it rarely needs its redo log.
-    fn settle(&mut self) {
-        let now = self.clock.reading();
-        let paused = |last: Reading| now.micros.saturating_sub(last.micros) > SETTLE_AFTER;
-        if self.failed || !self.state.last_push.is_some_and(paused) || !self.db.is_ahead() {
-            return;
-        }
-        if let Err(error) = self.db.write().and_then(Write::commit) {
-            self.fail("make the file durable", &error);
-        }
-    }
-
-    /// Ends the session and reads the file again.
-    fn fail(&mut self, doing: &str, error: &StoreError) -> Refused {
-        tracing::error!(
-            file = %self.db.path().display(), doing, %error,
-            "the store failed; its file is opened again and the hub has to claim it again"
-        );
-        self.gate.end();
-        self.failed = true;
-        self.recover();
-        Refused::Storage {
-            why: error.to_string(),
-        }
-    }
-
-    /// Tries to read the file again after a failure; whether the store can be used.
-    fn recover(&mut self) -> bool {
-        if !self.failed {
-            return true;
-        }
-        let again = self.db.reopen();
-        let loaded = again.and_then(|()| open::load(&self.db, &self.region, &self.clock));
-        match loaded {
-            Ok(loaded) => {
-                self.state.meta = loaded.meta;
-                self.state.buckets = loaded.buckets;
-                (self.state.contexts, self.state.bundles) = (loaded.contexts, loaded.bundles);
-                self.failed = false;
-                self.state.roll_up();
-                self.publish();
-                tracing::info!(file = %self.db.path().display(), "the store can be used again");
-            }
-            Err(error) => tracing::error!(
-                file = %self.db.path().display(), %error,
-                "the store cannot be opened again; the next claim tries again"
-            ),
-        }
-        !self.failed
-    }
-
     fn publish(&self) {
         self.live.send_replace(Arc::new(self.state.live()));
-    }
-
-    /// Writes down what only heartbeats said, so that a restart knows it.
-    fn stop(self) {
-        if self.failed || self.state.meta.granted.is_none() {
-            return;
-        }
-        let saved = self.db.write().and_then(|txn| {
-            let mut tables = Tables::open(&txn)?;
-            let (now, wall) = (self.clock.reading(), clock::wall_micros());
-            self.state.meta.progress(now, wall).save(&mut tables.meta)?;
-            drop(tables);
-            txn.commit()
-        });
-        if let Err(error) = saved {
-            tracing::warn!(%error, "the position was not written at the stop");
-        }
-    }
-}
-
-/// Passes a failpoint, unless the group carries but beats, which are nothing to lose.
-fn pass(group: &[Waiting], name: &'static str) {
-    if group.iter().any(|w| !w.push.bundles.is_empty()) {
-        failpoint::hit(name);
     }
 }
 
 fn count_push(outcome: &'static str) {
     metrics::counter!(crate::metrics::PUSHES, "outcome" => outcome).increment(1);
-}
-
-fn count_verdict(verdict: &Verdict) {
-    let verdict = match verdict {
-        Verdict::Applied => "applied",
-        Verdict::AlreadyThere => "already_there",
-        Verdict::KeyTaken { .. } => "key_taken",
-        Verdict::Invalid { .. } => "invalid",
-    };
-    metrics::counter!(crate::metrics::BUNDLES_PUSHED, "verdict" => verdict).increment(1);
 }

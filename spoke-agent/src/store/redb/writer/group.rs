@@ -1,0 +1,103 @@
+//! Pushes that wait together, in one commit.
+
+use super::{Waiting, Writer, count_push};
+use crate::clock;
+use crate::failpoint;
+use crate::store::redb::StoreError;
+use crate::store::redb::replay::Record;
+use crate::store::redb::tables::Tables;
+use crate::store::redb::txn::Txn;
+use contexts::apply::{Applied, apply};
+use contexts::push::{Pushed, Verdict};
+use std::time::Instant;
+
+impl Writer {
+    pub(super) fn commit_group(&mut self, group: &mut Vec<Waiting>) {
+        if group.is_empty() {
+            return;
+        }
+        let group = std::mem::take(group);
+        match self.apply_group(&group) {
+            Ok(outcomes) => {
+                self.state.last_push = Some(self.clock.reading());
+                self.state.roll_up();
+                self.publish();
+                pass(&group, failpoint::AFTER_COMMIT);
+                for (waiting, applied) in group.into_iter().zip(outcomes) {
+                    count_push("committed");
+                    applied.verdicts.iter().for_each(count_verdict);
+                    let _ = waiting.reply.send(Ok(Pushed {
+                        verdicts: applied.verdicts,
+                        reading: self.clock.reading(),
+                    }));
+                }
+            }
+            Err(error) => {
+                let refused = self.fail("apply a push", &error);
+                for waiting in group {
+                    count_push("failed");
+                    let _ = waiting.reply.send(Err(refused.clone()));
+                }
+            }
+        }
+    }
+
+    /// Applies a group in one commit; the memory of the store follows only what is committed.
+    fn apply_group(&mut self, group: &[Waiting]) -> Result<Vec<Applied>, StoreError> {
+        let Some(key) = self.state.meta.digest_key.clone() else {
+            // No session without a claim, and no claim without the key.
+            return Err(StoreError::Damaged {
+                what: "the digest key".into(),
+            });
+        };
+        let txn = self.db.write()?;
+        let mut tables = Tables::open(&txn)?;
+        let mut outcomes = Vec::with_capacity(group.len());
+        for waiting in group {
+            let mut view = Txn::new(&mut tables, &key);
+            outcomes.push(apply(&mut view, &key, &waiting.push.bundles)?);
+        }
+        let now = self.clock.reading();
+        for Waiting { push, .. } in group {
+            self.state.meta.beat = push.beat.unwrap_or(0).max(self.state.meta.beat);
+            self.state.meta.freshen(push.fresh, now);
+        }
+        let progress = &self.state.meta.progress(now, clock::wall_micros());
+        progress.save(&mut tables.meta)?;
+        let (contexts, bundles) = tables.counts()?;
+        drop(tables);
+        let pushes = group.iter().map(|w| w.push.bundles.as_slice()).collect();
+        let record = Record { pushes, progress }.encode()?;
+        pass(group, failpoint::BEFORE_COMMIT);
+        let started = Instant::now();
+        txn.commit_logged(&record)?;
+        metrics::histogram!(crate::metrics::COMMIT_SECONDS).record(started.elapsed());
+        (self.state.contexts, self.state.bundles) = (contexts, bundles);
+        for moved in outcomes.iter().flat_map(|applied| &applied.moved) {
+            if let Some(before) = &moved.before {
+                self.state.buckets.remove(&key, &moved.tenant, before);
+            }
+            if let Some(after) = &moved.after {
+                self.state.buckets.add(&key, &moved.tenant, after);
+            }
+        }
+        Ok(outcomes)
+    }
+}
+
+/// Passes a failpoint, unless the group carries but beats, which are nothing to lose.
+fn pass(group: &[Waiting], name: &'static str) {
+    if group.iter().any(|w| !w.push.bundles.is_empty()) {
+        failpoint::hit(name);
+    }
+}
+
+fn count_verdict(verdict: &Verdict) {
+    let verdict = match verdict {
+        Verdict::Applied => "applied",
+        Verdict::AlreadyThere => "already_there",
+        Verdict::KeyTaken { .. } => "key_taken",
+        Verdict::Invalid { .. } => "invalid",
+    };
+    metrics::counter!(crate::metrics::BUNDLES_PUSHED, "verdict" => verdict).increment(1);
+}
