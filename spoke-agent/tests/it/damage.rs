@@ -232,12 +232,15 @@ async fn files_that_are_not_ours_are_refused_and_left_as_they_are() {
         let format = rows::encode(&99_u32).expect("encodes");
         table.insert("format", format.as_slice()).expect("inserts");
     });
-    assert_snapshot!(refusal(Spoke::start_in(dir.clone()).await, &dir), @"data: DIR/store.redb has format 99, this release knows 1; use the release that wrote it, or move the file away and let the hub fill a new one");
+    assert_snapshot!(refusal(Spoke::start_in(dir.clone()).await, &dir), @"data: DIR/store.redb has format 99, this release knows 2; use the release that wrote it, or move the file away and let the hub fill a new one");
 
+    let log = file(dir.path(), "store.redb.redo", "not a log");
     file(dir.path(), "store.redb", "not a database");
     assert_snapshot!(refusal(Spoke::start_in(dir.clone()).await, &dir), @"data: DIR/store.redb is not the store of a spoke-agent (it is no redb file); name another file, or move this one away");
     let left = std::fs::read_to_string(dir.path().join("store.redb")).expect("there");
     assert_eq!(left, "not a database");
+    let left = std::fs::read_to_string(log).expect("there");
+    assert_eq!(left, "not a log", "beside a file that is not ours");
 
     std::fs::remove_file(dir.path().join("store.redb")).expect("removed");
     let foreign = redb::Database::create(dir.path().join("store.redb")).expect("created");

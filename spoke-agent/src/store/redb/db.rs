@@ -1,28 +1,41 @@
 //! The open file. After a failed write redb answers nothing more, reads included, until the file is opened again;
 //! [`Db::reopen`] does that in place, so that a disk that was full for a moment costs a moment.
 //!
-//! Only the writer thread may call [`Db::write`] and [`Db::reopen`].
+//! Readers see a file that was opened only once it has what the redo log has: see [`Db::publish`]. Only the writer
+//! thread may call anything but [`Db::read`].
 
 use super::StoreError;
 use super::meta;
-use super::redo::{Mark, Redo};
+use super::redo::{Mark, Missing, Redo};
 use crate::failpoint;
-use crate::random;
 use redb::{
     Builder, Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, StorageError,
     WriteTransaction,
 };
-use std::io;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 
 /// The file, and redb while it is open, with its redo log.
 pub struct Db {
     path: PathBuf,
+    /// Where the path led at the open: a link and its target have one log.
+    file: PathBuf,
     cache_bytes: usize,
-    open: RwLock<Option<Database>>,
+    open: RwLock<Open>,
     redo: Mutex<Redo>,
+}
+
+struct Open {
+    database: Option<Database>,
+    is_published: bool,
+}
+
+impl Open {
+    fn begin_read(&self) -> Result<ReadTransaction, StoreError> {
+        let database = self.database.as_ref().ok_or(StoreError::Closed)?;
+        Ok(database.begin_read()?)
+    }
 }
 
 /// A write transaction. Dropped, it leaves everything as it was.
@@ -43,41 +56,51 @@ impl Write<'_> {
     /// Commits; the file is durable when this returns, and needs no repair after a crash.
     ///
     /// # Errors
-    /// If redb fails. The commit may have reached the file all the same.
+    /// If redb or the system fails. The commit may have reached the file all the same.
     pub fn commit(mut self) -> Result<(), StoreError> {
+        let mark = self.redo.new_mark().map_err(StorageError::Io)?;
+        if let Some(mark) = mark {
+            meta::begin_log(&self.txn, mark)?;
+        }
         self.txn.commit()?;
-        self.redo.rewind();
+        if let Some(mark) = mark {
+            self.redo.begin(mark);
+        }
         Ok(())
     }
 
-    /// Commits what a record for the redo log says. It is durable when this returns, in the log or, if that has no room,
-    /// in the file.
-    ///
-    /// # Errors
-    /// If redb or the system fails. The commit may have reached the disk all the same.
-    pub fn commit_logged(mut self, record: &[u8]) -> Result<(), StoreError> {
-        let Some(mark) = self.redo.next(record) else {
-            return self.commit();
-        };
-        meta::set_mark(&self.txn, mark)?;
-        self.redo.append(record).map_err(StorageError::Io)?;
-        failpoint::hit(failpoint::AFTER_LOG);
-        self.txn.set_durability(Durability::None)?;
-        self.txn.set_quick_repair(false);
-        Ok(self.txn.commit()?)
-    }
-
-    /// Commits as [`Write::commit`] does; whatever the redo log holds is none of this file's from then on.
+    /// Commits as [`Write::commit`] does; whatever the redo log has is none of this file's from then on.
     ///
     /// # Errors
     /// As [`Write::commit`].
-    pub fn commit_in_new_era(mut self) -> Result<(), StoreError> {
-        let era = random::id().map_err(|e| StorageError::Io(io::Error::other(e)))?;
-        let mark = Mark::of_era(era);
+    pub fn commit_anew(mut self) -> Result<(), StoreError> {
+        self.redo.forget();
+        self.commit()
+    }
+
+    /// Commits what a record for the redo log says. It is durable when this returns, in the log or, if that is full, in
+    /// the file.
+    ///
+    /// # Errors
+    /// If redb or the system fails. The commit may have reached the disk all the same.
+    pub fn commit_logged(mut self, payload: &[u8]) -> Result<(), StoreError> {
+        let Some(record) = self.redo.next(payload) else {
+            return self.commit();
+        };
+        self.redo.append(&record).map_err(StorageError::Io)?;
+        failpoint::hit(failpoint::AFTER_LOG);
+        self.commit_as_logged(record.mark)
+    }
+
+    /// Commits what the redo log has already, up to this mark. It takes no room on the disk.
+    ///
+    /// # Errors
+    /// If redb fails.
+    pub fn commit_as_logged(mut self, mark: Mark) -> Result<(), StoreError> {
         meta::set_mark(&self.txn, mark)?;
-        self.txn.commit()?;
-        self.redo.begin(mark);
-        Ok(())
+        self.txn.set_durability(Durability::None)?;
+        self.txn.set_quick_repair(false);
+        Ok(self.txn.commit()?)
     }
 }
 
@@ -86,47 +109,85 @@ fn open_file(path: &Path, cache_bytes: usize) -> Result<Database, DatabaseError>
 }
 
 impl Db {
-    /// Opens the file, or creates an empty one.
+    /// Opens the file, or creates an empty one; not yet its log, and not yet for readers.
     ///
     /// # Errors
-    /// As redb says: another process has it, or it is no redb file; or if the redo log cannot be opened.
+    /// As redb says: another process has it, or it is no redb file.
     pub fn open(path: &Path, cache_bytes: usize) -> Result<Self, DatabaseError> {
-        // In this order: who has the file has the log.
         let database = open_file(path, cache_bytes)?;
-        let redo = Redo::open(path).map_err(StorageError::Io)?;
+        let file = path.canonicalize().map_err(StorageError::Io)?;
         Ok(Self {
             path: path.to_owned(),
+            file,
             cache_bytes,
-            open: RwLock::new(Some(database)),
-            redo: Mutex::new(redo),
+            open: RwLock::new(Open {
+                database: Some(database),
+                is_published: false,
+            }),
+            redo: Mutex::new(Redo::closed()),
         })
+    }
+
+    /// Opens the redo log. Who has the file has the log; so the file must be open, and known to be a store.
+    ///
+    /// # Errors
+    /// If the system refuses, or it is another program's file.
+    pub fn open_log(&self) -> Result<(), StoreError> {
+        let opened = Redo::open(&self.file).map_err(StorageError::Io)?;
+        *self.redo() = opened;
+        Ok(())
     }
 
     fn redo(&self) -> MutexGuard<'_, Redo> {
         self.redo.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn change(&self) -> RwLockWriteGuard<'_, Open> {
+        self.open.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What the redo log has and a state of the file with this mark has not.
     ///
     /// # Errors
     /// If the log cannot be read.
-    pub fn logged_after(&self, mark: Mark) -> Result<Vec<Vec<u8>>, StoreError> {
+    pub fn logged_after(&self, mark: Option<Mark>) -> Result<Missing, StoreError> {
         Ok(self.redo().after(mark).map_err(StorageError::Io)?)
     }
 
-    /// Whether the redo log holds what the file would lose in a crash.
-    pub fn is_ahead(&self) -> bool {
-        !self.redo().is_empty()
+    /// The file has what it was missing: the log goes on behind that.
+    pub fn resume_log(&self, missing: &Missing) {
+        self.redo().resume(missing);
     }
 
-    /// A snapshot of what is committed.
+    /// Whether the file should be made durable once there is time.
+    pub fn needs_settling(&self) -> bool {
+        self.redo().needs_settling()
+    }
+
+    /// From now on readers see what is committed.
+    pub fn publish(&self) {
+        self.change().is_published = true;
+    }
+
+    /// For readers: a snapshot of what is committed.
+    ///
+    /// # Errors
+    /// If redb fails, or the file is closed after a failure or does not have again yet what readers saw of it before.
+    pub fn read(&self) -> Result<ReadTransaction, StoreError> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        if !open.is_published {
+            return Err(StoreError::Closed);
+        }
+        open.begin_read()
+    }
+
+    /// For the writer thread: a snapshot of what is committed, published or not.
     ///
     /// # Errors
     /// If redb fails or the file is closed after a failure.
-    pub fn read(&self) -> Result<ReadTransaction, StoreError> {
+    pub fn look(&self) -> Result<ReadTransaction, StoreError> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        let database = open.as_ref().ok_or(StoreError::Closed)?;
-        Ok(database.begin_read()?)
+        open.begin_read()
     }
 
     /// A write transaction.
@@ -135,7 +196,7 @@ impl Db {
     /// If redb fails or the file is closed after a failure.
     pub fn write(&self) -> Result<Write<'_>, StoreError> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        let database = open.as_ref().ok_or(StoreError::Closed)?;
+        let database = open.database.as_ref().ok_or(StoreError::Closed)?;
         let mut txn = database.begin_write()?;
         txn.set_durability(Durability::Immediate)?;
         txn.set_quick_repair(true);
@@ -143,23 +204,30 @@ impl Db {
         Ok(Write { txn, redo })
     }
 
-    /// Closes the file and opens it again. Snapshots that are still open fail from then on.
+    /// Closes the file and opens it again, with its log. Snapshots that are still open fail from then on, and there are
+    /// no new ones before [`Db::publish`].
     ///
     /// # Errors
     /// If it cannot be opened; it stays closed then, and the next call tries again.
     pub fn reopen(&self) -> Result<(), StoreError> {
-        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        // What closing says of the failed file is what is known already.
-        drop(open.take().map(Database::close));
-        let database = open_file(&self.path, self.cache_bytes)?;
-        *self.redo() = Redo::open(&self.path).map_err(StorageError::Io)?;
-        *open = Some(database);
+        let failed = {
+            let mut open = self.change();
+            open.is_published = false;
+            open.database.take()
+        };
+        // It may take long, and readers are refused meanwhile, not held up. What closing says of the failed file is
+        // what is known already.
+        drop(failed.map(Database::close));
+        *self.redo() = Redo::closed();
+        let database = open_file(&self.file, self.cache_bytes)?;
+        self.open_log()?;
+        self.change().database = Some(database);
         Ok(())
     }
 
     /// Bytes of the file.
     pub fn file_bytes(&self) -> u64 {
-        std::fs::metadata(&self.path).map_or(0, |file| file.len())
+        std::fs::metadata(&self.file).map_or(0, |file| file.len())
     }
 
     /// Where it is.

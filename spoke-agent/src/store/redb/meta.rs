@@ -12,7 +12,7 @@
 //! | `position` | `Version` |
 //! | `fresh` | [`StoredFresh`] |
 //! | `beat` | `u64`, the last beat of the hub |
-//! | `redo` | [`Mark`], the last record of the redo log that this state contains |
+//! | `redo` | [`Mark`], what this state contains of the redo log; from format 2 on |
 //!
 //! The digest key is a secret: it must not appear in logs.
 
@@ -30,8 +30,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// The format of the file that this release writes.
-pub const FORMAT: u32 = 1;
+/// The format of the file that this release writes. It reads all before. Format 1 has no redo log: a release that knows
+/// only that must refuse the file, since it would leave out what only the log has.
+pub const FORMAT: u32 = 2;
 
 type MetaTable<'txn> = Table<'txn, &'static str, Bytes>;
 
@@ -182,7 +183,7 @@ impl Progress {
     }
 }
 
-/// Sets the last record of the redo log that a transaction contains.
+/// Sets what a transaction contains of the redo log.
 ///
 /// # Errors
 /// If redb fails.
@@ -190,7 +191,16 @@ pub fn set_mark(txn: &WriteTransaction, mark: Mark) -> Result<(), StoreError> {
     put(&mut txn.open_table(META)?, "redo", &mark)
 }
 
-/// The last record of the redo log that a state of the file contains; none if the file never had a log.
+/// Sets the mark that the next records follow, and the format that has them.
+///
+/// # Errors
+/// If redb fails.
+pub fn begin_log(txn: &WriteTransaction, mark: Mark) -> Result<(), StoreError> {
+    put(&mut txn.open_table(META)?, "format", &FORMAT)?;
+    set_mark(txn, mark)
+}
+
+/// What a state of the file contains of the redo log; none if the file never had a log.
 ///
 /// # Errors
 /// If redb fails or the fact cannot be read.
@@ -220,6 +230,14 @@ pub fn region_of(txn: &ReadTransaction) -> Result<Option<Region>, StoreError> {
 /// If redb fails or the fact cannot be read.
 pub fn digest_key_of(txn: &ReadTransaction) -> Result<Option<DigestKey>, StoreError> {
     get(&txn.open_table(META)?, "digest_key")
+}
+
+/// The writer that a state of the file granted last.
+///
+/// # Errors
+/// If redb fails or the fact cannot be read.
+pub fn granted_of(txn: &ReadTransaction) -> Result<Option<Term>, StoreError> {
+    get(&txn.open_table(META)?, "granted")
 }
 
 fn get<T: DeserializeOwned>(

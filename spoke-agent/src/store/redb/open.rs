@@ -103,11 +103,31 @@ pub fn open(
     })?;
     let db = Db::open(path, cache_bytes).map_err(|error| why_not(path, error))?;
     check_kind_of_file(&db, region)?;
-    let loaded = load(&db, region, clock).map_err(|error| OpenError::Damaged {
-        path: path.to_owned(),
-        why: error.to_string(),
-    })?;
+    let opened = db.open_log().and_then(|()| load(&db, region, clock));
+    let loaded = opened.map_err(|error| not_loaded(path, error))?;
     Ok((db, loaded))
+}
+
+/// Damage is for a person to move away, with all that the file and its log hold. What the system does not do at the
+/// moment must never look like it.
+fn not_loaded(path: &Path, error: StoreError) -> OpenError {
+    let path = path.to_owned();
+    match error {
+        // A file that ends too early stays so.
+        StoreError::Medium(redb::Error::Io(io)) if io.kind() != io::ErrorKind::UnexpectedEof => {
+            let why = io.to_string();
+            OpenError::Refused { path, why }
+        }
+        error @ (StoreError::Closed
+        | StoreError::Medium(redb::Error::PreviousIo | redb::Error::DatabaseClosed)) => {
+            let why = error.to_string();
+            OpenError::Refused { path, why }
+        }
+        error => {
+            let why = error.to_string();
+            OpenError::Damaged { path, why }
+        }
+    }
 }
 
 /// Creates an empty file that only its owner can read (it will hold the digest key), and makes its name durable.
@@ -161,11 +181,8 @@ fn why_not(path: &Path, error: DatabaseError) -> OpenError {
 /// Refuses what is no store, or not ours. A file without any table is a new one.
 fn check_kind_of_file(db: &Db, region: &Region) -> Result<(), OpenError> {
     let path = db.path().to_owned();
-    let damaged = |error: StoreError| OpenError::Damaged {
-        path: db.path().to_owned(),
-        why: error.to_string(),
-    };
-    let txn = db.read().map_err(damaged)?;
+    let damaged = |error: StoreError| not_loaded(db.path(), error);
+    let txn = db.look().map_err(damaged)?;
     let Some(is_store) = has_tables(&txn).map_err(damaged)? else {
         return Ok(());
     };
@@ -198,12 +215,13 @@ fn has_tables(txn: &ReadTransaction) -> Result<Option<bool>, StoreError> {
     Ok((!names.is_empty()).then(|| names.iter().any(|name| name == facts)))
 }
 
-/// Reads the facts and audits the rows; a new file gets its first facts, a damaged one new ones.
+/// Applies what only the redo log has, shows the file to readers, reads the facts and audits the rows; a new file gets
+/// its first facts, a damaged one new ones.
 ///
 /// # Errors
 /// If redb fails.
 pub fn load(db: &Db, region: &Region, clock: &Clock) -> Result<Loaded, StoreError> {
-    if has_tables(&db.read()?)?.is_none() {
+    if has_tables(&db.look()?)?.is_none() {
         return begin(db, region, clock);
     }
     match load_existing(db, clock) {
@@ -221,6 +239,7 @@ pub fn load(db: &Db, region: &Region, clock: &Clock) -> Result<Loaded, StoreErro
 
 fn load_existing(db: &Db, clock: &Clock) -> Result<Loaded, StoreError> {
     replay::run(db)?;
+    db.publish();
     let meta = read_facts(db, clock)?;
     let Some(key) = &meta.digest_key else {
         return Ok(Loaded {
@@ -242,7 +261,7 @@ fn load_existing(db: &Db, clock: &Clock) -> Result<Loaded, StoreError> {
 }
 
 fn read_facts(db: &Db, clock: &Clock) -> Result<Meta, StoreError> {
-    let meta = Meta::load(&db.read()?, clock.reading(), clock::wall_micros())?;
+    let meta = Meta::load(&db.look()?, clock.reading(), clock::wall_micros())?;
     match meta.granted {
         Some(granted) if granted.epoch > limits::EPOCH_MAX => Err(StoreError::Damaged {
             what: format!("the granted epoch ({})", granted.epoch),
@@ -272,7 +291,8 @@ fn begin(db: &Db, region: &Region, clock: &Clock) -> Result<Loaded, StoreError> 
     let mut tables = Tables::open(&txn)?;
     meta.save_whole(&mut tables, clock.reading(), clock::wall_micros())?;
     drop(tables);
-    txn.commit_in_new_era()?;
+    txn.commit_anew()?;
+    db.publish();
     Ok(Loaded {
         meta,
         buckets: Buckets::default(),

@@ -2,52 +2,76 @@
 //! append to it takes one write and one flush of the disk; a durable commit of the store file takes a dozen and two.
 //!
 //! Its size is fixed and it is written over and over from its beginning, so that a flush has no metadata to write.
+//!
+//! | bytes | what |
+//! | --- | --- |
+//! | 16, 16, 16 | magic, era (a random number of this log), checksum of both |
+//! | 16, 4, n, 16 | per record: the link that it follows, length, what it says, checksum of all that; the checksum is its link |
+//!
 //! What must hold:
 //! * A record is durable before what it says is readable, and so before it is acknowledged.
-//! * Each commit of the store file, durable or not, carries the [`Mark`] of the last record that it contains. Whatever
-//!   state the file comes back with, its mark says which records are missing in it, and none is applied twice.
-//! * The log begins anew only after a durable commit. What is left of earlier rounds has lower numbers, what is left of
-//!   earlier runs of the agent has another era, and a record that was not written to its end has the wrong checksum.
+//! * Each commit of the store file, durable or not, carries a [`Mark`]: the link of the last record that it contains,
+//!   or, if it is durable, a new random one, which the next record follows. So a record is found only by the very state
+//!   that it was made for: what is left of earlier rounds follows nothing that is in the file, and what was written in
+//!   another life of the file (a copy, another release) has links that this one never saw.
+//! * The log begins anew only after a durable commit. A record that was not written to its end has the wrong checksum,
+//!   and the next one takes its place.
+//! * To open it for a file that opened before takes no room on the disk.
 
+mod file;
+
+use crate::random;
+use file::Log;
 use serde::{Deserialize, Serialize};
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Bytes of the file. A record that finds no room makes for a durable commit instead.
-const SIZE: usize = 1 << 20;
-/// Era, number and length.
-const HEADER: usize = 16 + 8 + 4;
+/// Link and length.
+const HEADER: usize = 16 + 4;
 const CHECKSUM: usize = 16;
 
-/// The last record that a state of the store file contains.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What a state of the store file contains of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
     era: u128,
-    number: u64,
+    link: u128,
 }
 
-impl Mark {
-    /// Before the first record of an era, a random number that no other run of an agent has.
-    pub fn of_era(era: u128) -> Self {
-        Self { era, number: 0 }
-    }
-
-    fn next(self) -> Self {
-        let (era, number) = (self.era, self.number + 1);
-        Self { era, number }
-    }
+/// A record that is ready to be appended.
+#[derive(Debug)]
+pub struct Record {
+    /// The mark of a state that contains it.
+    pub mark: Mark,
+    bytes: Vec<u8>,
 }
 
-/// The open log.
+/// What the log has and a state of the store file has not.
+#[derive(Debug)]
+pub struct Missing {
+    /// The records in their order, each with the mark of a state that contains it.
+    pub records: Vec<(Mark, Vec<u8>)>,
+    /// Whether the state was made with another log than this one, so that it may be missing more.
+    pub is_of_another_log: bool,
+    next: Option<Next>,
+}
+
+/// Where the next record goes, and what it follows.
+#[derive(Debug, Clone, Copy)]
+struct Next {
+    at: usize,
+    link: u128,
+}
+
+/// The log of a store file.
 #[derive(Debug)]
 pub struct Redo {
-    file: File,
-    /// Of the last record.
-    mark: Mark,
-    /// Where the next one goes.
-    end: usize,
+    /// None if it is closed, or if there was no room for it.
+    log: Option<Log>,
+    /// Whether it may have what the store file has not: then its place must not be taken.
+    is_unread: bool,
+    /// None until a durable commit says what the next record follows.
+    next: Option<Next>,
+    needs_settling: bool,
 }
 
 /// Where the log of a store file is.
@@ -58,100 +82,140 @@ pub fn path_of(store: &Path) -> PathBuf {
 }
 
 impl Redo {
-    /// Opens the log of a store file, or creates an empty one. Nothing can be appended before [`Redo::begin`].
+    /// One that takes nothing.
+    pub fn closed() -> Self {
+        Self {
+            log: None,
+            is_unread: true,
+            next: None,
+            needs_settling: false,
+        }
+    }
+
+    /// Opens the log of a store file, or creates an empty one. Nothing can be appended before [`Redo::resume`] or
+    /// [`Redo::forget`].
     ///
     /// # Errors
-    /// If the system refuses; the error names the file.
+    /// If the system refuses, or the file is another program's; the error names the file.
     pub fn open(store: &Path) -> io::Result<Self> {
-        let path = path_of(store);
-        let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
-        let file = open_whole(&path).map_err(named)?;
+        let log = Log::open(&path_of(store))?;
         Ok(Self {
-            file,
-            mark: Mark::default(),
-            end: 0,
+            log,
+            ..Self::closed()
         })
     }
 
-    /// The records that a state of the store file with this mark does not contain, in their order.
+    /// What a state of the store file with this mark does not contain. It is on the disk when this returns: the log may
+    /// have been read from memory, after a flush of it failed.
     ///
     /// # Errors
-    /// If the file cannot be read.
-    pub fn after(&self, mark: Mark) -> io::Result<Vec<Vec<u8>>> {
-        let mut bytes = vec![0; SIZE];
-        self.file.read_exact_at(&mut bytes, 0)?;
-        let (mut rest, mut last, mut missing) = (bytes.as_slice(), mark, Vec::new());
-        while let Some((found, payload, behind)) = first_of(rest) {
-            let is_old = found.era == mark.era && found.number <= mark.number;
-            if !is_old && found != last.next() {
-                break;
+    /// If the file cannot be read, or not be flushed.
+    pub fn after(&self, mark: Option<Mark>) -> io::Result<Missing> {
+        let mut missing = Missing {
+            records: Vec::new(),
+            is_of_another_log: false,
+            next: None,
+        };
+        let Some(mark) = mark else {
+            return Ok(missing);
+        };
+        let Some(log) = &self.log else {
+            missing.is_of_another_log = true;
+            return Ok(missing);
+        };
+        let bytes = log.read()?;
+        let (mut at, mut link) = (file::HEADER, mark.link);
+        for found in chain(&bytes) {
+            if !missing.records.is_empty() || found.follows == mark.link {
+                let (era, payload) = (log.era, found.payload.to_vec());
+                (at, link) = (found.end, found.link);
+                missing.records.push((Mark { era, link }, payload));
             }
-            if !is_old {
-                last = found;
-                missing.push(payload.to_vec());
-            }
-            rest = behind;
         }
+        missing.is_of_another_log = missing.records.is_empty() && log.era != mark.era;
+        if !missing.records.is_empty() {
+            log.write(&bytes[file::HEADER..at], file::HEADER)?;
+        }
+        missing.next = Some(Next { at, link });
         Ok(missing)
     }
 
-    /// The store file is durable and has this mark: records follow it, from the beginning of the file.
+    /// The store file contains what it was missing, if not durably; records follow it.
+    pub fn resume(&mut self, missing: &Missing) {
+        self.is_unread = false;
+        self.next = missing.next;
+        self.needs_settling = !missing.records.is_empty();
+    }
+
+    /// Whatever it has is of no use.
+    pub fn forget(&mut self) {
+        self.is_unread = false;
+        self.next = None;
+    }
+
+    /// The mark for a durable commit. None if the file's mark must stay as it is: the log has not been read yet, or
+    /// there is none.
+    ///
+    /// # Errors
+    /// If the system has no random numbers.
+    pub fn new_mark(&self) -> io::Result<Option<Mark>> {
+        let log = self.log.as_ref().filter(|_| !self.is_unread);
+        log.map(|log| {
+            let link = random::id().map_err(io::Error::other)?;
+            Ok(Mark { era: log.era, link })
+        })
+        .transpose()
+    }
+
+    /// The store file is durable with this mark and all that is here: records follow it, from the beginning.
     pub fn begin(&mut self, mark: Mark) {
-        (self.mark, self.end) = (mark, 0);
+        self.next = Some(Next {
+            at: file::HEADER,
+            link: mark.link,
+        });
+        self.needs_settling = false;
     }
 
-    /// The store file is durable with all that is here.
-    pub fn rewind(&mut self) {
-        self.end = 0;
+    /// A record that says `payload`; none if there is no room for it.
+    pub fn next(&self, payload: &[u8]) -> Option<Record> {
+        let (log, next) = (self.log.as_ref()?, self.next?);
+        let length = u32::try_from(payload.len()).ok()?;
+        let has_room = next.at + HEADER + payload.len() + CHECKSUM <= log.size;
+        if !has_room {
+            return None;
+        }
+        let mut bytes = Vec::with_capacity(HEADER + payload.len() + CHECKSUM);
+        bytes.extend(next.link.to_le_bytes());
+        bytes.extend(length.to_le_bytes());
+        bytes.extend(payload);
+        let checksum = checksum(&bytes);
+        bytes.extend(checksum);
+        let mark = Mark {
+            era: log.era,
+            link: u128::from_le_bytes(checksum),
+        };
+        Some(Record { mark, bytes })
     }
 
-    /// Whether the store file is durable with all that is here.
-    pub fn is_empty(&self) -> bool {
-        self.end == 0
-    }
-
-    /// The mark that the next record gets, if there is room for it.
-    pub fn next(&self, payload: &[u8]) -> Option<Mark> {
-        let begun = self.mark != Mark::default();
-        let room = self.end + HEADER + payload.len() + CHECKSUM <= SIZE;
-        (begun && room).then(|| self.mark.next())
-    }
-
-    /// Appends a record; it is durable when this returns. It must have room.
+    /// Appends the record that [`Redo::next`] made; it is durable when this returns.
     ///
     /// # Errors
     /// If the system fails. The record may be there all the same.
-    pub fn append(&mut self, payload: &[u8]) -> io::Result<()> {
-        let mark = self.mark.next();
-        let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
-        let mut record = Vec::with_capacity(HEADER + payload.len() + CHECKSUM);
-        record.extend(mark.era.to_le_bytes());
-        record.extend(mark.number.to_le_bytes());
-        record.extend(length.to_le_bytes());
-        record.extend(payload);
-        record.extend(checksum(&record));
-        self.file.write_all_at(&record, self.end as u64)?;
-        self.file.sync_data()?;
-        self.mark = mark;
-        self.end += record.len();
+    pub fn append(&mut self, record: &Record) -> io::Result<()> {
+        let (Some(log), Some(next)) = (&self.log, &mut self.next) else {
+            return Err(io::Error::other("the redo log is closed"));
+        };
+        log.write(&record.bytes, next.at)?;
+        next.at += record.bytes.len();
+        next.link = record.mark.link;
+        self.needs_settling = true;
         Ok(())
     }
-}
 
-/// Opens a file that has its full size on disk, written, not only promised.
-fn open_whole(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    // Only for its owner: it holds what the store holds.
-    let file = options.mode(0o600).open(path)?;
-    if file.metadata()?.len() != SIZE as u64 {
-        file.set_len(0)?;
-        file.write_all_at(&vec![0; SIZE], 0)?;
-        file.sync_all()?;
-        let parent = path.parent().filter(|p| *p != Path::new(""));
-        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
+    /// Whether it has something for which the store file should be made durable.
+    pub fn needs_settling(&self) -> bool {
+        self.needs_settling
     }
-    Ok(file)
 }
 
 fn checksum(bytes: &[u8]) -> [u8; CHECKSUM] {
@@ -163,110 +227,37 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM] {
     sum
 }
 
-/// The record that bytes begin with, if it is whole: its mark, what it says, and the bytes behind it.
-fn first_of(bytes: &[u8]) -> Option<(Mark, &[u8], &[u8])> {
-    let (era, rest) = bytes.split_first_chunk()?;
-    let (number, rest) = rest.split_first_chunk()?;
+/// A record in the bytes of a log.
+struct Found<'a> {
+    follows: u128,
+    payload: &'a [u8],
+    link: u128,
+    end: usize,
+}
+
+/// The records at the beginning of a log that follow one another.
+fn chain(bytes: &[u8]) -> impl Iterator<Item = Found<'_>> {
+    let first = record_at(bytes, file::HEADER);
+    std::iter::successors(first, |last| {
+        record_at(bytes, last.end).filter(|found| found.follows == last.link)
+    })
+}
+
+/// The record at a place, if it is whole.
+fn record_at(bytes: &[u8], at: usize) -> Option<Found<'_>> {
+    let record = bytes.get(at..)?;
+    let (follows, rest) = record.split_first_chunk()?;
     let (length, rest) = rest.split_first_chunk()?;
     let length = u32::from_le_bytes(*length) as usize;
     let (payload, rest) = rest.split_at_checked(length)?;
-    let (sum, rest) = rest.split_first_chunk()?;
-    let mark = Mark {
-        era: u128::from_le_bytes(*era),
-        number: u64::from_le_bytes(*number),
-    };
-    (checksum(&bytes[..HEADER + length]) == *sum).then_some((mark, payload, rest))
+    let (sum, _) = rest.split_first_chunk()?;
+    (checksum(&record[..HEADER + length]) == *sum).then_some(Found {
+        follows: u128::from_le_bytes(*follows),
+        payload,
+        link: u128::from_le_bytes(*sum),
+        end: at + HEADER + length + CHECKSUM,
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tempfile::TempDir;
-
-    const ERA: Mark = Mark { era: 7, number: 0 };
-
-    fn at(number: u64) -> Mark {
-        Mark { number, ..ERA }
-    }
-
-    /// A log with records that say their own number.
-    fn log(dir: &TempDir, numbers: std::ops::RangeInclusive<u64>) -> Redo {
-        let mut log = Redo::open(&dir.path().join("s")).expect("opens");
-        log.begin(at(numbers.start() - 1));
-        numbers.for_each(|n| append(&mut log, n));
-        log
-    }
-
-    fn append(log: &mut Redo, n: u64) {
-        let payload = vec![n as u8; 100];
-        assert_eq!(log.next(&payload), Some(at(n)));
-        log.append(&payload).expect("appends");
-    }
-
-    fn numbers(log: &Redo, mark: Mark) -> Vec<u64> {
-        let records = log.after(mark).expect("reads");
-        records.iter().map(|r| u64::from(r[0])).collect()
-    }
-
-    #[test]
-    fn what_a_state_does_not_contain_is_told_in_order() {
-        let dir = TempDir::new().expect("a directory");
-        drop(log(&dir, 1..=5));
-        let log = Redo::open(&dir.path().join("s")).expect("opens again");
-        assert_eq!(numbers(&log, ERA), [1, 2, 3, 4, 5]);
-        assert_eq!(numbers(&log, at(3)), [4, 5]);
-        assert_eq!(numbers(&log, at(5)), [0; 0]);
-    }
-
-    #[test]
-    fn another_era_and_a_gap_are_no_continuation() {
-        let dir = TempDir::new().expect("a directory");
-        let log = log(&dir, 4..=6);
-        assert_eq!(numbers(&log, Mark::of_era(8)), [0; 0]);
-        assert_eq!(numbers(&log, at(2)), [0; 0], "3 is not there");
-        assert_eq!(numbers(&log, at(9)), [0; 0]);
-    }
-
-    #[test]
-    fn of_a_round_before_nothing_is_told() {
-        let dir = TempDir::new().expect("a directory");
-        let mut log = log(&dir, 1..=5);
-        log.rewind();
-        assert!(log.is_empty());
-        assert_eq!(numbers(&log, at(5)), [0; 0]);
-        append(&mut log, 6);
-        append(&mut log, 7);
-        assert_eq!(numbers(&log, at(5)), [6, 7]);
-    }
-
-    #[test]
-    fn a_record_that_was_not_written_to_its_end_is_not_there() {
-        let dir = TempDir::new().expect("a directory");
-        let log = log(&dir, 1..=3);
-        let third = 2 * (log.end / 3);
-        for byte in third..log.end {
-            let mut was = [0];
-            log.file
-                .read_exact_at(&mut was, byte as u64)
-                .expect("reads");
-            log.file
-                .write_all_at(&[!was[0]], byte as u64)
-                .expect("writes");
-            assert_eq!(numbers(&log, ERA), [1, 2], "byte {byte}");
-            log.file.write_all_at(&was, byte as u64).expect("writes");
-        }
-        assert_eq!(numbers(&log, ERA), [1, 2, 3]);
-    }
-
-    #[test]
-    fn a_full_log_and_one_that_has_not_begun_take_nothing() {
-        let dir = TempDir::new().expect("a directory");
-        let mut log = Redo::open(&dir.path().join("s")).expect("opens");
-        assert_eq!(log.next(b"x"), None);
-        log.begin(ERA);
-        let half = vec![1; SIZE / 2];
-        log.append(&half).expect("appends");
-        assert_eq!(log.next(&half), None);
-        assert_eq!(log.next(b"x"), Some(at(2)));
-    }
-}
+mod tests;

@@ -108,6 +108,8 @@ pub struct Writer {
     state: State,
     /// The file failed and could not be read again yet.
     failed: bool,
+    /// When the file is made durable, or opened again, in microseconds of the clock.
+    settle_at: u64,
     live: watch::Sender<Arc<Live>>,
 }
 
@@ -193,6 +195,7 @@ impl Writer {
             gate: Gate::default(),
             state,
             failed: false,
+            settle_at: 0,
             live,
         };
         let (commands, queue) = mpsc::channel(QUEUE);

@@ -47,6 +47,17 @@ pub fn program_on(dir: &Path) -> Command {
     command
 }
 
+/// A program whose files cannot be written beyond some blocks of 512 bytes.
+pub fn limited(program: &Command, blocks: u32) -> Command {
+    let mut shell = Command::new("sh");
+    let limit = format!("trap '' XFSZ; ulimit -S -f {blocks}; exec \"$@\"");
+    shell
+        .args(["-c", &limit, "sh"])
+        .arg(program.get_program())
+        .args(program.get_args());
+    shell
+}
+
 impl Process {
     /// Starts the program and waits for its line that says it is ready.
     pub fn start(dir: &Path, failpoint: Option<&str>) -> Self {
@@ -59,14 +70,7 @@ impl Process {
 
     /// Starts a program whose files cannot grow beyond some blocks of 512 bytes: a disk that is full.
     pub fn start_with_limit(dir: &Path, blocks: u32) -> Self {
-        let mut shell = Command::new("sh");
-        let limit = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\"");
-        let program = program_on(dir);
-        shell
-            .args(["-c", &limit, "sh"])
-            .arg(program.get_program())
-            .args(program.get_args());
-        Self::spawn(shell)
+        Self::spawn(limited(&program_on(dir), blocks))
     }
 
     fn spawn(mut command: Command) -> Self {
@@ -102,6 +106,17 @@ impl Process {
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).expect("sent");
+    }
+
+    /// From now on its files cannot be written beyond some blocks of 512 bytes, whatever they have there; it must have
+    /// been started with a limit.
+    pub fn limit(&self, blocks: u64) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let limit = rustix::process::Rlimit {
+            current: Some(blocks * 512),
+            maximum: rustix::process::getrlimit(rustix::process::Resource::Fsize).maximum,
+        };
+        rustix::process::prlimit(Some(pid), rustix::process::Resource::Fsize, limit).expect("set");
     }
 
     pub fn wait(&mut self) -> ExitStatus {

@@ -20,6 +20,7 @@ impl Writer {
         match self.apply_group(&group) {
             Ok(outcomes) => {
                 self.state.last_push = Some(self.clock.reading());
+                self.settle_later();
                 self.state.roll_up();
                 self.publish();
                 pass(&group, failpoint::AFTER_COMMIT);
@@ -67,7 +68,13 @@ impl Writer {
         let (contexts, bundles) = tables.counts()?;
         drop(tables);
         let pushes = group.iter().map(|w| w.push.bundles.as_slice()).collect();
-        let record = Record { pushes, progress }.encode()?;
+        let granted = self.state.meta.granted;
+        let record = Record {
+            granted,
+            pushes,
+            progress,
+        };
+        let record = record.encode()?;
         pass(group, failpoint::BEFORE_COMMIT);
         let started = Instant::now();
         txn.commit_logged(&record)?;

@@ -6,20 +6,30 @@ use crate::store::redb::StoreError;
 use crate::store::redb::db::Write;
 use crate::store::redb::open;
 use crate::store::redb::tables::Tables;
-use contexts::push::{Reading, Refused};
+use contexts::push::Refused;
 
 /// Microseconds without a push after which the file is made durable.
 const SETTLE_AFTER: u64 = 1_000_000;
+/// Microseconds after a failure before the file is touched without being asked. Each try that fails reads all of it.
+const RETRY_AFTER: u64 = 30_000_000;
 
 impl Writer {
-    /// Makes the file durable once pushes pause, so that it rarely needs its redo log.
+    /// A push was committed: the file is made durable once no other follows.
+    pub(super) fn settle_later(&mut self) {
+        self.settle_at = self.clock.reading().micros + SETTLE_AFTER;
+    }
+
+    /// Makes the file durable once pushes pause, so that it rarely needs its redo log; opens it, if it is closed after a
+    /// failure: readers wait for that, whether or not there is a hub.
     pub(super) fn settle(&mut self) {
-        let now = self.clock.reading();
-        let paused = |last: Reading| now.micros.saturating_sub(last.micros) > SETTLE_AFTER;
-        if self.failed || !self.state.last_push.is_some_and(paused) || !self.db.is_ahead() {
+        if self.clock.reading().micros < self.settle_at {
             return;
         }
-        if let Err(error) = self.db.write().and_then(Write::commit) {
+        if self.failed {
+            self.recover();
+        } else if self.db.needs_settling()
+            && let Err(error) = self.db.write().and_then(Write::commit)
+        {
             self.fail("make the file durable", &error);
         }
     }
@@ -43,6 +53,7 @@ impl Writer {
         if !self.failed {
             return true;
         }
+        self.settle_at = self.clock.reading().micros + RETRY_AFTER;
         let again = self.db.reopen();
         let loaded = again.and_then(|()| open::load(&self.db, &self.region, &self.clock));
         match loaded {
@@ -57,7 +68,7 @@ impl Writer {
             }
             Err(error) => tracing::error!(
                 file = %self.db.path().display(), %error,
-                "the store cannot be opened again; the next claim tries again"
+                "the store cannot be opened again yet; it is tried again"
             ),
         }
         !self.failed

@@ -140,7 +140,7 @@ impl Writer {
         let audited = audit::run(&self.db, key)?;
         open::report(&self.db, &audited);
         let now = self.clock.reading();
-        let on_disk = Meta::load(&self.db.read()?, now, clock::wall_micros())?;
+        let on_disk = Meta::load(&self.db.look()?, now, clock::wall_micros())?;
         // The position in memory is ahead of the one on disk; only what the audit may have changed is taken.
         self.state.meta.synced_kinds = on_disk.synced_kinds;
         self.state.buckets = audited.buckets;
