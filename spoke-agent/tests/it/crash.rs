@@ -75,8 +75,8 @@ async fn number(agent: &Process) -> u32 {
 
 #[tokio::test]
 async fn a_kill_after_many_pushes_loses_none() {
-    // The second is more than the redo log holds, several times over; one push of the third is.
-    for (pushes, size) in [(200, 10), (80, 50_000), (3, 2_000_000)] {
+    // Each is more than the redo log takes before a durable commit; one push of the third is.
+    for (pushes, size) in [(600, 10), (80, 50_000), (3, 2_000_000)] {
         let dir = TempDir::new().expect("a directory");
         let mut agent = Process::start(dir.path(), None);
         let mut hub = agent.hub(1);

@@ -29,6 +29,8 @@ use std::path::{Path, PathBuf};
 /// Link and length.
 const HEADER: usize = 16 + 4;
 const CHECKSUM: usize = 16;
+/// Records after which a durable commit is due: it takes longer the more there are, and everybody waits for it.
+const RECORDS: usize = 250;
 
 /// What a state of the store file contains of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +73,8 @@ pub struct Redo {
     is_unread: bool,
     /// None until a durable commit says what the next record follows.
     next: Option<Next>,
+    /// Since the last durable commit.
+    records: usize,
     needs_settling: bool,
 }
 
@@ -88,6 +92,7 @@ impl Redo {
             log: None,
             is_unread: true,
             next: None,
+            records: 0,
             needs_settling: false,
         }
     }
@@ -144,6 +149,7 @@ impl Redo {
     pub fn resume(&mut self, missing: &Missing) {
         self.is_unread = false;
         self.next = missing.next;
+        self.records = missing.records.len();
         self.needs_settling = !missing.records.is_empty();
     }
 
@@ -173,15 +179,16 @@ impl Redo {
             at: file::HEADER,
             link: mark.link,
         });
+        self.records = 0;
         self.needs_settling = false;
     }
 
-    /// A record that says `payload`; none if there is no room for it.
+    /// A record that says `payload`; none if it is time for a durable commit instead.
     pub fn next(&self, payload: &[u8]) -> Option<Record> {
         let (log, next) = (self.log.as_ref()?, self.next?);
         let length = u32::try_from(payload.len()).ok()?;
         let has_room = next.at + HEADER + payload.len() + CHECKSUM <= log.size;
-        if !has_room {
+        if !has_room || self.records >= RECORDS {
             return None;
         }
         let mut bytes = Vec::with_capacity(HEADER + payload.len() + CHECKSUM);
@@ -208,6 +215,7 @@ impl Redo {
         log.write(&record.bytes, next.at)?;
         next.at += record.bytes.len();
         next.link = record.mark.link;
+        self.records += 1;
         self.needs_settling = true;
         Ok(())
     }
