@@ -187,6 +187,28 @@ async fn a_link_and_its_target_have_one_log() {
 }
 
 #[tokio::test]
+async fn a_beat_is_durable_and_leaves_the_store_file_alone() {
+    let dir = TempDir::new().expect("a directory");
+    let mut agent = Process::start(dir.path(), None);
+    let mut hub = agent.hub(1);
+    hub.claim().await.expect("granted");
+    hub.synced(&[], &[]).await;
+    let bytes = || std::fs::read(dir.path().join("store.redb")).expect("reads");
+    let before = bytes();
+    for beat in 1..=3 {
+        let mut push = hub.next_push(vec![]);
+        push.beat = Some(beat);
+        let _: contexts::push::Pushed = hub.call("push", &push).await.expect("pushed");
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    assert!(before == bytes(), "nothing to settle");
+    agent.signal(Signal::KILL);
+    agent.wait();
+    let agent = Process::start(dir.path(), None);
+    assert_eq!(agent.hub(1).hello().await.beat, 3);
+}
+
+#[tokio::test]
 async fn a_push_is_in_the_store_file_soon_after() {
     let dir = TempDir::new().expect("a directory");
     let mut agent = Process::start(dir.path(), None);

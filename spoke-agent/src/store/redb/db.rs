@@ -79,16 +79,20 @@ impl Write<'_> {
     }
 
     /// Commits what a record for the redo log says. It is durable when this returns, in the log or, if that is full, in
-    /// the file.
+    /// the file. With `settle` the file is to be made durable once there is time; without, there is nothing to lose.
     ///
     /// # Errors
     /// If redb or the system fails. The commit may have reached the disk all the same.
-    pub fn commit_logged(mut self, payload: &[u8]) -> Result<(), StoreError> {
+    pub fn commit_logged(mut self, payload: &[u8], settle: bool) -> Result<(), StoreError> {
         let Some(record) = self.redo.next(payload) else {
             return self.commit();
         };
-        self.redo.append(&record).map_err(StorageError::Io)?;
-        failpoint::hit(failpoint::AFTER_LOG);
+        self.redo
+            .append(&record, settle)
+            .map_err(StorageError::Io)?;
+        if settle {
+            failpoint::hit(failpoint::AFTER_LOG);
+        }
         self.commit_as_logged(record.mark)
     }
 

@@ -204,11 +204,12 @@ impl Redo {
         Some(Record { mark, bytes })
     }
 
-    /// Appends the record that [`Redo::next`] made; it is durable when this returns.
+    /// Appends the record that [`Redo::next`] made; it is durable when this returns. With `settle` the store file is to
+    /// be made durable once there is time.
     ///
     /// # Errors
     /// If the system fails. The record may be there all the same.
-    pub fn append(&mut self, record: &Record) -> io::Result<()> {
+    pub fn append(&mut self, record: &Record, settle: bool) -> io::Result<()> {
         let (Some(log), Some(next)) = (&self.log, &mut self.next) else {
             return Err(io::Error::other("the redo log is closed"));
         };
@@ -216,7 +217,7 @@ impl Redo {
         next.at += record.bytes.len();
         next.link = record.mark.link;
         self.records += 1;
-        self.needs_settling = true;
+        self.needs_settling |= settle;
         Ok(())
     }
 

@@ -28,7 +28,7 @@ fn durable(log: &mut Redo) -> Mark {
 
 fn append(log: &mut Redo, n: u8) -> Mark {
     let record = log.next(&[n; 100]).expect("room");
-    log.append(&record).expect("appends");
+    log.append(&record, true).expect("appends");
     record.mark
 }
 
@@ -123,7 +123,7 @@ fn a_full_log_and_one_that_has_not_begun_take_nothing() {
     durable(&mut log);
     let half = vec![1; SIZE / 2];
     let record = log.next(&half).expect("room");
-    log.append(&record).expect("appends");
+    log.append(&record, true).expect("appends");
     assert!(log.next(&half).is_none());
     for n in 1..RECORDS {
         append(&mut log, n as u8);
