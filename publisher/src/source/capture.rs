@@ -280,9 +280,9 @@ impl Source {
     /// # Errors
     /// [`SourceError`] if the database fails.
     pub async fn look_at_triggers(&self) -> Result<(String, Option<String>), SourceError> {
-        // Whatever is done to a trigger, or undone, leaves a row of another transaction. First, so that what happens
+        // Whatever is done to a trigger or its function, or undone, leaves a row of another transaction. First, so that what happens
         // between the two statements shows in the next look.
-        let sql = "SELECT md5(coalesce(string_agg(t.oid || ' ' || t.xmin, ',' ORDER BY t.oid), '')) FROM pg_trigger t \
+        let sql = "SELECT md5(coalesce(string_agg(format('%s %s %s', t.oid, t.xmin, p.xmin), ',' ORDER BY t.oid), '')) FROM pg_trigger t \
                    JOIN pg_proc p ON p.oid = t.tgfoid WHERE p.pronamespace = 'hubcast'::regnamespace";
         let row = self.fetch_one("looking at the triggers", Statement::new(sql));
         let as_they_are: String = row.await?.get(0);

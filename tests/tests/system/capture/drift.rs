@@ -2,8 +2,39 @@
 
 use super::{CONTEXTS, NOTHING, SCHEMA, Watched};
 use crate::world::{sample_contexts, sample_dir};
+use publisher::source::Source;
+use secrecy::SecretString;
 use system_tests::server::Server;
 use system_tests::{Result, sample};
+
+#[tokio::test]
+async fn what_was_done_to_a_trigger_and_undone_shows() -> Result<()> {
+    let watched = Watched::new(SCHEMA, CONTEXTS).await?;
+    let source = Source::new("url", &SecretString::from(watched.database.url.clone()))?;
+    let (mut before, gap) = source.look_at_triggers().await?;
+    assert_eq!(gap, None);
+    for (sql, shows) in [
+        ("UPDATE item SET tenant = tenant", false),
+        (
+            "ALTER TABLE item DISABLE TRIGGER ALL; ALTER TABLE item ENABLE TRIGGER ALL",
+            true,
+        ),
+        ("ANALYZE item; CREATE TABLE something (a int)", false),
+        (
+            "DO $$ DECLARE f regprocedure := (SELECT tgfoid FROM pg_trigger WHERE tgrelid = 'item'::regclass \
+             AND tgname = 'hubcast_changed_d'); d text := pg_get_functiondef(f); BEGIN \
+             EXECUTE format('CREATE OR REPLACE FUNCTION %s RETURNS trigger LANGUAGE plpgsql AS ''BEGIN RETURN NULL; END''', f); \
+             EXECUTE d; END $$",
+            true,
+        ),
+    ] {
+        watched.database.execute(sql).await?;
+        let (after, gap) = source.look_at_triggers().await?;
+        assert_eq!((gap, after != before), (None, shows), "{sql}");
+        before = after;
+    }
+    Ok(())
+}
 
 #[tokio::test]
 async fn every_way_to_lose_a_trigger_is_found_and_healed() -> Result<()> {
