@@ -227,10 +227,15 @@ async fn scan(State(api): State<Arc<Api>>) -> Response {
 
 /// Asks the writer of this process, or the one that there is.
 async fn pass_on(api: &Api, ask: Ask) -> Result<Reply, String> {
-    if api.view.borrow().is_some()
-        && let Some(reply) = api.orders.ask(ask.clone()).await
-    {
-        return Ok(reply);
+    let mut view = api.view.clone();
+    if view.borrow().is_some() {
+        tokio::select! {
+            reply = api.orders.ask(ask.clone()) => if let Some(reply) = reply {
+                return Ok(reply);
+            },
+            // What was not taken before the end of the term waits for the next one, which may never come.
+            _ = view.wait_for(Option::is_none) => {}
+        }
     }
     let (stage, _) = watch::channel(Stage::Connecting);
     delegate::ask_the_writer(&api.parts, ask, &stage).await

@@ -112,11 +112,7 @@ async fn wait(
                             let _ = parts.source.release_lease(lease.term).await;
                             return Ok(Waited::Reply(reply));
                         }
-                        parts
-                            .source
-                            .withdraw_request(id)
-                            .await
-                            .map_err(|e| e.to_string())?;
+                        bounded(parts, parts.source.withdraw_request(id)).await?;
                     }
                     return Ok(Waited::Lease(Box::new(lease)));
                 }
@@ -132,13 +128,7 @@ async fn wait(
                         ));
                     }
                     if request.is_none() {
-                        request = Some(
-                            parts
-                                .source
-                                .leave_request(&text)
-                                .await
-                                .map_err(|e| e.to_string())?,
-                        );
+                        request = Some(bounded(parts, parts.source.leave_request(&text)).await?);
                     }
                 }
             }
@@ -152,7 +142,7 @@ async fn wait(
         let owed = !matches!(ask, Ask::Scan { .. }) || candidate.is_none();
         if owed && began.elapsed() > WITHIN {
             if let Some(id) = request {
-                let _ = parts.source.withdraw_request(id).await;
+                let _ = bounded(parts, parts.source.withdraw_request(id)).await;
             }
             return Err(
                 "the publisher that is the writer did not answer within 40 s; see its log"

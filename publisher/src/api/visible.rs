@@ -15,10 +15,14 @@ use serde::Deserialize;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How long the answer may take if nobody says, and at most.
 const DEFAULT_WITHIN: Millis = 2_000;
 const WITHIN_MAX: Millis = 30_000;
+
+/// How long the database may take to say what became of a transaction.
+const DATABASE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Numbers below are no transaction's (`FirstNormalTransactionId` of Postgres).
 const FIRST_XID: u64 = 3;
@@ -119,7 +123,8 @@ pub(super) async fn visible(
 
 /// The server that knows a transaction; or the answer, for one that can never be visible.
 async fn look_up(api: &Api, xid: u64) -> Result<Server, Box<Response>> {
-    let refusal = match api.parts.source.fate(xid).await {
+    let source = &api.parts.source;
+    let refusal = match source.within(DATABASE_WITHIN, source.fate(xid)).await {
         Ok((Fate::Committed | Fate::Open, server)) => return Ok(server),
         Ok((Fate::Aborted, _)) => problem(
             StatusCode::CONFLICT,

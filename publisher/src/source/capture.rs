@@ -103,7 +103,6 @@ impl Seen {
         let change = |row: RawRow| Change {
             id: row.id,
             xid: row.xid,
-            by_query: row.changed.is_some(),
             tenants: match row.tenant {
                 Some(tenant) => named(&tenant).into_iter().collect(),
                 None => self.resolved.remove(&row.id).unwrap_or_default(),

@@ -85,9 +85,6 @@ pub struct Change {
     pub xid: u64,
     /// The tenants: one, or what a `tenants` query made of a changed row, or none.
     pub tenants: Vec<TenantId>,
-    /// Whether a `tenants` query was asked. A tenant that the row concerned, and that another transaction has taken away
-    /// from it since, is found by that one's rows in the same look.
-    pub by_query: bool,
 }
 
 /// What a look found.
@@ -166,7 +163,7 @@ impl Stores {
 struct Entry {
     look: LookId,
     seen: Tick,
-    rows: Vec<(i64, u64)>,
+    rows: Vec<i64>,
     undelivered: Stores,
 }
 
@@ -236,9 +233,8 @@ pub struct Capture {
     entries: BTreeMap<u64, Entry>,
     next_entry: u64,
     by_tenant: HashMap<TenantId, Vec<u64>>,
-    by_xid: HashMap<u64, Vec<u64>>,
-    /// Transactions that are where they should be only with all that one look found.
-    by_look: BTreeMap<LookId, BTreeSet<u64>>,
+    /// The transactions that looks found, until every store has all that was found by then.
+    found: BTreeMap<LookId, BTreeSet<u64>>,
     /// Rows that are not acknowledged, with the entries that each waits for.
     rows: BTreeMap<i64, usize>,
     done: Vec<i64>,
@@ -346,7 +342,7 @@ impl Capture {
         }
         self.last = Some(looked.seen.clone());
         self.last_id = looked.last_id;
-        self.forget_looks();
+        self.forget_found();
         if looked.is_backlog {
             self.all_in = Some(looked.seen.clone());
         }
@@ -373,10 +369,9 @@ impl Capture {
         stores: &[bool],
     ) -> Vec<(TenantId, usize)> {
         let mut tenants: BTreeMap<&TenantId, Vec<(i64, u64)>> = BTreeMap::new();
-        let queried = changes.iter().filter(|c| c.by_query).map(|c| c.xid);
-        let queried: BTreeSet<u64> = queried.collect();
-        if !queried.is_empty() {
-            self.by_look.insert(look, queried);
+        if !changes.is_empty() {
+            let xids = changes.iter().map(|change| change.xid);
+            self.found.insert(look, xids.collect());
         }
         for change in changes {
             self.rows.insert(change.id, change.tenants.len());
@@ -410,19 +405,13 @@ impl Capture {
                 .entry(tenant.clone())
                 .or_default()
                 .push(entry);
-            for (_, xid) in &rows {
-                let entries = self.by_xid.entry(*xid).or_default();
-                if entries.last() != Some(&entry) {
-                    entries.push(entry);
-                }
-            }
             let undelivered = wanted.clone();
             self.entries.insert(
                 entry,
                 Entry {
                     look,
                     seen,
-                    rows,
+                    rows: rows.into_iter().map(|(id, _)| id).collect(),
                     undelivered,
                 },
             );
@@ -482,14 +471,8 @@ impl Capture {
         let Some(entry) = self.entries.remove(&id) else {
             return true;
         };
-        for (row, xid) in entry.rows {
+        for row in entry.rows {
             self.row_left(now, row);
-            if let Some(entries) = self.by_xid.get_mut(&xid) {
-                entries.retain(|e| *e != id);
-                if entries.is_empty() {
-                    self.by_xid.remove(&xid);
-                }
-            }
         }
         true
     }
@@ -510,11 +493,16 @@ impl Capture {
         self.done_since.get_or_insert(now);
     }
 
-    /// Forgets looks of which every store has everything.
-    fn forget_looks(&mut self) {
-        let deliveries = &self.deliveries;
-        let is_missing = |look: &LookId| deliveries.iter().any(|d| d.missing.contains_key(look));
-        self.by_look.retain(|look, _| is_missing(look));
+    /// Forgets the transactions that every store has, with all that was found before.
+    fn forget_found(&mut self) {
+        let missing = self
+            .deliveries
+            .iter()
+            .filter_map(|d| d.missing.keys().next());
+        match missing.min().copied() {
+            Some(first) => self.found = self.found.split_off(&first),
+            None => self.found.clear(),
+        }
     }
 
     /// A store's clock at a moment up to which it has every change.
@@ -532,18 +520,20 @@ impl Capture {
         self.deliveries[ix.0].fresh = None;
     }
 
-    /// Whether a transaction has ended, as far as was looked; and then whether a store has all that it changed.
+    /// Whether a transaction has ended, as far as was looked; and then whether a store has all that it changed, and all
+    /// that was found before and with it: a key that it removed may be one that an earlier transaction has taken from a
+    /// tenant of which the store still has the older state.
     pub fn has(&self, xid: u64, ix: StoreIx) -> Option<bool> {
         if !self.last.as_ref()?.sees(xid) {
             return None;
         }
-        let mut looks = self.by_look.iter().filter(|(_, xids)| xids.contains(&xid));
-        if looks.any(|(look, _)| self.deliveries[ix.0].missing.contains_key(look)) {
-            return Some(false);
-        }
-        let entries = self.by_xid.get(&xid).into_iter().flatten();
-        let mut entries = entries.filter_map(|id| self.entries.get(id));
-        Some(!entries.any(|e| e.undelivered.contains(ix)))
+        let found = self.found.iter().rfind(|(_, xids)| xids.contains(&xid));
+        let missing = self.deliveries[ix.0].missing.keys().next();
+        Some(
+            !found
+                .zip(missing)
+                .is_some_and(|((look, _), first)| first <= look),
+        )
     }
 
     /// Whether so much is followed that single changes are given up.
@@ -660,7 +650,6 @@ mod tests {
             id,
             xid,
             tenants: tenants.iter().map(|name| t(name)).collect(),
-            by_query: false,
         }
     }
 
@@ -823,48 +812,29 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_is_visible_where_nothing_of_it_is_under_way() {
+    fn a_transaction_is_visible_where_nothing_up_to_it_is_under_way() {
         let mut books = Books::new();
         assert_eq!(books.0.has(4, A), None);
-        books.look(
-            1,
-            looked(
-                "5:5:",
-                3,
-                vec![change(1, 4, &["a", "b"]), change(3, 3, &["a"])],
-            ),
+        let both = vec![change(1, 4, &["a", "b"]), change(3, 3, &["a"])];
+        books.look(1, looked("5:5:", 3, both));
+        books.look(2, looked("6:6:", 4, vec![change(4, 5, &["b"])]));
+        books.0.delivered(0, A, &t("b"), Tick(21));
+        let has = |books: &Books, ix| [3, 4, 5, 6].map(|xid| books.0.has(xid, ix));
+        let (no, yes) = (Some(false), Some(true));
+        assert_eq!(
+            has(&books, A),
+            [no, no, no, None],
+            "a may have had what 5 changed"
         );
         books.0.delivered(0, A, &t("a"), Tick(11));
-        assert_eq!(
-            (books.0.has(4, A), books.0.has(3, A), books.0.has(3, B)),
-            (Some(false), Some(true), Some(false))
-        );
-        books.0.delivered(0, A, &t("b"), Tick(11));
-        assert_eq!(
-            (books.0.has(4, A), books.0.has(4, B), books.0.has(5, A)),
-            (Some(true), Some(false), None)
-        );
-    }
-
-    #[test]
-    fn a_transaction_of_which_a_query_was_asked_is_visible_with_all_that_the_look_found() {
-        let mut books = Books::new();
-        let by_query = Change {
-            by_query: true,
-            ..change(1, 3, &["a"])
-        };
-        // "b" was concerned too, until transaction 4.
-        books.look(1, looked("5:5:", 2, vec![by_query, change(2, 4, &["b"])]));
-        books.0.delivered(0, A, &t("a"), Tick(11));
-        assert_eq!(books.0.has(3, A), Some(false));
-        books.0.delivered(0, A, &t("b"), Tick(11));
-        assert_eq!(
-            (books.0.has(3, A), books.0.has(3, B)),
-            (Some(true), Some(false))
-        );
+        assert_eq!(has(&books, A), [yes, yes, yes, None]);
+        assert_eq!(has(&books, B), [no, no, no, None]);
+        books.0.delivered(0, B, &t("a"), Tick(11));
+        books.0.delivered(0, B, &t("b"), Tick(11));
+        assert_eq!(has(&books, B), [yes, yes, no, None]);
         books.0.strike_store(0, B);
-        books.look(2, looked("6:6:", 2, vec![]));
-        assert_eq!((books.0.has(3, B), books.0.by_look.len()), (Some(true), 0));
+        books.look(3, looked("7:7:", 4, vec![]));
+        assert_eq!((has(&books, B), books.0.found.len()), ([yes; 4], 0));
     }
 
     #[test]

@@ -174,15 +174,16 @@ impl World {
         if !self.weather.plans || self.calm {
             return;
         }
-        for change in looked.changes.iter().filter(|c| c.by_query) {
+        for change in &looked.changes {
             let Some(line) = self.dbs[db].outbox.rows.get(&change.id) else {
                 continue;
             };
+            let Note::Changed(plan) = line.note else {
+                continue;
+            };
             let (xid, commit) = (line.xid, line.commit);
-            if let Note::Changed(plan) = line.note {
-                let later = self.rng.random_range(1..1_000);
-                self.at(later, Event::Leave(db, plan));
-            }
+            let later = self.rng.random_range(1..1_000);
+            self.at(later, Event::Leave(db, plan));
             for _ in 0..3 {
                 let later = self.rng.random_range(1..2_500);
                 self.at(later, Event::Question { db, xid, commit });

@@ -209,7 +209,6 @@ impl Database {
             id,
             xid: if alone { id.unsigned_abs() } else { line.xid },
             tenants,
-            by_query: matches!(line.note, Note::Changed(_)),
         }
     }
 
