@@ -184,10 +184,16 @@ async fn renew(source: &Source, lease: &mut Lease) -> Result<Instant, SourceErro
 async fn send(source: &Source, spoke: &Spoke, term: Term, request: Request) -> Answer {
     match request {
         Request::Hello => greet(source, spoke).await,
-        Request::Claim(claim) => answer(
-            spoke.call::<_, Granted>("claim", &claim, ASK_WITHIN).await,
-            |g| Answer::Granted(Box::new(g)),
-        ),
+        Request::Claim(claim) => {
+            if let Some(id) = claim.seen.last_synced.filter(|_| !claim.known) {
+                let recording = source.record_synced(term, id, &spoke.url);
+                if let Err(e) = source.within(STATEMENT_WITHIN, recording).await {
+                    return Answer::Lost(e.to_string());
+                }
+            }
+            let answered = spoke.call::<_, Granted>("claim", &claim, ASK_WITHIN);
+            answer(answered.await, |g| Answer::Granted(Box::new(g)))
+        }
         Request::Push(push) => {
             // A push that carries but a beat has nothing to lose.
             let pass = |name| match push.bundles.is_empty() {

@@ -246,7 +246,8 @@ impl Source {
         Ok(row.await?.get(0))
     }
 
-    /// Records a *synced* before it is sent.
+    /// Records a *synced* before it is sent; or one that another database recorded, before a store that names it is taken
+    /// from there by force: what the store has counts as known from then on, also to a later writer.
     ///
     /// # Errors
     /// [`SourceError::TermOver`] if the writer's term is over.
@@ -260,7 +261,8 @@ impl Source {
             "WITH term AS (SELECT FROM hubcast.writer WHERE epoch = $1 AND holder = $2 FOR SHARE), \
              old AS (DELETE FROM hubcast.syncs USING term WHERE store = $4 AND id IN (SELECT id FROM hubcast.syncs \
               WHERE store = $4 ORDER BY sent_at DESC OFFSET 100)) \
-             INSERT INTO hubcast.syncs (id, store) SELECT $3, $4 FROM term WHERE ({DURABLE}) IS DISTINCT FROM ''"
+             INSERT INTO hubcast.syncs (id, store) SELECT $3, $4 FROM term WHERE ({DURABLE}) IS DISTINCT FROM '' \
+             ON CONFLICT (id) DO UPDATE SET store = excluded.store, sent_at = excluded.sent_at"
         );
         let statement = of_term(sql, term).bind(id.to_string()).bind(store);
         match self

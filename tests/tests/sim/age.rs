@@ -17,7 +17,9 @@ impl World {
         let d = &self.agents[s].durable;
         let Some(fresh) = d.fresh else { return Ok(()) };
         let db = d.fresh_db;
-        let then = self.dbs[db].index_at(fresh);
+        // Of a database that the store does not obey any more, what it has in common with the present one.
+        let common = d.owner.map_or(usize::MAX, |owner| self.shared(db, owner));
+        let then = self.dbs[db].index_at(fresh).min(common.saturating_sub(1));
         let scanned = d.scanned.filter(|(of, _)| *of == db);
         let scanned = scanned.map_or(0, |(_, at)| self.dbs[db].index_at(at));
         for (tenant, touches) in &self.dbs[db].touches {

@@ -243,10 +243,7 @@ impl World {
                 continue;
             }
             let db = origin.db;
-            // What a database lost is no truth any more: a store that has heard so may go before it.
-            if b.owner
-                .is_some_and(|owner| self.commit_in(*origin, owner).is_none())
-            {
+            if !self.owes(to, *origin) {
                 continue;
             }
             let Some((shown, known)) = self.known_since(b, tenant, db) else {
@@ -276,7 +273,9 @@ impl World {
             return Ok(());
         }
         for ((tenant, origin), verdict) in push.iter().zip(&pushed.verdicts) {
-            if !matches!(verdict, Verdict::Applied | Verdict::AlreadyThere) {
+            if !matches!(verdict, Verdict::Applied | Verdict::AlreadyThere)
+                || !self.owes(s, *origin)
+            {
                 continue;
             }
             let on_disk = agent.durable.origins.get(tenant);
@@ -301,7 +300,8 @@ impl World {
             }
             let s: usize = receipt.store[1..].parse().unwrap_or(0);
             let d = &self.agents[s].durable;
-            if self.agents[s].line != wish.lines[s] || d.edited.contains(&receipt.tenant) {
+            let there = self.agents[s].line == wish.lines[s] && self.owes(s, wish.origin);
+            if !there || d.edited.contains(&receipt.tenant) {
                 continue;
             }
             let db = wish.origin.db;

@@ -20,8 +20,15 @@ impl World {
         same.then_some(origin.commit)
     }
 
+    /// Whether a store owes a commit to anybody: what a database lost is no truth any more once the store obeys a copy that
+    /// does not have it.
+    pub fn owes(&self, s: usize, origin: Origin) -> bool {
+        let owner = self.agents[s].durable.owner;
+        owner.is_none_or(|owner| self.commit_in(origin, owner).is_some())
+    }
+
     /// How many commits two databases have in common.
-    fn shared(&self, a: usize, b: usize) -> usize {
+    pub fn shared(&self, a: usize, b: usize) -> usize {
         let line = |db: usize| {
             let mut line = vec![(db, usize::MAX)];
             while let Some((parent, commits)) = line.last().and_then(|(db, _)| self.dbs[*db].parent)

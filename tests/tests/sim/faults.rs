@@ -40,8 +40,11 @@ impl World {
             72..78 => self.restore(s),
             78..82 => self.wipe(s),
             82..88 => self.edit(s),
-            88..91 => self.database_down(p, false),
-            91..94 => self.database_down(p, true),
+            88..94 => {
+                let (db, rest) = (self.publishers[p].db, self.rng.random_range(300..9_000));
+                let restarts = self.rng.random();
+                self.database_down(db, rest, restarts);
+            }
             94..96 if self.weather.alter => {
                 let db = self.publishers[p].db;
                 self.alter_triggers(db, true);
@@ -55,8 +58,7 @@ impl World {
     }
 
     /// The database cannot be reached; or its server stops and starts again.
-    fn database_down(&mut self, p: usize, restarts: bool) {
-        let (db, rest) = (self.publishers[p].db, self.rng.random_range(300..9_000));
+    pub fn database_down(&mut self, db: usize, rest: u64, restarts: bool) {
         if self.dbs[db].is_dead() {
             return;
         }

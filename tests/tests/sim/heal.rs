@@ -2,10 +2,12 @@
 //! stays dead holds up nobody else; and when nothing changes any more, nothing more is built.
 
 use crate::agent::Agent;
+use crate::publisher::Publisher;
 use crate::state::Name;
 use crate::variant::Variant;
 use crate::world::{Checked, Event, Violation, World, violated};
 use contexts::name::TenantId;
+use contexts::version::Term;
 use publisher::writer::StoreIx;
 use rand::Rng;
 use std::collections::BTreeSet;
@@ -19,6 +21,20 @@ const ACKED_WITHIN: u64 = 5_000;
 type Trouble = (Option<&'static str>, String);
 
 impl World {
+    /// Peace, until every store is in step.
+    ///
+    /// # Errors
+    /// What is wrong when the time is over.
+    pub fn come_in_step(&mut self) -> Checked {
+        let weather = self.weather.clone();
+        self.calm = true;
+        self.weather.calm();
+        self.until_well("I8 it heals")?;
+        (self.calm, self.weather) = (false, weather);
+        self.log(|| "the trouble begins".into());
+        Ok(())
+    }
+
     /// The time after the trouble.
     ///
     /// # Errors
@@ -73,24 +89,21 @@ impl World {
         Ok(())
     }
 
-    /// Waits, and checks that nothing is built meanwhile but what the schedule asks for. False if a store went to the
-    /// writer of another database.
+    /// Waits, and checks that nothing is built meanwhile but what the schedule asks for. False if a store went to another
+    /// writer.
     fn rests(&mut self) -> Result<bool, Violation> {
-        let owners = |world: &Self| -> Vec<Option<usize>> {
-            world
-                .agents
-                .iter()
-                .map(|agent| agent.durable.owner)
-                .collect()
+        let granted = |world: &Self| -> Vec<Option<Term>> {
+            let agents = world.agents.iter();
+            agents.map(|agent| agent.durable.granted).collect()
         };
-        let before = owners(self);
+        let before = granted(self);
         let (end, builds) = (self.now + self.weather.rest, self.builds);
         while self.now < end {
             self.step()?;
         }
-        let same = owners(self) == before;
-        // Two scans on schedule for each database that has a writer, and no more.
-        let scans = 2 + self.weather.rest / 25_000;
+        let same = granted(self) == before;
+        // Scans on schedule for each database that has a writer, and no more.
+        let scans = 2 + self.weather.rest / self.weather.scan_every;
         if same && self.builds - builds > scans * 4 * self.living() as u64 {
             let what = format!("{} builds while nothing changed", self.builds - builds);
             return violated("I8 it comes to rest", what);
@@ -142,9 +155,20 @@ impl World {
         of_store.or_else(|| self.unfinished())
     }
 
-    /// A writer of another database, to which no store listens, may still build what was changed there; scans that
-    /// somebody asked for take their turns; and what was done to triggers is seen only at the next look at them.
+    /// A database to which no store listens may still have open transactions, or be without a writer; its writer may still
+    /// build what was changed there; scans that somebody asked for take their turns; and what was done to triggers is seen only at the next look
+    /// at them.
     fn unfinished(&self) -> Option<Trouble> {
+        let is_vacant = |db: usize| {
+            let mut here = self.publishers.iter().filter(|p| p.db == db).peekable();
+            let term = self.dbs[db].lease.term;
+            let is_writer = |p: &Publisher| p.office.as_ref().is_some_and(|o| o.term == term);
+            !self.dbs[db].is_dead() && here.peek().is_some() && !here.any(is_writer)
+        };
+        let is_open = |db: usize| !self.dbs[db].is_dead() && !self.dbs[db].open.is_empty();
+        if let Some(db) = (0..self.dbs.len()).find(|db| is_vacant(*db) || is_open(*db)) {
+            return Some((None, format!("db{db} has no writer, or open transactions")));
+        }
         let mut offices = self.publishers.iter().filter_map(|p| p.office.as_ref());
         let busy = offices.find(|o| {
             let looks = !self.dbs[o.db].is_dead() && o.altered != Some(self.dbs[o.db].altered);

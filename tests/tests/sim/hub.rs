@@ -161,7 +161,7 @@ impl World {
     pub fn build_delay(&mut self) -> u64 {
         match self.rng.random_bool(0.05) && !self.calm {
             true => self.rng.random_range(500..9_000),
-            false => self.rng.random_range(2..150),
+            false => self.rng.random_range(2..self.weather.build),
         }
     }
 

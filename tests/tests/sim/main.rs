@@ -8,7 +8,8 @@
 //! that do what the decisions ask for. [`origins`] knows, beside them, which snapshot each bundle came from.
 //!
 //! A failure prints its seed and the last events. `HUBCAST_SIM_SEED=n` runs that seed alone, with
-//! `HUBCAST_SIM_VERBOSE=1` and `--nocapture` with every event; `HUBCAST_SIM_SEEDS=n` runs so many.
+//! `HUBCAST_SIM_VERBOSE=1` and `--nocapture` with every event; `HUBCAST_SIM_SEEDS=n` runs so many, from
+//! `HUBCAST_SIM_FIRST=n` on.
 //!
 //! That the assertions can fail is shown with one mistake after the other ([`variant`]), each of which has to be found.
 
@@ -62,13 +63,19 @@ fn hold(part: u64) {
     let seeds: Vec<u64> = match number("HUBCAST_SIM_SEED") {
         Some(seed) => (seed..=seed).filter(|_| part == 0).collect(),
         None => {
-            let all = 0..number("HUBCAST_SIM_SEEDS").unwrap_or(SEEDS);
+            let first = number("HUBCAST_SIM_FIRST").unwrap_or(0);
+            let all = first..first + number("HUBCAST_SIM_SEEDS").unwrap_or(SEEDS);
             all.filter(|seed| seed % PARTS == part).collect()
         }
     };
+    let verbose = std::env::var_os("HUBCAST_SIM_VERBOSE").is_some();
+    let tracing = match verbose && number("HUBCAST_SIM_SEED").is_some() {
+        true => Trace::On { verbose },
+        false => Trace::Off,
+    };
     let (mut events, mut failures) = (0, Vec::new());
     for seed in &seeds {
-        let (world, violation) = run(*seed, Variant::Shipped, Trace::Off);
+        let (world, violation) = run(*seed, Variant::Shipped, tracing);
         events += world.events;
         if let Some(Violation { id, what }) = violation {
             println!("seed {seed} breaks {id:?}: {what}");
@@ -83,8 +90,10 @@ fn hold(part: u64) {
     }
     println!("{} seeds, {events} events", seeds.len());
     if let Some(seed) = failures.first() {
-        let verbose = std::env::var_os("HUBCAST_SIM_VERBOSE").is_some();
-        let (world, _) = run(*seed, Variant::Shipped, Trace::On { verbose });
+        let again = Trace::On {
+            verbose: verbose && tracing == Trace::Off,
+        };
+        let (world, _) = run(*seed, Variant::Shipped, again);
         let (count, trace) = (failures.len(), world.trace());
         panic!("{count} seeds fail; {trace}\nHUBCAST_SIM_SEED={seed} repeats this one");
     }

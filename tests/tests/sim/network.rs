@@ -19,7 +19,7 @@ pub struct Sender {
 }
 
 /// How bad things are, drawn per run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Weather {
     loss: f64,
     double: f64,
@@ -38,6 +38,8 @@ pub struct Weather {
     pub max_rows: usize,
     /// Milliseconds between transactions.
     pub busy: u64,
+    /// How many transactions are rolled back.
+    pub rollbacks: f64,
     /// Whether the database is cloned once.
     pub clone: bool,
     /// Whether somebody disables triggers by hand.
@@ -48,6 +50,15 @@ pub struct Weather {
     pub plans: bool,
     /// Whether it is replaced by copies that lack the last commits.
     pub replace: bool,
+    /// Milliseconds between scans on schedule.
+    pub scan_every: u64,
+    /// Whether every store is in step when the trouble begins.
+    pub in_step: bool,
+    /// Milliseconds that half a build takes at most.
+    pub build: u64,
+    /// Whether the server often restarts, right when a transaction was rolled back that leaves no trace: its number is
+    /// given out again.
+    pub frail: bool,
     /// Milliseconds of trouble, and of rest at the end.
     pub chaos: u64,
     pub rest: u64,
@@ -64,7 +75,7 @@ impl Weather {
             _ => (rng.random_range(10_000..24_000), 8_000),
         };
         let mut pick = |all: &[f64]| all[rng.random_range(0..all.len())];
-        Self {
+        let mut weather = Self {
             loss: pick(&[0.0, 0.01, 0.1]),
             double: pick(&[0.0, 0.03, 0.15]),
             slow: pick(&[0.0, 0.05, 0.3]),
@@ -77,15 +88,31 @@ impl Weather {
             cap: pick(&[20.0, 60.0, 1_000_000.0, 1_000_000.0]) as i64,
             max_rows: pick(&[8.0, 20_000.0, 20_000.0]) as usize,
             busy: pick(&[150.0, 600.0, 1_500.0]) as u64,
+            rollbacks: 0.1,
             clone: pick(&[0.0, 0.0, 0.0, 0.0, 1.0]) > 0.5,
             alter: pick(&[0.0, 0.0, 1.0]) > 0.5,
             bulk: pick(&[0.0, 0.0, 0.0, 0.0, 0.0, 1.0]) > 0.5,
             replace: pick(&[0.0, 0.0, 0.0, 1.0]) > 0.5,
             fault_every: pick(&[700.0, 2_000.0, 6_000.0]) as u64,
             plans: pick(&[0.0, 0.0, 0.0, 0.0, 1.0]) > 0.5,
+            in_step: pick(&[0.0, 1.0, 1.0, 1.0]) > 0.5,
+            frail: pick(&[0.0, 0.0, 0.0, 0.0, 0.0, 1.0]) > 0.5,
+            scan_every: pick(&[5_000.0, 25_000.0]) as u64,
+            build: pick(&[15.0, 150.0]) as u64,
             chaos,
             rest,
+        };
+        // Often enough the stores and the way to them are well, so that they are in step while users and databases do what
+        // they do.
+        if pick(&[0.0, 0.0, 1.0]) > 0.5 {
+            weather.calm();
+            (weather.fault_every, weather.slow_database) = (6_000, 0.0);
+            (weather.cap, weather.max_rows) = (1_000_000, 20_000);
         }
+        if weather.frail {
+            (weather.busy, weather.rollbacks) = (150, 0.4);
+        }
+        weather
     }
 
     /// What users do.

@@ -3,10 +3,11 @@
 //! One push of the bulk change may come in between now and then, so that it is not put off for ever; two in a row may
 //! not. Looked at only in the first session of a term at a store: after a lost answer what was lost is sent anew.
 
+use crate::outbox::Outbox;
 use crate::world::{Checked, World, violated};
 use contexts::name::TenantId;
 use contexts::version::SessionId;
-use publisher::writer::{BatchId, Looked, StoreIx, What, Writer};
+use publisher::writer::{BatchId, Change, Looked, StoreIx, What, Writer};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A transaction that changes more tenants than this is a bulk change.
@@ -17,8 +18,9 @@ const BULK: usize = 64;
 pub struct Urgent {
     /// Seen, and not being built yet.
     seen: BTreeSet<TenantId>,
-    /// Somebody asked for them, and as long as a receipt is missing they are built again as urgently.
-    asked: BTreeSet<TenantId>,
+    /// Every tenant that was ever urgent: somebody asked for it, or it was changed with few others. Until it has arrived
+    /// everywhere it is built again as urgently.
+    ever: BTreeSet<TenantId>,
     building: BTreeMap<BatchId, BTreeSet<TenantId>>,
     stores: BTreeMap<usize, Waiting>,
 }
@@ -34,19 +36,22 @@ struct Waiting {
 }
 
 impl Urgent {
-    /// A look found changes.
-    pub fn looked(&mut self, looked: &Looked) {
+    /// A look found changes. What is left of a bulk change, once most of its rows are acknowledged, is a small one.
+    pub fn looked(&mut self, looked: &Looked, outbox: &Outbox) {
         let mut sizes: BTreeMap<u64, usize> = BTreeMap::new();
+        let xid = |c: &Change| outbox.rows.get(&c.id).map_or(c.xid, |line| line.xid);
         for change in &looked.changes {
-            *sizes.entry(change.xid).or_default() += change.tenants.len();
+            *sizes.entry(xid(change)).or_default() += change.tenants.len();
         }
-        let small = looked.changes.iter().filter(|c| sizes[&c.xid] <= BULK);
-        self.seen.extend(small.flat_map(|c| c.tenants.clone()));
+        let small = looked.changes.iter().filter(|c| sizes[&xid(c)] <= BULK);
+        let small: BTreeSet<TenantId> = small.flat_map(|c| c.tenants.clone()).collect();
+        self.asked(&small);
+        self.seen.extend(small);
     }
 
     /// Somebody asks for tenants, which is as urgent as a small change.
     pub fn asked(&mut self, tenants: &BTreeSet<TenantId>) {
-        self.asked.extend(tenants.iter().cloned());
+        self.ever.extend(tenants.iter().cloned());
     }
 
     /// A build begins.
@@ -107,8 +112,8 @@ impl World {
         let there = waiting.tenants.len();
         waiting.tenants.retain(|t| store.queue.contains(t));
         let carries = waiting.tenants.len() < there;
-        let asked = &office.urgent.asked;
-        let is_bulk = |t: &TenantId| t.as_str().starts_with('b') && !asked.contains(t);
+        let ever = &office.urgent.ever;
+        let is_bulk = |t: &TenantId| t.as_str().starts_with('b') && !ever.contains(t);
         let bulk = !sent.is_empty() && sent.iter().all(is_bulk);
         if carries || waiting.tenants.is_empty() || waiting.reopened || !bulk {
             waiting.passed = 0;

@@ -18,30 +18,29 @@ type Made = Vec<(Arc<Bundle>, Origin)>;
 #[derive(Default)]
 pub struct Origins {
     by_address: HashMap<usize, Origin>,
-    by_tenant: HashMap<(Run, TenantId), Made>,
+    /// By the place of the region among those of the build.
+    by_tenant: HashMap<(Run, TenantId, usize), Made>,
 }
 
 impl Origins {
     /// Remembers the bundles of a build.
     pub fn remember(&mut self, run: Run, batch: &BuiltBatch, origin: Origin) {
         for built in &batch.tenants {
-            let all = self
-                .by_tenant
-                .entry((run, built.tenant.clone()))
-                .or_default();
-            for bundle in &built.bundles {
+            for (region, bundle) in built.bundles.iter().enumerate() {
                 let address = Arc::as_ptr(&bundle.bundle) as usize;
                 self.by_address.insert(address, origin);
+                let place = (run, built.tenant.clone(), region);
+                let all = self.by_tenant.entry(place).or_default();
                 all.push((bundle.bundle.clone(), origin));
             }
         }
     }
 
-    /// The origin of a bundle that is sent by a run.
-    pub fn of(&self, run: Run, bundle: &Arc<Bundle>) -> Option<Origin> {
+    /// The origin of a bundle that a run sends to a region.
+    pub fn of(&self, run: Run, region: usize, bundle: &Arc<Bundle>) -> Option<Origin> {
         let address = Arc::as_ptr(bundle) as usize;
         self.by_address.get(&address).copied().or_else(|| {
-            let all = self.by_tenant.get(&(run, bundle.tenant.clone()))?;
+            let all = self.by_tenant.get(&(run, bundle.tenant.clone(), region))?;
             let found = all.iter().rev().find(|(b, _)| came_from(bundle, b));
             found.map(|(_, origin)| *origin)
         })

@@ -62,7 +62,8 @@ impl World {
     /// Whether a store shows a commit of a tenant, or something newer, as far as its writer can know.
     fn has(&self, s: usize, tenant: &TenantId, since: Origin) -> bool {
         let (agent, d) = (&self.agents[s], &self.agents[s].durable);
-        if d.scanned_line != Some(agent.line) || d.edited.contains(tenant) {
+        let known = d.scanned_line == Some(agent.line) && self.owes(s, since);
+        if !known || d.edited.contains(tenant) {
             return true;
         }
         let touches = self.dbs[since.db].touches.get(tenant).into_iter().flatten();

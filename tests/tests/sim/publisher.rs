@@ -136,7 +136,7 @@ impl Office {
             tenure: Tenure::new(clock(sent)),
             next_renewal: now + 1_000,
             next_heartbeat: now,
-            next_scan: now + 15_000,
+            next_scan: now + 4_000,
             db,
             server,
             next_beat: now,
@@ -244,7 +244,7 @@ impl World {
                     office
                         .writer
                         .request_scan("schedule", RegionFilter::All, reread);
-                    office.next_scan = now + 25_000;
+                    office.next_scan = now + self.weather.scan_every;
                 }
                 if renew {
                     office.next_renewal = now + 1_000;
@@ -354,19 +354,27 @@ impl World {
                 return Ok(());
             };
             let database = &mut self.dbs[db];
-            if let Request::Synced(synced) = &request {
+            let recorded = match &request {
+                Request::Synced(synced) => Some(synced.id),
+                Request::Claim(claim) => claim.seen.last_synced.filter(|_| !claim.known),
+                _ => None,
+            };
+            if let Some(id) = recorded {
                 if database.down_until > now || database.lease.term != office.term {
                     let why = "it cannot be recorded".into();
                     office.writer.answered(StoreIx(s), now, Answer::Lost(why));
                     continue;
                 }
-                database.synced.insert(synced.id);
+                database.synced.insert(id);
             }
             let mut origins = Vec::new();
             if let Request::Push(push) = &request {
+                let regions = self.regions();
+                let region = regions.iter().position(|r| *r == push.region);
                 for sent in &push.bundles {
                     let run = (p, self.publishers[p].run);
-                    let Some(origin) = self.origins.of(run, &sent.bundle) else {
+                    let found = region.and_then(|r| self.origins.of(run, r, &sent.bundle));
+                    let Some(origin) = found else {
                         let what = format!("nobody built what p{p} sends: {:?}", sent.bundle);
                         return crate::world::violated("I2 all or nothing", what);
                     };

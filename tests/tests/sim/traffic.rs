@@ -121,26 +121,37 @@ fn write(
     true
 }
 
-/// Makes some statements, each committed; and the tenants that bulk changes concern.
+/// Makes the tenants that bulk changes concern, and those that plans concern; then some statements, each committed.
 pub fn prepare(rng: &mut SmallRng, db: &mut Database, regions: &[Region], mood: Mood) {
-    if mood.bulk {
-        let id = db.begin(0, false);
-        if let Some(mut transaction) = db.open.remove(&id) {
-            let (before, mut state) = (db.view(&transaction), db.view(&transaction));
-            for i in 0..BULK_TENANTS {
-                let name = (state::row_kinds()[0].clone(), state::bulk_key(i));
-                put(
-                    db,
-                    &mut state,
-                    &state::bulk_tenant(i),
-                    &name,
-                    Row::default(),
-                );
-            }
-            transaction.writes.add(Writes::between(&before, &state));
-            db.number(&mut transaction);
-            db.commit(0, transaction);
-        }
+    let mut state = State::default();
+    let (bulk, on_plan) = (
+        mood.bulk.then_some(BULK_TENANTS),
+        mood.plans.then_some(TENANTS),
+    );
+    for i in 0..bulk.unwrap_or(0) {
+        let name = (state::row_kinds()[0].clone(), state::bulk_key(i));
+        put(
+            db,
+            &mut state,
+            &state::bulk_tenant(i),
+            &name,
+            Row::default(),
+        );
+    }
+    for i in 0..on_plan.unwrap_or(0) {
+        let (tenant, name) = (
+            state::tenant(i),
+            (state::row_kinds()[0].clone(), state::key(i)),
+        );
+        put(db, &mut state, &tenant, &name, Row::default());
+        state.on_plan.insert(tenant, rng.random_range(0..PLANS));
+    }
+    let id = db.begin(0, false);
+    if let Some(mut transaction) = db.open.remove(&id) {
+        let writes = Writes::between(&State::default(), &state);
+        transaction.writes.add(writes);
+        db.number(&mut transaction);
+        db.commit(0, transaction);
     }
     for _ in 0..8 {
         let id = db.begin(0, false);

@@ -40,7 +40,9 @@ impl World {
             return Ok(());
         }
         let id = database.begin(0, false);
-        let tenant = database.now().tenants_on(plan).into_iter().next();
+        let state = database.now();
+        let on = state.tenants_on(plan);
+        let tenant = on.into_iter().find(|t| state.rows.contains_key(t));
         let (Some(tenant), Some(mut transaction)) = (tenant, database.open.remove(&id)) else {
             return Ok(());
         };
@@ -105,7 +107,7 @@ impl World {
             return Ok(());
         }
         let xid = transaction.xid;
-        if self.rng.random_bool(0.1) {
+        if self.rng.random_bool(self.weather.rollbacks) {
             self.dbs[db].abort(&transaction);
             self.log(|| format!("db{db} {xid:?} is rolled back"));
             return Ok(());
@@ -116,8 +118,12 @@ impl World {
         self.log(|| format!("db{db} {xid:?} commits {commit}"));
         self.wake(db);
         let asks = captured && self.variant != Variant::BulkIsUrgent;
-        if let Some(xid) = xid.filter(|_| asks && self.rng.random_bool(0.3)) {
-            let delay = self.rng.random_range(0..1_500);
+        let (share, within) = match self.weather.frail {
+            true => (0.8, 300),
+            false => (0.3, 1_500),
+        };
+        if let Some(xid) = xid.filter(|_| asks && self.rng.random_bool(share)) {
+            let delay = self.rng.random_range(0..within);
             self.at(delay, Event::Question { db, xid, commit });
         }
         self.check_future()

@@ -68,6 +68,11 @@ impl Xids {
         self.next = self.completed + 1;
     }
 
+    /// Whether a restart would give out a number again of which snapshots say that it has ended.
+    pub fn is_ahead(&self) -> bool {
+        self.completed > self.durable
+    }
+
     /// What has ended now.
     pub fn snapshot(&self) -> PgSnapshot {
         let xmax = self.completed + 1;
