@@ -529,11 +529,10 @@ impl Capture {
         }
         let found = self.found.iter().rfind(|(_, xids)| xids.contains(&xid));
         let missing = self.deliveries[ix.0].missing.keys().next();
-        Some(
-            !found
-                .zip(missing)
-                .is_some_and(|((look, _), first)| first <= look),
-        )
+        Some(match (found, missing) {
+            (Some((look, _)), Some(first)) => look < first,
+            _ => true,
+        })
     }
 
     /// Whether so much is followed that single changes are given up.
