@@ -211,6 +211,22 @@ impl Source {
         }
     }
 
+    /// Gives up when the connections are left that are in use now. For what may take long: whether it is still being
+    /// worked on shows in the short statements beside it.
+    ///
+    /// # Errors
+    /// As `asking`; [`SourceError::Down`] if it was given up.
+    async fn while_connected<T>(
+        &self,
+        asking: impl Future<Output = Result<T, SourceError>>,
+    ) -> Result<T, SourceError> {
+        let left = self.pool().close_event();
+        tokio::select! {
+            answer = asking => answer,
+            () = left => Err(self.error("waiting", sqlx::Error::PoolClosed)),
+        }
+    }
+
     /// What is said of a database that did not answer in time.
     pub fn silent(&self, limit: Duration) -> SourceError {
         let (at, why) = (

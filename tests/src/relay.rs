@@ -1,5 +1,5 @@
-//! A TCP relay: counts bytes, adds the delay of a long link, can be cut, and can lose an answer or hold up
-//! a request.
+//! A TCP relay: counts bytes, adds the delay of a long link, can be cut, can lose an answer or hold up a request, and
+//! can vanish like a host whose address another one takes.
 
 use crate::Result;
 use std::net::SocketAddr;
@@ -26,6 +26,8 @@ struct State {
     delay_micros: AtomicU64,
     cut: AtomicBool,
     cutting: Notify,
+    /// Connections made before the last of this many vanishings are dead, and their peers do not know.
+    vanished: AtomicUsize,
     /// The answer to a request of at least so many bytes is lost; none is while this is 0.
     lose_from: AtomicUsize,
     /// A request of at least so many bytes does not arrive until this is 0.
@@ -89,6 +91,11 @@ impl Relay {
         self.state.hold_from.store(bytes, Ordering::SeqCst);
     }
 
+    /// From now on nothing passes on the connections that there are, and nobody is told. New ones work.
+    pub fn vanish(&self) {
+        self.state.vanished.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Whether it is cut.
     pub fn is_cut(&self) -> bool {
         self.state.cut.load(Ordering::SeqCst)
@@ -122,6 +129,7 @@ async fn relay(near: TcpStream, to: u16, state: Arc<State>) {
     let cut = state.cutting.notified();
     let talk = Talk {
         state: &state,
+        made: state.vanished.load(Ordering::SeqCst),
         asked: AtomicUsize::new(0),
     };
     tokio::select! {
@@ -134,6 +142,8 @@ async fn relay(near: TcpStream, to: u16, state: Arc<State>) {
 /// What goes over one connection.
 struct Talk<'a> {
     state: &'a State,
+    /// The vanishings before it was made.
+    made: usize,
     /// Bytes of the request that is not answered yet.
     asked: AtomicUsize,
 }
@@ -149,6 +159,11 @@ impl Talk<'_> {
         while is_held() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
+    }
+
+    /// Whether it is dead.
+    fn has_vanished(&self) -> bool {
+        self.state.vanished.load(Ordering::SeqCst) != self.made
     }
 
     /// Bytes of an answer came: whether they go on.
@@ -172,6 +187,9 @@ async fn pass(
 ) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(n) = from.read(&mut buffer).await {
+        if talk.has_vanished() {
+            std::future::pending::<()>().await;
+        }
         if n == 0 || !(is_request || talk.is_heard()) {
             break;
         }

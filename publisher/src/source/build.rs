@@ -17,6 +17,7 @@ use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{Connection, PgConnection, Postgres, Row as _};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// A failing query is asked again for at most this many tenants at a time, and then for ever fewer.
 const PART: usize = 500;
@@ -36,6 +37,10 @@ pub(super) const SETTINGS: [(&str, &str); 7] = [
     ("row_security", "off"),
     ("jit", "off"),
 ];
+
+/// No build takes so long, not even one that asks again for every tenant of a query that fails: its connection is dead,
+/// and nobody said so.
+const BUILD_WITHIN: Duration = Duration::from_secs(30 * 60);
 
 /// Problems of one build that are named.
 const PROBLEMS_MAX: usize = 100;
@@ -146,15 +151,19 @@ impl Source {
         request: &BuildRequest,
         regions: &[Region],
     ) -> Result<BuiltBatch, SourceError> {
-        match &request.what {
-            What::Bounds => self.read_bounds().await,
-            What::Beat => self.read_beat().await,
-            What::Range(range) => self.build_bound(Bound::Range(range.clone()), regions).await,
-            What::Tenants(tenants) => match self.build_at_once(tenants, regions).await? {
-                Some(batch) => Ok(batch),
-                None => self.build_step_by_step(tenants, regions).await,
-            },
-        }
+        let building = async {
+            match &request.what {
+                What::Bounds => self.read_bounds().await,
+                What::Beat => self.read_beat().await,
+                What::Range(range) => self.build_bound(Bound::Range(range.clone()), regions).await,
+                What::Tenants(tenants) => match self.build_at_once(tenants, regions).await? {
+                    Some(batch) => Ok(batch),
+                    None => self.build_step_by_step(tenants, regions).await,
+                },
+            }
+        };
+        self.within(BUILD_WITHIN, self.while_connected(building))
+            .await
     }
 
     /// Builds tenants with a statement for each kind, and ever fewer tenants where one fails.

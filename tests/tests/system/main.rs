@@ -32,4 +32,5 @@ mod traffic;
 mod trigger_path;
 mod truth;
 mod unsure;
+mod vanished;
 mod world;

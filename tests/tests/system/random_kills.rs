@@ -21,6 +21,8 @@ const KILLS: u64 = 200;
 /// After so many the publisher is killed, too. An agent is back in milliseconds; after a publisher its lease has to run
 /// out.
 const PUBLISHER_EVERY: u64 = 60;
+/// Whatever is asked with a limit of half a second, and an update of one row, have ended long before.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
 
 /// What writers, readers and killers tell one another.
 #[derive(Default)]
@@ -94,19 +96,26 @@ async fn read(shared: Arc<Shared>, region: usize, agent: Agent) -> Result<()> {
 async fn write(shared: Arc<Shared>, database: String, desk: Desk, seed: u64) -> Result<()> {
     let mut random = SmallRng::seed_from_u64(seed);
     let mut connection = Database::at(&database).connect().await?;
-    let client = reqwest::Client::builder().no_proxy().build()?;
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(ANSWERED_WITHIN)
+        .build()?;
     while !shared.stop.load(Ordering::SeqCst) {
         let tenant = format!("t{}", random.random_range(1..=TENANTS));
         let sql = "UPDATE counters SET n = n + 1 WHERE tenant = $1 RETURNING n, hubcast.token()";
-        let (n, token): (i64, String) = sqlx::query_as(sql)
-            .bind(&tenant)
-            .fetch_one(&mut connection)
-            .await?;
+        let updating = sqlx::query_as(sql).bind(&tenant).fetch_one(&mut connection);
+        let (n, token): (i64, String) = tokio::time::timeout(ANSWERED_WITHIN, updating)
+            .await
+            .map_err(|_| format!("an update of {tenant} does not end"))??;
         let url = format!("{}&token={token}", desk.url);
-        let Ok(response) = client.get(url).bearer_auth(&desk.token).send().await else {
+        let response = match client.get(url).bearer_auth(&desk.token).send().await {
+            Ok(response) => response,
+            Err(e) if e.is_timeout() => return Err(format!("{}: no answer: {e}", desk.url).into()),
             // The publisher was killed; the next one carries the change.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
+            Err(_) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
         };
         let Ok(answer) = response.json::<Value>().await else {
             continue;
