@@ -31,6 +31,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "quicker",
         include_str!("../../../migrations/0004_quicker.sql"),
     ),
+    (
+        5,
+        "settled",
+        include_str!("../../../migrations/0005_settled.sql"),
+    ),
 ];
 /// Where it is remembered which were applied.
 const TABLE: &str = "hubcast.migrations";
