@@ -144,6 +144,7 @@ pub async fn run_term(
     if lease.is_forced {
         writer.force();
     }
+    writer.resume_retries(parts.source.retries().await?);
     let (events, mut incoming) = mpsc::channel(1024);
     let now = Instant::now();
     let mut engine = Engine {

@@ -288,6 +288,11 @@ impl Writer {
         self.force = true;
     }
 
+    /// Tenants that an earlier writer could not build.
+    pub fn resume_retries(&mut self, known: Vec<(TenantId, Retry)>) {
+        self.retries.resume(known);
+    }
+
     /// The regions, in the order in which [`Built`] has its bundles.
     pub fn regions(&self) -> &[Region] {
         &self.regions

@@ -14,6 +14,7 @@ pub mod sample;
 pub mod server;
 
 use std::future::Future;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// What goes wrong here is for whoever reads the test's output.
@@ -40,12 +41,22 @@ pub async fn until<T, F: Future<Output = Option<T>>>(
     }
 }
 
-/// A free port of this machine.
+/// Ports below those that systems give to connections which do not ask for one. Who is killed and started again must not
+/// find that a client was given its port meanwhile.
+const PORTS: std::ops::Range<u32> = 10_000..32_000;
+
+/// A free port of this machine, which no connection is given by chance.
 ///
 /// # Errors
-/// If the kernel has none.
+/// If there is none.
 pub fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?
-        .local_addr()?
-        .port())
+    static DRAWN: AtomicU32 = AtomicU32::new(0);
+    // Processes that run at once begin in different places.
+    let first = std::process::id().wrapping_mul(64);
+    let ports = || {
+        PORTS.start + first.wrapping_add(DRAWN.fetch_add(1, Ordering::Relaxed)) % PORTS.len() as u32
+    };
+    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let mut drawn = (0..PORTS.len()).filter_map(|_| u16::try_from(ports()).ok());
+    drawn.find(free).ok_or_else(|| "no port is free".into())
 }

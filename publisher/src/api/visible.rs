@@ -48,9 +48,27 @@ fn duration(text: &str) -> Option<Millis> {
     (ms >= 0.0 && ms <= WITHIN_MAX as f64).then_some(ms as Millis)
 }
 
-fn read(api: &Api, question: &Question) -> Result<(u64, RegionFilter, Millis), String> {
-    let parsed = question.token.parse::<u64>().ok();
-    let xid = parsed.filter(|xid| *xid >= FIRST_XID).ok_or_else(|| {
+/// What `hubcast.token()` gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Token {
+    xid: u64,
+    /// When its server was started, in microseconds since 1970; the database of an earlier release does not say.
+    started: Option<i64>,
+}
+
+impl Token {
+    fn read(text: &str) -> Option<Self> {
+        let (xid, started) = match text.split_once('-') {
+            Some((xid, started)) => (xid, Some(started.parse().ok()?)),
+            None => (text, None),
+        };
+        let xid = xid.parse().ok().filter(|xid| *xid >= FIRST_XID)?;
+        Some(Self { xid, started })
+    }
+}
+
+fn read(api: &Api, question: &Question) -> Result<(Token, RegionFilter, Millis), String> {
+    let token = Token::read(&question.token).ok_or_else(|| {
         let token = &question.token;
         format!("{token:?} is no token; take one by SELECT hubcast.token() in the transaction")
     })?;
@@ -76,7 +94,7 @@ fn read(api: &Api, question: &Question) -> Result<(u64, RegionFilter, Millis), S
             )
         })?,
     };
-    Ok((xid, regions, within))
+    Ok((token, regions, within))
 }
 
 pub(super) async fn visible(
@@ -87,16 +105,16 @@ pub(super) async fn visible(
         Ok(question) => question,
         Err(e) => return problem(StatusCode::BAD_REQUEST, "bad_request", &e.body_text()),
     };
-    let (xid, regions, within) = match read(&api, &question) {
+    let (token, regions, within) = match read(&api, &question) {
         Ok(read) => read,
         Err(message) => return problem(StatusCode::BAD_REQUEST, "bad_request", &message),
     };
-    let server = match look_up(&api, xid).await {
+    let server = match look_up(&api, token).await {
         Ok(server) => server,
         Err(refusal) => return *refusal,
     };
     let ask = Ask::Visible {
-        xid,
+        xid: token.xid,
         server,
         regions,
         within,
@@ -104,7 +122,7 @@ pub(super) async fn visible(
     match pass_on(&api, ask).await {
         Ok(Reply::Visible(stores)) => {
             // A transaction that was rolled back meanwhile has ended too.
-            if let Err(refusal) = look_up(&api, xid).await {
+            if let Err(refusal) = look_up(&api, token).await {
                 return *refusal;
             }
             let all = stores.iter().all(|s| s.visible);
@@ -122,14 +140,21 @@ pub(super) async fn visible(
 }
 
 /// The server that knows a transaction; or the answer, for one that can never be visible.
-async fn look_up(api: &Api, xid: u64) -> Result<Server, Box<Response>> {
+async fn look_up(api: &Api, token: Token) -> Result<Server, Box<Response>> {
     let source = &api.parts.source;
-    let refusal = match source.within(DATABASE_WITHIN, source.fate(xid)).await {
+    let asking = source.fate(token.xid, token.started);
+    let refusal = match source.within(DATABASE_WITHIN, asking).await {
         Ok((Fate::Committed | Fate::Open, server)) => return Ok(server),
         Ok((Fate::Aborted, _)) => problem(
             StatusCode::CONFLICT,
             "aborted",
             "the transaction was rolled back: nothing of it will ever be visible",
+        ),
+        Ok((Fate::OfAnotherServer, _)) => problem(
+            StatusCode::CONFLICT,
+            "replaced",
+            "the database server was restarted or replaced since the token was given: read there whether the transaction \
+             was kept, and take a new token in a transaction of its own",
         ),
         Ok((Fate::Unknown, _)) => problem(
             StatusCode::NOT_FOUND,
@@ -144,6 +169,19 @@ async fn look_up(api: &Api, xid: u64) -> Result<Server, Box<Response>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_a_transaction_and_mostly_its_server() {
+        let token = |xid, started| Some(Token { xid, started });
+        assert_eq!(
+            Token::read("1234-1764370000123456"),
+            token(1234, Some(1_764_370_000_123_456))
+        );
+        assert_eq!(Token::read("1234"), token(1234, None));
+        for wrong in ["", "-", "2", "2-5", "12-", "12-x", "-12-5", "1;2"] {
+            assert_eq!(Token::read(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn a_timeout_is_seconds_or_milliseconds() {

@@ -11,16 +11,18 @@ use super::hub::{SERVER, Server};
 use super::statement::{Statement, quoted, texts, unnamed};
 use super::{Source, SourceError, is_passing, message};
 use crate::config::Watch;
-use crate::writer::{AckRequest, Change, LookRequest, Looked, Snapshot};
+use crate::writer::{AckRequest, Change, LookRequest, Looked, Retry, Snapshot};
 use contexts::name::TenantId;
 use contexts::version::Term;
 use serde_json::Value;
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, PgConnection, Row};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// How long the server waits for something to do, in milliseconds.
+/// How long the server waits for something to do, in milliseconds; and while it has to look with every step, since not
+/// everybody who drew an id is known to have ended. Soon after an acknowledgement that is known.
 const WAIT_MS: u32 = 1_000;
+const WAIT_LOOKING_MS: u32 = 150;
 /// How often it looks meanwhile: often while changes come, and after a quiet minute less so. (When somebody is about to
 /// commit, it looks without a pause; for how long is for [`crate::writer`] to say.)
 const STEP_LIVELY_MS: u32 = 1;
@@ -55,6 +57,8 @@ pub enum Fate {
     Open,
     /// This database has not given out such a number yet.
     Unknown,
+    /// It ran on another server, or before this one was started.
+    OfAnotherServer,
 }
 
 /// A row of the outbox.
@@ -91,8 +95,15 @@ struct Seen {
     is_backlog: bool,
     everyone: Option<String>,
     rows: Vec<RawRow>,
-    /// The tenants of rows that name none themselves.
-    resolved: BTreeMap<i64, Vec<TenantId>>,
+    /// The tenants of rows that name none themselves, by the first row of a transaction and watch.
+    resolved: BTreeMap<i64, Resolved>,
+}
+
+/// What the changed rows of one transaction and watch concern.
+struct Resolved {
+    tenants: Vec<TenantId>,
+    /// The rows after the first one.
+    more: Vec<i64>,
 }
 
 impl Seen {
@@ -100,20 +111,37 @@ impl Seen {
         let marked = |mark| self.rows.iter().any(|r| r.mark.as_deref() == Some(mark));
         let (beat, all) = (marked("beat"), marked("all"));
         let everyone = all.then(|| "every tenant may have changed".to_owned());
-        let change = |row: RawRow| Change {
-            id: row.id,
-            xid: row.xid,
-            tenants: match row.tenant {
-                Some(tenant) => named(&tenant).into_iter().collect(),
-                None => self.resolved.remove(&row.id).unwrap_or_default(),
-            },
+        let with_another: BTreeSet<i64> = self
+            .resolved
+            .values()
+            .flat_map(|r| r.more.clone())
+            .collect();
+        let change = |row: RawRow| {
+            let (tenants, more) = match row.tenant {
+                Some(tenant) => (named(&tenant).into_iter().collect(), Vec::new()),
+                None => self
+                    .resolved
+                    .remove(&row.id)
+                    .map_or_else(Default::default, |r| (r.tenants, r.more)),
+            };
+            Change {
+                id: row.id,
+                more,
+                xid: row.xid,
+                tenants,
+            }
         };
+        let rows = self.rows.into_iter();
+        let changes = rows
+            .filter(|row| !with_another.contains(&row.id))
+            .map(change)
+            .collect();
         Looked {
             seen: self.snapshot,
             last_id: self.last_id,
             has_room: self.has_room,
             missed: self.missed,
-            changes: self.rows.into_iter().map(change).collect(),
+            changes,
             is_backlog: self.is_backlog,
             everyone: self.everyone.or(everyone),
             beat,
@@ -135,7 +163,11 @@ impl Source {
     ) -> Result<Found, SourceError> {
         let doing = "looking for changes";
         // Each of the function's looks needs a snapshot of its own, whatever the role's transactions are by default.
-        let look = look_sql(term, request, WAIT_MS);
+        let wait = match request.drawn < request.from_id {
+            true => WAIT_MS,
+            false => WAIT_LOOKING_MS,
+        };
+        let look = look_sql(term, request, wait);
         let statement = Statement::new(format!(
             "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; {look}"
         ));
@@ -216,12 +248,18 @@ impl Source {
             };
             let values: Vec<&Value> = changed.iter().map(|(_, value)| *value).collect();
             match tenants_of(tx, watch, &values).await {
-                // One row of each transaction stands for all: its receipt waits for every tenant that was found.
+                // One row of each transaction stands for all of them.
                 Ok(tenants) => {
-                    let firsts: BTreeMap<u64, i64> =
-                        changed.iter().rev().map(|(r, _)| (r.xid, r.id)).collect();
-                    let firsts = firsts.into_values().map(|id| (id, tenants.clone()));
-                    seen.resolved.extend(firsts);
+                    let mut ids: BTreeMap<u64, Vec<i64>> = BTreeMap::new();
+                    changed
+                        .iter()
+                        .for_each(|(r, _)| ids.entry(r.xid).or_default().push(r.id));
+                    for mut more in ids.into_values() {
+                        more.sort_unstable();
+                        let first = more.remove(0);
+                        let tenants = tenants.clone();
+                        seen.resolved.insert(first, Resolved { tenants, more });
+                    }
                 }
                 Err(e) if is_passing(&e) => {
                     return Err(self.error("asking whom a change concerns", e));
@@ -255,6 +293,23 @@ impl Source {
         let xid: String = row.get(0);
         xid.parse()
             .map_err(|_| self.unreadable("a transaction number"))
+    }
+
+    /// Tenants that an earlier writer could not build; the times are from now.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails.
+    pub async fn retries(&self) -> Result<Vec<(TenantId, Retry)>, SourceError> {
+        let sql = "SELECT coalesce(json_agg(json_build_array(tenant, attempts, reason, \
+                   greatest(0, extract(epoch FROM next_at - now()) * 1000)::bigint)), '[]')::text FROM hubcast.retry";
+        let row = self.fetch_one("reading what is tried again", Statement::new(sql));
+        let rows: Vec<(String, u32, String, u64)> = serde_json::from_str(row.await?.get(0))
+            .map_err(|_| self.unreadable("hubcast.retry"))?;
+        let each = rows.into_iter();
+        let retries = each.filter_map(|(tenant, attempts, why, at)| {
+            Some((named(&tenant)?, Retry { attempts, at, why }))
+        });
+        Ok(retries.collect())
     }
 
     /// Commits a beat and returns its number.
@@ -301,12 +356,21 @@ impl Source {
     }
 
     /// What became of a transaction, and on which server: another one may have given the number to another transaction.
+    /// `started` is when the server started that gave the token, in microseconds since 1970; one of an earlier release
+    /// does not say.
     ///
     /// # Errors
     /// [`SourceError`] if the database fails.
-    pub async fn fate(&self, xid: u64) -> Result<(Fate, Server), SourceError> {
+    pub async fn fate(
+        &self,
+        xid: u64,
+        started: Option<i64>,
+    ) -> Result<(Fate, Server), SourceError> {
+        let is_other = started.map_or("false".to_owned(), |s| {
+            format!("({SERVER}::numeric * 1000000)::bigint <> {s}")
+        });
         let sql = format!(
-            "SELECT CASE WHEN '{xid}'::xid8 >= pg_snapshot_xmax(pg_current_snapshot()) \
+            "SELECT CASE WHEN {is_other} THEN 'of another server' WHEN '{xid}'::xid8 >= pg_snapshot_xmax(pg_current_snapshot()) \
               AND '{xid}'::xid8 > pg_current_xact_id() THEN 'unknown' ELSE pg_xact_status('{xid}'::xid8) END, {SERVER}"
         );
         let row = self
@@ -315,6 +379,7 @@ impl Source {
         let fate = match row.get::<Option<String>, _>(0).as_deref() {
             Some("in progress") => Fate::Open,
             Some("aborted") => Fate::Aborted,
+            Some("of another server") => Fate::OfAnotherServer,
             Some("unknown") => Fate::Unknown,
             _ => Fate::Committed,
         };

@@ -36,6 +36,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "settled",
         include_str!("../../../migrations/0005_settled.sql"),
     ),
+    (
+        6,
+        "token names its server",
+        include_str!("../../../migrations/0006_token_names_its_server.sql"),
+    ),
 ];
 /// Where it is remembered which were applied.
 const TABLE: &str = "hubcast.migrations";

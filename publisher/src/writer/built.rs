@@ -476,7 +476,7 @@ impl Writer {
 }
 
 /// Why a kind of a tenant cannot be built, if one cannot.
-fn unbuilt(built: &Built) -> Option<String> {
+pub(super) fn unbuilt(built: &Built) -> Option<String> {
     let held = built.bundles.iter().flat_map(|b| &b.bundle.held_kinds);
     held.map(|h| format!("kind {}: {}", h.kind, h.why)).next()
 }

@@ -81,6 +81,8 @@ impl Snapshot {
 pub struct Change {
     /// The row.
     pub id: i64,
+    /// Later rows of the transaction that this one stands for: what is done with it is done with them.
+    pub more: Vec<i64>,
     /// The transaction.
     pub xid: u64,
     /// The tenants: one, or what a `tenants` query made of a changed row, or none.
@@ -167,6 +169,15 @@ struct Entry {
     undelivered: Stores,
 }
 
+/// A row that is not acknowledged.
+#[derive(Debug)]
+struct RowBook {
+    /// Entries that it waits for.
+    left: usize,
+    /// The rows that it stands for.
+    more: Vec<i64>,
+}
+
 /// A reading of a store's clock from before a look.
 #[derive(Debug, Clone, Copy)]
 struct Mark {
@@ -235,8 +246,8 @@ pub struct Capture {
     by_tenant: HashMap<TenantId, Vec<u64>>,
     /// The transactions that looks found, until every store has all that was found by then.
     found: BTreeMap<LookId, BTreeSet<u64>>,
-    /// Rows that are not acknowledged, with the entries that each waits for.
-    rows: BTreeMap<i64, usize>,
+    /// Rows that are not acknowledged.
+    rows: BTreeMap<i64, RowBook>,
     done: Vec<i64>,
     done_since: Option<Millis>,
     all_in: Option<Snapshot>,
@@ -374,7 +385,8 @@ impl Capture {
             self.found.insert(look, xids.collect());
         }
         for change in changes {
-            self.rows.insert(change.id, change.tenants.len());
+            let (left, more) = (change.tenants.len(), change.more.clone());
+            self.rows.insert(change.id, RowBook { left, more });
             if change.tenants.is_empty() {
                 self.row_done(now, change.id);
             }
@@ -478,9 +490,9 @@ impl Capture {
     }
 
     fn row_left(&mut self, now: Millis, row: i64) {
-        let left = self.rows.get_mut(&row).map(|left| {
-            *left -= 1;
-            *left
+        let left = self.rows.get_mut(&row).map(|book| {
+            book.left -= 1;
+            book.left
         });
         if left == Some(0) {
             self.row_done(now, row);
@@ -488,8 +500,9 @@ impl Capture {
     }
 
     fn row_done(&mut self, now: Millis, row: i64) {
-        self.rows.remove(&row);
+        let more = self.rows.remove(&row).map(|book| book.more);
         self.done.push(row);
+        self.done.extend(more.unwrap_or_default());
         self.done_since.get_or_insert(now);
     }
 
@@ -533,6 +546,11 @@ impl Capture {
             (Some((look, _)), Some(first)) => look < first,
             _ => true,
         })
+    }
+
+    /// What the last look saw.
+    pub fn last(&self) -> Option<&Snapshot> {
+        self.last.as_ref()
     }
 
     /// Whether so much is followed that single changes are given up.
@@ -647,6 +665,7 @@ mod tests {
     fn change(id: i64, xid: u64, tenants: &[&str]) -> Change {
         Change {
             id,
+            more: Vec::new(),
             xid,
             tenants: tenants.iter().map(|name| t(name)).collect(),
         }
@@ -724,6 +743,21 @@ mod tests {
         books.0.delivered(0, B, &t("b"), Tick(12));
         assert_eq!(books.ack(8).map(|a| (a.ids, a.done_to)), Some((vec![2], 2)));
         assert!(books.0.is_idle());
+    }
+
+    #[test]
+    fn rows_for_which_another_one_stands_are_acknowledged_with_it() {
+        let mut books = Books::new();
+        let first = Change {
+            more: vec![2, 4],
+            ..change(1, 4, &["a"])
+        };
+        books.look(1, looked("5:5:", 4, vec![first, change(3, 4, &[])]));
+        assert_eq!(books.ack(6).map(|a| (a.ids, a.done_to)), Some((vec![3], 0)));
+        books.0.strike_store(0, A);
+        books.0.strike_store(0, B);
+        let ack = books.ack(7).expect("an acknowledgement");
+        assert_eq!((ack.ids, ack.done_to), (vec![1, 2, 4], 4));
     }
 
     #[test]

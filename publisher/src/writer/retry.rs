@@ -29,6 +29,11 @@ const FIRST: Millis = 5_000;
 const LONGEST: Millis = 600_000;
 
 impl Retries {
+    /// What the database remembers of an earlier writer.
+    pub fn resume(&mut self, known: Vec<(TenantId, Retry)>) {
+        self.tenants.extend(known.into_iter().take(TENANTS_MAX));
+    }
+
     /// A build of a tenant ended, with this trouble or none.
     pub fn built(&mut self, tenant: &TenantId, trouble: Option<String>, now: Millis) {
         let Some(why) = trouble else {

@@ -10,7 +10,7 @@
 //!
 //! A scan never deletes: a tenant that only the store has becomes dirty, and only its build can remove it.
 
-use super::{Millis, ScanId, StoreIx, Tick};
+use super::{Millis, ScanId, Snapshot, StoreIx, Tick};
 use contexts::digest::{Buckets, Digest, DigestKey};
 use contexts::name::{Kind, TenantId};
 use contexts::push::Reading;
@@ -123,6 +123,8 @@ pub struct Scan {
     pub started: Tick,
     /// When it began, on the writer's clock.
     pub started_at: Millis,
+    /// The last look before it began: whatever had ended then is in all that it builds.
+    pub looked: Option<Snapshot>,
     /// How far it got.
     pub phase: Phase,
     /// Stores compare what is on their disk, read again.
@@ -166,6 +168,7 @@ impl Scan {
             cause,
             started,
             started_at,
+            looked: None,
             phase: Phase::Bounds,
             reread,
             targets: BTreeMap::new(),

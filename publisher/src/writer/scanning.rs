@@ -1,6 +1,6 @@
 //! How scans begin, go on and end. The books are in [`super::scan`].
 
-use super::built::{BuiltBatch, What};
+use super::built::{BuiltBatch, What, unbuilt};
 use super::dirty::Lane;
 use super::queue::{Sort, Unit};
 use super::receipts::{HeldReport, RegionFilter};
@@ -143,6 +143,7 @@ impl Writer {
             wish.reread,
             self.regions.len(),
         );
+        scan.looked = self.capture.last().cloned();
         let in_doubt: HashSet<TenantId> = self.dirty.iter().chain(&building).cloned().collect();
         for (i, store) in self.stores.iter().enumerate() {
             let wanted = wish.regions.has(&store.spec.region) && (!only_behind || due(self, i));
@@ -238,6 +239,7 @@ impl Writer {
         tenants.iter_mut().for_each(|t| self.withhold_clashes(t));
         for built in &tenants {
             self.note_held(&built.tenant, HeldReport::of(built));
+            self.retries.built(&built.tenant, unbuilt(built), now);
         }
         let Some(scan) = self.scan.as_mut() else {
             return;

@@ -86,6 +86,7 @@ impl Writer {
         let store = &mut self.stores[ix.0];
         let scan = self.scan.as_mut().filter(|s| s.id == scan);
         let started = scan.as_ref().map_or(Tick(0), |s| s.started);
+        let looked = scan.as_ref().and_then(|s| s.looked.clone());
         let target = scan.and_then(|s| s.targets.get_mut(&ix));
         let Some(target) = target.filter(|t| t.outcome.is_none()) else {
             return;
@@ -93,6 +94,7 @@ impl Writer {
         match verdict {
             SyncVerdict::InStep { reading } => {
                 (store.reading, store.synced, store.synced_at) = (Some(reading), true, Some(now));
+                store.scanned = looked;
                 store.behind = store.behind.take().filter(|b| b.since > started);
                 target.outcome = Some(Outcome::Synced);
                 let under_way = self.dirty.iter().chain(self.builds.iter());

@@ -2,7 +2,7 @@
 
 use super::dirty::Lane;
 use super::queue::{Queue, Queued};
-use super::{Millis, ScanId, StoreIx, Tick};
+use super::{Millis, ScanId, Snapshot, StoreIx, Tick};
 use contexts::digest::{Buckets, Digest};
 use contexts::name::{Region, TenantId};
 use contexts::push::{Reading, StoreState};
@@ -128,6 +128,8 @@ pub struct Store {
     pub synced: bool,
     /// When that was, on the writer's clock.
     pub synced_at: Option<Millis>,
+    /// The last look before that scan began: whatever had ended then is here.
+    pub scanned: Option<Snapshot>,
     known: HashMap<TenantId, Digest>,
     owed: HashMap<TenantId, Owed>,
     /// The first version that a fill gave to another store of the region and this one was not compared with since.
@@ -190,6 +192,7 @@ impl Store {
             reading: None,
             synced: false,
             synced_at: None,
+            scanned: None,
             known: HashMap::new(),
             owed: HashMap::new(),
             beside: None,

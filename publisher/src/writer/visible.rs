@@ -81,16 +81,16 @@ impl Writer {
         if let Some(behind) = &store.behind {
             return Some(format!("the store is to be scanned: {}", behind.why));
         }
+        let was_scanned = store.scanned.as_ref().is_some_and(|seen| seen.sees(xid));
         match self.capture.has(xid, ix) {
             None => Some("the transaction has not ended, or was not seen yet".into()),
             Some(false) => Some(match &store.failure {
                 Some(failure) => failure.why.clone(),
                 None => "it is on its way".into(),
             }),
-            Some(true) if !self.is_capturing() => {
-                Some("the change triggers cannot be relied on: see the status".into())
-            }
-            Some(true) => None,
+            Some(true) => self.capture_gap().filter(|_| !was_scanned).map(|gap| {
+                format!("the change triggers do not see everything ({gap}): ask again after the next scan")
+            }),
         }
     }
 

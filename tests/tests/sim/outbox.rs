@@ -207,6 +207,7 @@ impl Database {
         let alone = self.outbox.variant == Variant::BulkIsUrgent;
         Change {
             id,
+            more: Vec::new(),
             xid: if alone { id.unsigned_abs() } else { line.xid },
             tenants,
         }
