@@ -4,6 +4,7 @@
 //! for a transaction that is open or rolled back; one that a region which is away withholds from the others.
 
 use crate::kill_points::number;
+use crate::truth::Kind;
 use crate::world::{HEALS_WITHIN, World};
 use reqwest::StatusCode;
 use serde_json::Value;
@@ -87,8 +88,8 @@ async fn a_receipt_says_what_became_of_a_transaction() -> Result<()> {
     assert!(why.contains("has not ended"), "{answer}");
     transaction.rollback().await?;
     expect(&world.hub, &format!("token={token}"), 409, Some("aborted")).await?;
-    let far = token.parse::<u64>()? + 1_000_000_000;
-    let far = format!("token={far}");
+    let (xid, server) = token.split_once('-').ok_or("the token names no server")?;
+    let far = format!("token={}-{server}", xid.parse::<u64>()? + 1_000_000_000);
     expect(&world.hub, &far, 404, Some("unknown")).await?;
     for wrong in [
         "",
@@ -107,6 +108,41 @@ async fn a_receipt_says_what_became_of_a_transaction() -> Result<()> {
     let asked = stranger.get(world.hub.url("/v1/visible?token=5"));
     assert_eq!(asked.send().await?.status(), 401);
     standby.stop().await?;
+    world.hub.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_table_is_not_watched_a_later_scan_gives_the_receipt() -> Result<()> {
+    const CONTEXTS: &str = r#"
+[[context]]
+kind  = "counter"
+query = "SELECT c.tenant AS key, c.tenant, c.n, p.note FROM counters c JOIN plans p ON p.tenant = c.tenant"
+watch = [{ table = "counters", tenant = "tenant" }]
+"#;
+    const TRUTH: &[Kind] = &[Kind {
+        name: "counter",
+        sql: "SELECT c.tenant, c.tenant, jsonb_build_object('n', c.n, 'note', p.note)::text FROM counters c \
+              JOIN plans p USING (tenant) WHERE $1 <> ''",
+    }];
+    let server = Server::any().await?;
+    let database = server.database().await?;
+    let tables = "CREATE TABLE counters (tenant text PRIMARY KEY, n bigint NOT NULL); \
+                  CREATE TABLE plans (tenant text PRIMARY KEY, note text NOT NULL); \
+                  INSERT INTO counters VALUES ('t1', 1); INSERT INTO plans VALUES ('t1', 'free')";
+    database.execute(tables).await?;
+    let mut world = World::new(server, database, &REGIONS, CONTEXTS, TRUTH).await?;
+    world.hub.start().await?;
+    world.becomes_true().await?;
+    let mut connection = world.database.connect().await?;
+    let sql = "UPDATE plans SET note = 'large' WHERE tenant = 't1'";
+    let token = commit(&mut connection, sql).await?;
+    let asked = format!("token={token}&timeout=300ms");
+    let answer = expect(&world.hub, &asked, 504, None).await?;
+    let why = answer["stores"][0]["why"].as_str().unwrap_or_default();
+    assert!(why.contains("plans") && why.contains("scan"), "{answer}");
+    world.scan().await?;
+    expect(&world.hub, &asked, 200, None).await?;
+    world.is_true().await?;
     world.hub.stop().await
 }
 

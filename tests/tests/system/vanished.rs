@@ -8,7 +8,7 @@ use system_tests::server::{Database, Server};
 use system_tests::{Result, until};
 
 /// The address of a database by way of a relay.
-async fn by_relay(database: &Database) -> Result<(Relay, String)> {
+pub async fn by_relay(database: &Database) -> Result<(Relay, String)> {
     let mut url = reqwest::Url::parse(&database.url)?;
     let relay = Relay::start(url.port().ok_or("no port")?, Duration::ZERO).await?;
     url.set_port(Some(relay.port)).map_err(|()| "no port")?;
