@@ -110,6 +110,9 @@ enum Command {
         /// Only wait for the stores of this region
         #[arg(long, global = true)]
         region: Option<String>,
+        /// Wait for the receipts, as it always does: for scripts that say so
+        #[arg(long, global = true)]
+        wait: bool,
     },
     /// Stores, lag, counts, the last scan, refusals, what is held
     Status {
@@ -301,9 +304,12 @@ async fn dispatch(context: Context, command: Command) -> Result<Exit, Stop> {
             region,
             dry_run: false,
         } => scan::run(&context, kind.as_deref(), region.as_deref()).await,
-        Command::Republish { what, kind, region } => {
-            republish::run(&context, what, kind.as_deref(), region.as_deref()).await
-        }
+        Command::Republish {
+            what,
+            kind,
+            region,
+            wait: _,
+        } => republish::run(&context, what, kind.as_deref(), region.as_deref()).await,
         Command::Takeover { force } => takeover::run(&context, force).await,
         Command::Status { hub } => status::run(&context, hub).await,
         Command::Diff { tenant, region } => {

@@ -23,10 +23,6 @@ use std::collections::{BTreeMap, BTreeSet};
 /// everybody who drew an id is known to have ended. Soon after an acknowledgement that is known.
 const WAIT_MS: u32 = 1_000;
 const WAIT_LOOKING_MS: u32 = 150;
-/// How often it looks meanwhile: often while changes come, and after a quiet minute less so. (When somebody is about to
-/// commit, it looks without a pause; for how long is for [`crate::writer`] to say.)
-const STEP_LIVELY_MS: u32 = 1;
-const STEP_QUIET_MS: u32 = 10;
 /// Rows that are taken one by one; more are answered by a scan.
 const ROWS_MAX: u64 = 20_000;
 
@@ -414,10 +410,6 @@ fn named(tenant: &str) -> Option<TenantId> {
 }
 
 fn look_sql(term: Term, request: &LookRequest, wait_ms: u32) -> String {
-    let step = match request.lively {
-        true => STEP_LIVELY_MS,
-        false => STEP_QUIET_MS,
-    };
     let after = match &request.after {
         Some(snapshot) => format!("'{}'::pg_snapshot", snapshot.as_str()),
         None => "NULL".to_owned(),
@@ -425,6 +417,7 @@ fn look_sql(term: Term, request: &LookRequest, wait_ms: u32) -> String {
     let LookRequest {
         from_id,
         drawn,
+        step,
         spin,
         ..
     } = request;

@@ -31,8 +31,8 @@ pub struct LookRequest {
     pub from_id: i64,
     /// The last id that the look before this one saw handed out.
     pub drawn: i64,
-    /// Whether changes came lately, so that the server should look often.
-    pub lively: bool,
+    /// How often the server looks, in milliseconds.
+    pub step: u64,
     /// For so many microseconds the server may look without a pause, while somebody is about to commit.
     pub spin: u64,
 }
@@ -267,8 +267,10 @@ const ACK_AFTER: Millis = 100;
 /// many milliseconds.
 const SPIN_SHARE: u64 = 100;
 const SPIN_KEPT: Millis = 200;
-/// The server looks often until it has been quiet for so long.
-const LIVELY_FOR: Millis = 60_000;
+/// A change waits for the next look for at most so small a part of the time since the last one, and for so many
+/// milliseconds: every look wakes a process of the server.
+const QUIET_PER_STEP: Millis = 1_000;
+const STEP_MAX: Millis = 10;
 
 impl Capture {
     /// Empty books for so many stores.
@@ -300,15 +302,20 @@ impl Capture {
             }
             delivery.marks.push_back(Mark { look, reading });
         }
-        let lively = self.changed_at.is_some_and(|at| now < at + LIVELY_FOR);
         Some(LookRequest {
             id: look,
             after: self.last.clone(),
             from_id: self.floor.from_id,
             drawn: self.last_id,
-            lively,
+            step: self.step(now),
             spin: self.spin(now),
         })
+    }
+
+    /// The longer nothing was changed, the less often it is looked.
+    fn step(&self, now: Millis) -> Millis {
+        let quiet = now.saturating_sub(self.changed_at.unwrap_or(0));
+        (quiet / QUIET_PER_STEP).clamp(1, STEP_MAX)
     }
 
     fn spin(&mut self, now: Millis) -> u64 {

@@ -12,8 +12,7 @@
 //! | [`trouble`] | what happens meanwhile |
 //!
 //! `HUBCAST_TORTURE_SECONDS` says how long there is trouble, `HUBCAST_TORTURE_SEED` what it is; the moments at which
-//! processes meet it are never the same. For hours, without the limit of the usual test run:
-//! `HUBCAST_TORTURE_SECONDS=7200 cargo test -p system-tests --test system torture -- --nocapture`.
+//! processes meet it are never the same. For hours: `ops/test --torture 7200`.
 
 mod asks;
 mod claims;
@@ -45,7 +44,7 @@ use writes::{Writer, probe};
 
 const WRITERS: u64 = 10;
 const FOLLOWERS: usize = 10;
-const SECONDS: u64 = 30;
+const SECONDS: u64 = 60;
 /// How long the application goes on when there is no more trouble: what it does then reaches the agents without a scan.
 const CALM_FOR: Duration = Duration::from_secs(4);
 /// How long the last of it may take.

@@ -10,6 +10,7 @@ mod propagation;
 mod report;
 mod stage;
 mod trace;
+mod wake;
 mod wire;
 mod work;
 mod writers;
@@ -48,6 +49,8 @@ enum Name {
     Propagation,
     /// What capture costs writers at the hub (P3, P4, P5)
     Primary,
+    /// From a commit at the hub until the hub knows of it, beside a plain loop on the server
+    Wake,
 }
 
 /// How much to measure.
@@ -67,7 +70,7 @@ impl Args {
     fn plan(&self) -> Plan {
         // Rates depend more on what the disk does just then.
         let usual = match self.name {
-            Name::Propagation => 3,
+            Name::Propagation | Name::Wake => 3,
             Name::Primary => 5,
         };
         let (rounds, samples) = match self.quick {
@@ -111,6 +114,7 @@ fn measured(args: &Args) -> Result<Report> {
     let mut report = match args.name {
         Name::Primary => primary::measure(&runtime, args.plan())?,
         Name::Propagation => propagation::measure(&runtime, args.plan())?,
+        Name::Wake => wake::measure(&runtime, args.plan())?,
     };
     report.about.push(format!(
         "before it began, other work had {:.0} % of the processors",

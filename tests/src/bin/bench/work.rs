@@ -63,7 +63,7 @@ impl Clocked {
 }
 
 /// What all threads of a process have run; nothing for one that is gone.
-fn seconds(pid: u32) -> f64 {
+pub fn seconds(pid: u32) -> f64 {
     let threads = fs::read_dir(format!("/proc/{pid}/task"));
     let nanoseconds = |dir: fs::DirEntry| -> Option<f64> {
         let stat = fs::read_to_string(dir.path().join("schedstat")).ok()?;
