@@ -363,7 +363,7 @@ impl Source {
         started: Option<i64>,
     ) -> Result<(Fate, Server), SourceError> {
         let is_other = started.map_or("false".to_owned(), |s| {
-            format!("({SERVER}::numeric * 1000000)::bigint <> {s}")
+            format!("(extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint <> {s}")
         });
         let sql = format!(
             "SELECT CASE WHEN {is_other} THEN 'of another server' WHEN '{xid}'::xid8 >= pg_snapshot_xmax(pg_current_snapshot()) \

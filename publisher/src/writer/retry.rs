@@ -89,6 +89,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_an_earlier_writer_could_not_build_is_tried_again_and_then_forgotten() {
+        let (mut retries, tenant) = (Retries::default(), TenantId::new("t").expect("tenant"));
+        let (attempts, at, why) = (3, 500, "division by zero".to_owned());
+        retries.resume(vec![(tenant.clone(), Retry { attempts, at, why })]);
+        assert!(retries.news().is_empty() && retries.due(499).is_empty());
+        assert_eq!(retries.due(500), std::slice::from_ref(&tenant));
+        retries.built(&tenant, None, 501);
+        assert_eq!(retries.news(), [(tenant, None)], "the database is told");
+    }
+
+    #[test]
     fn a_failing_tenant_is_tried_ever_more_rarely_until_it_builds() {
         let (mut retries, tenant) = (Retries::default(), TenantId::new("t").expect("tenant"));
         let mut now = 0;

@@ -3,6 +3,7 @@
 use super::support::*;
 use contexts::bundle::Bundle;
 use contexts::push::SyncVerdict;
+use contexts::version::Version;
 use reqwest::StatusCode;
 use reqwest::header::{ETAG, IF_NONE_MATCH};
 use serde_json::{Value, json};
@@ -143,6 +144,26 @@ async fn a_known_etag_is_answered_without_the_value() {
     for tags in ["\"x\"", etag.trim_matches('"')] {
         assert_eq!(ask(tags).await.status(), 200, "{tags}");
     }
+}
+
+/// Would catch a store that says of another database's keys that they do not exist, up to a version of the one before.
+#[tokio::test]
+async fn a_store_that_another_database_took_is_behind_until_it_is_in_step() {
+    let (spoke, hub) = synced(vec![bundle("t", vec![context("cluster", "c", "1")])]).await;
+    let ask = async || {
+        let request = client().get(spoke.url("/v1/contexts/cluster/absent"));
+        let request = request.header("X-Context-Min-Version", "3.1");
+        request.send().await.expect("an answer").status().as_u16()
+    };
+    assert_eq!(ask().await, 404);
+    hub.release().await.expect("released");
+    let mut other = spoke.hub(4);
+    let state = other.claim_as(false).await.expect("granted");
+    assert_eq!(state.position, Version::default());
+    assert_eq!(ask().await, 412);
+    other.release().await.expect("released");
+    spoke.hub(5).claim().await.expect("granted");
+    assert_eq!(ask().await, 412, "it is written down");
 }
 
 #[tokio::test]

@@ -141,13 +141,18 @@ impl Hub {
     }
 
     pub async fn claim(&mut self) -> Result<StoreState, Refused> {
+        self.claim_as(true).await
+    }
+
+    /// A claim whose database knows the writer that the store obeyed, or takes it all the same.
+    pub async fn claim_as(&mut self, known: bool) -> Result<StoreState, Refused> {
         let claim = Claim {
             region: region(),
             term: self.term,
             seen: self.hello().await.seen(),
             digest_key: digest_key(),
-            force: false,
-            known: true,
+            force: !known,
+            known,
         };
         let granted: Granted = self.call("claim", &claim).await?;
         (self.session, self.number) = (granted.session, 0);

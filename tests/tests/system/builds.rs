@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng};
 use secrecy::SecretString;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use system_tests::hub::Hub;
 use system_tests::region::Agent;
 use system_tests::sample::{self, Size};
@@ -401,26 +401,5 @@ async fn a_content_and_the_definitions_that_made_it_belong_together() -> Result<
     let different: std::collections::HashSet<String> =
         seen.values().map(|(_, c)| format!("{c:?}")).collect();
     assert_eq!(different.len(), seen.len(), "each gives another content");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures"]
-async fn how_long_the_build_of_one_tenant_takes() -> Result<()> {
-    let works = with_sample().await?;
-    let tenants = tenants(&SOME)?;
-    let mut took: Vec<Duration> = Vec::new();
-    for i in 0..600 {
-        let one = &tenants[i % tenants.len()..][..1];
-        let began = Instant::now();
-        assert!(works.build(one).await?.contexts > 0);
-        took.push(began.elapsed());
-        // What happens after a build has time to happen.
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    took.drain(..100);
-    took.sort();
-    let (median, most) = (took[took.len() / 2], took[took.len() * 9 / 10]);
-    println!("median {median:?}, nine in ten within {most:?}");
     Ok(())
 }

@@ -40,7 +40,7 @@ async fn status_says(asked: &Hub, writer: &str, standby: &str) -> Result<()> {
 }
 
 /// Makes a change and waits until it is in every region; says how long after `since` that was.
-async fn change_arrives(world: &World, n: i64, since: Instant) -> Result<Duration> {
+pub async fn change_arrives(world: &World, n: i64, since: Instant) -> Result<Duration> {
     let sql = format!("UPDATE counters SET n = {n} WHERE tenant = 't1'");
     world.database.execute(&sql).await?;
     until("the change to arrive", HEALS_WITHIN, || async {

@@ -107,7 +107,8 @@ impl Bench<'_> {
     /// Makes it so; back when everything is in step.
     fn set(&mut self, capture: Capture) -> Result<()> {
         let runs = self.stage.hub.daemon().is_ok();
-        if runs && capture != Capture::On {
+        // Also before it is to run: the turn before may have been one with it.
+        if runs {
             wait(self.runtime, self.stage.hub.stop())?;
         }
         match capture {

@@ -13,7 +13,7 @@ use contexts::digest::{Buckets, DigestKey};
 use contexts::gate::GateState;
 use contexts::name::TenantId;
 use contexts::push::{Ack, Claim, Granted, Heartbeat, Refused, Release, Seen, SyncVerdict, Synced};
-use contexts::version::SessionId;
+use contexts::version::{SessionId, Version};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -47,7 +47,8 @@ impl Writer {
             ..meta.clone()
         };
         if !claim.known {
-            granted.fresh = None;
+            // They speak of another database, of which this one knows nothing.
+            (granted.fresh, granted.position) = (None, Version::default());
         }
         self.commit_facts("grant a claim", granted)?;
         self.gate.open(SessionId(session));
