@@ -1,6 +1,7 @@
 //! A store's process: the shell around the gate and `apply`, with a crash possible before and after every commit.
 //! What is durable comes first, what is answered second.
 
+use crate::clock::Clock;
 use crate::store::{Durable, Origin};
 use crate::variant::Variant;
 use contexts::apply::apply;
@@ -12,10 +13,9 @@ use contexts::push::{
     Ack, Claim, Granted, Heartbeat, ListBuckets, Listed, Push, Pushed, Reading, Refused, Release,
     Sent, StoreState, SyncVerdict, Synced, Verdict,
 };
-use contexts::version::{Incarnation, SessionId};
+use contexts::version::{Incarnation, SessionId, Version};
 use publisher::writer::Request;
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 /// A message to a store.
 #[derive(Debug, Clone)]
@@ -75,9 +75,10 @@ pub struct Agent {
     pub paused_until: u64,
     /// Raised when the disk is replaced by another one.
     pub line: u64,
-    /// The boot of its machine: its id, and when it was.
-    pub boot: (u128, u64),
+    /// The boot of its machine.
+    boot: u128,
     variant: Variant,
+    clock: Clock,
 }
 
 /// The effect of a message that was handled.
@@ -92,7 +93,7 @@ pub struct Handled {
 
 impl Agent {
     /// A store that was never started.
-    pub fn new(region: Region, durable: Durable, variant: Variant) -> Self {
+    pub fn new(region: Region, durable: Durable, variant: Variant, clock: Clock) -> Self {
         Self {
             region,
             durable,
@@ -100,15 +101,16 @@ impl Agent {
             backup: None,
             paused_until: 0,
             line: 0,
-            boot: (0, 0),
+            boot: 0,
             variant,
+            clock,
         }
     }
 
-    /// Opens the file and starts; the machine too, if it `boots`.
-    pub fn start(&mut self, now: u64, id: u128, boots: bool) {
-        if boots {
-            self.boot = (id, now);
+    /// Opens the file and starts; the machine too, if it boots: then its clock begins anew.
+    pub fn start(&mut self, now: u64, id: u128, boots: Option<Clock>) {
+        if let Some(clock) = boots {
+            (self.boot, self.clock) = (id, clock);
         }
         self.durable.load();
         self.durable.reopen();
@@ -124,24 +126,22 @@ impl Agent {
     /// Time passed in which the process ran; after a pause it is one long step.
     pub fn ran(&mut self, now: u64) {
         if let Some(memory) = &mut self.memory {
-            memory
-                .gate
-                .ran(Duration::from_millis(now - memory.last_step));
+            memory.gate.ran(self.clock.between(memory.last_step, now));
             memory.last_step = now;
         }
     }
 
     fn reading(&self, now: u64) -> Reading {
         Reading {
-            boot: self.boot.0,
-            micros: (now - self.boot.1) * 1_000,
+            boot: self.boot,
+            micros: self.clock.micros(now),
         }
     }
 
     /// Every change before this reading is here. One of another boot says nothing, and nothing makes the store older.
     fn freshen(&mut self, named: Option<Reading>, db: usize) {
-        let named = named.filter(|reading| reading.boot == self.boot.0);
-        let fresh = named.map(|reading| self.boot.1 + reading.micros / 1_000);
+        let named = named.filter(|reading| reading.boot == self.boot);
+        let fresh = named.map(|reading| self.clock.when(reading.micros));
         if fresh > self.durable.fresh {
             (self.durable.fresh, self.durable.fresh_db) = (fresh, db);
         }
@@ -236,7 +236,7 @@ impl Agent {
         }
         self.durable.released = false;
         if !claim.known {
-            self.durable.fresh = None;
+            (self.durable.fresh, self.durable.position) = (None, Version::default());
         }
         self.durable.key = Some(claim.digest_key.clone());
         self.gate().open(SessionId(id));
@@ -272,6 +272,16 @@ impl Agent {
             _ => {}
         }
         taken
+    }
+
+    /// What this store does wrong after a push.
+    fn err(&mut self) {
+        let d = &mut self.durable;
+        match self.variant {
+            Variant::ForgetsHeld => d.owners.retain(|_, owner| owner.has_value),
+            Variant::PositionIsHighest => d.position = d.position.max(d.highest),
+            _ => {}
+        }
     }
 
     fn push(
@@ -312,6 +322,7 @@ impl Agent {
                 .iter()
                 .for_each(|d| buckets.add(&key, tenant, d));
         }
+        self.err();
         self.freshen(push.fresh, db);
         if self.variant != Variant::ForgetsBeats {
             self.durable.beat = self.durable.beat.max(push.beat.unwrap_or(0));
@@ -343,7 +354,7 @@ impl Agent {
         d.kinds = synced.kinds.iter().cloned().chain(as_before).collect();
         d.position = d.position.max(synced.position);
         self.durable.scanned_line = Some(self.line);
-        self.durable.scanned = Some((db, self.boot.1 + synced.fresh.micros / 1_000));
+        self.durable.scanned = Some((db, self.clock.when(synced.fresh.micros)));
         self.freshen(Some(synced.fresh), db);
         let reading = self.reading(now);
         Ok(Reply::Synced(SyncVerdict::InStep { reading }))
@@ -374,6 +385,7 @@ impl Agent {
         let wanted: BTreeSet<usize> = list.buckets.iter().map(|b| usize::from(*b)).collect();
         let heads = self.durable.heads.iter();
         heads
+            .filter(|_| self.variant != Variant::ListsNothing)
             .filter(|(tenant, _)| wanted.contains(&key.bucket(tenant)))
             .map(|(tenant, head)| Listed {
                 tenant: tenant.clone(),

@@ -27,10 +27,13 @@ pub struct Looker {
 impl World {
     /// Asks the database what the writer wants to know, and tells it what it has to know.
     pub fn ask_database(&mut self, p: usize) {
-        let (now, run) = (self.now, self.publishers[p].run);
+        let (now, run) = (self.shown(p), self.publishers[p].run);
         let Some(office) = &mut self.publishers[p].office else {
             return;
         };
+        if self.variant == Variant::SleepsWhenQuiet && office.is_quiet(now) {
+            return;
+        }
         let (term, server) = (office.term, office.server);
         let mut steps = Vec::new();
         if let Some(request) = office.writer.next_look(now) {
@@ -82,9 +85,9 @@ impl World {
     }
 
     /// Whether a statement finds no database.
-    fn fails(&mut self, db: usize) -> bool {
+    fn fails(&mut self, p: usize) -> bool {
         let trouble = self.rng.random_bool(0.01) && !self.calm;
-        trouble || self.dbs[db].down_until > self.now
+        trouble || self.is_cut(p)
     }
 
     /// Whether this is not the server that the term began on.
@@ -101,7 +104,7 @@ impl World {
         if self.variant == Variant::PassesOpenIds && request.from_id > 0 {
             request.from_id = self.dbs[db].outbox.ids + 1;
         }
-        if self.fails(db) || self.is_another(db, server) {
+        if self.fails(p) || self.is_another(db, server) {
             let lost = Step::Looked(request.id, Err("the database does not answer".into()));
             self.no_answer(p, run, lost);
             return Ok(());
@@ -133,7 +136,7 @@ impl World {
         let lookers = std::mem::take(&mut self.lookers[db]);
         for looker in lookers {
             let (p, run, id) = (looker.p, looker.run, looker.request.id);
-            if self.dbs[db].down_until > self.now {
+            if self.is_cut(p) {
                 let lost = Step::Looked(id, Err("the connection is lost".into()));
                 self.no_answer(p, run, lost);
                 continue;
@@ -213,7 +216,7 @@ impl World {
     pub fn resolve_later(&mut self, db: usize, looker: &Looker, mut looked: Looked) {
         for change in &mut looked.changes {
             if let Some(line) = self.dbs[db].outbox.rows.get(&change.id) {
-                *change = self.dbs[db].resolve(change.id, line);
+                change.tenants = self.dbs[db].resolve(change.id, line).tenants;
             }
         }
         self.tell(looker, looked);
@@ -231,7 +234,7 @@ impl World {
         (term, server): (Term, u64),
     ) -> Checked {
         let db = self.publishers[p].db;
-        if self.fails(db) || self.is_another(db, server) {
+        if self.fails(p) || self.is_another(db, server) {
             self.no_answer(p, run, Step::Acked(None));
             return Ok(());
         }
@@ -252,7 +255,7 @@ impl World {
     /// The row of the beat is to be changed.
     pub fn beat(&mut self, p: usize, run: u64, term: Term) {
         let (db, now) = (self.publishers[p].db, self.now);
-        let n = match self.fails(db) {
+        let n = match self.fails(p) {
             true => None,
             false => self.dbs[db].beat(now, term),
         };
@@ -264,7 +267,7 @@ impl World {
     /// The triggers are looked at.
     pub fn look_at_triggers(&mut self, p: usize, run: u64) {
         let db = self.publishers[p].db;
-        let found = match self.fails(db) {
+        let found = match self.fails(p) {
             true => None,
             false => {
                 let (db, hidden) = (&self.dbs[db], self.variant == Variant::HidesGaps);
@@ -278,7 +281,7 @@ impl World {
 
     /// A result arrives at the publisher.
     pub fn captured(&mut self, p: usize, step: Step) {
-        let now = self.now;
+        let now = self.shown(p);
         let Some(office) = &mut self.publishers[p].office else {
             return;
         };
@@ -320,6 +323,7 @@ impl World {
             let lax = self.variant == Variant::IgnoresServer;
             if let Some(office) = office.filter(|o| o.server == server || lax) {
                 let all = RegionFilter::All;
+                let now = publisher.clock.millis(now);
                 let ticket = office.writer.ask_visible(now, xid, &all, 5_000);
                 office.questions.push(Question { ticket, db, commit });
             }

@@ -3,6 +3,7 @@
 //!
 //! Each copy is a database of its own, with the past up to the copy in common.
 
+use crate::clock::Clock;
 use crate::database::Database;
 use crate::publisher::Publisher;
 use crate::store::Origin;
@@ -85,7 +86,8 @@ impl World {
         let clone = self.revive(0, self.dbs[0].clone());
         self.log(|| format!("the database is cloned: db{clone}"));
         for _ in 0..2 {
-            self.publishers.push(Publisher::new(clone));
+            let clock = Clock::random(&mut self.rng);
+            self.publishers.push(Publisher::new(clone, clock));
             let later = self.rng.random_range(0..6_000);
             let p = self.publishers.len() - 1;
             self.at(later, Event::PublisherStart(p));
@@ -202,13 +204,14 @@ impl World {
         self.at(0, Event::PublisherStart(p));
     }
 
-    /// The highest epoch that a store names which can be reached.
-    pub fn highest_epoch(&self) -> u64 {
-        let reached = self
-            .agents
-            .iter()
-            .filter(|agent| agent.memory.is_some() && agent.paused_until <= self.now);
-        let epochs = reached.filter_map(|agent| agent.durable.granted.map(|t| t.epoch));
+    /// The highest epoch that a store names which a publisher can reach.
+    pub fn highest_epoch(&self, p: usize) -> u64 {
+        let all = self.agents.iter().enumerate();
+        let reached = all.filter(|(s, agent)| {
+            let runs = agent.memory.is_some() && agent.paused_until <= self.now;
+            runs && !self.is_cut_from(p, *s)
+        });
+        let epochs = reached.filter_map(|(_, agent)| agent.durable.granted.map(|t| t.epoch));
         epochs.max().unwrap_or(0)
     }
 }

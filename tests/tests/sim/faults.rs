@@ -23,8 +23,8 @@ impl World {
                 self.log(|| format!("p{p} is paused for {rest} ms"));
             }
             28..36 => {
-                let now = self.now;
-                self.publishers[p].stop(now);
+                let shown = self.shown(p);
+                self.publishers[p].stop(shown);
                 self.log(|| format!("p{p} is told to stop"));
             }
             36..52 => self.store_crash(s, 100, 8_000),
@@ -40,7 +40,17 @@ impl World {
             72..78 => self.restore(s),
             78..82 => self.wipe(s),
             82..88 => self.edit(s),
-            88..94 => {
+            88..90 => {
+                let rest = self.rng.random_range(500..60_000);
+                self.publishers[p].cut_until = self.now + rest;
+                self.log(|| format!("p{p} does not reach the database for {rest} ms"));
+            }
+            90..92 => {
+                let rest = self.rng.random_range(500..60_000);
+                self.publishers[p].cut_stores.insert(s, self.now + rest);
+                self.log(|| format!("p{p} does not reach store {s} for {rest} ms"));
+            }
+            92..94 => {
                 let (db, rest) = (self.publishers[p].db, self.rng.random_range(300..9_000));
                 let restarts = self.rng.random();
                 self.database_down(db, rest, restarts);
@@ -55,6 +65,18 @@ impl World {
         }
         let gap = self.rng.random_range(100..self.weather.fault_every);
         self.at(gap, Event::Fault);
+    }
+
+    /// Whether a publisher does not reach its database.
+    pub fn is_cut(&self, p: usize) -> bool {
+        let publisher = &self.publishers[p];
+        publisher.cut_until.max(self.dbs[publisher.db].down_until) > self.now
+    }
+
+    /// Whether a publisher does not reach a store, nor the store's answers it.
+    pub fn is_cut_from(&self, p: usize, s: usize) -> bool {
+        let until = self.publishers[p].cut_stores.get(&s);
+        until.is_some_and(|until| *until > self.now)
     }
 
     /// The database cannot be reached; or its server stops and starts again.

@@ -47,7 +47,11 @@ impl World {
             self.dead = Some(s);
             self.log(|| format!("store {s} stays dead"));
         }
-        self.until_well("I7 trouble stays where it is")?;
+        let id = match self.dead {
+            Some(_) => "I7 trouble stays where it is",
+            None => "I8 it heals",
+        };
+        self.until_well(id)?;
         if let Some(s) = self.dead.take() {
             self.at(0, Event::StoreStart(s));
             self.until_well("I8 it heals")?;
@@ -121,6 +125,8 @@ impl World {
         }
         for p in 0..self.publishers.len() {
             self.publishers[p].paused_until = 0;
+            self.publishers[p].cut_until = 0;
+            self.publishers[p].cut_stores.clear();
             self.at(1_000, Event::PublisherStart(p));
         }
         for s in 0..self.agents.len() {

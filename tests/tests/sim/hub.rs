@@ -1,7 +1,7 @@
 //! What a publisher asks of its database: the lease, and snapshots to build from. Statements and results take their
 //! time, and may be lost on either way.
 
-use crate::publisher::{LeaseAnswer, LeaseOp, Office, Wish, clock};
+use crate::publisher::{LeaseAnswer, LeaseOp, Office, Wish, duration};
 use crate::store::Origin;
 use crate::variant::Variant;
 use crate::world::{Event, Step, World};
@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 impl World {
     /// Asks the database about the lease; the answer comes later, if it comes.
     pub fn ask_lease(&mut self, p: usize, op: LeaseOp) {
-        let (run, sent) = (self.publishers[p].run, self.now);
+        let (run, sent) = (self.publishers[p].run, self.shown(p));
         let delay = self.rng.random_range(1..50);
         self.at(delay, Event::Publisher(p, run, Step::Lease(op, sent)));
     }
@@ -23,7 +23,7 @@ impl World {
     /// A statement about the lease arrives at the database.
     pub fn lease_op(&mut self, p: usize, run: u64, op: &LeaseOp, sent: u64) {
         let db = self.publishers[p].db;
-        if self.dbs[db].down_until > self.now {
+        if self.is_cut(p) {
             return;
         }
         let answer = match op {
@@ -47,14 +47,14 @@ impl World {
 
     /// Its result arrives.
     pub fn lease_done(&mut self, p: usize, answer: LeaseAnswer, sent: u64) {
-        let now = self.now;
+        let now = self.shown(p);
         match answer {
             LeaseAnswer::Row(row) => {
                 let publisher = &mut self.publishers[p];
-                let free = publisher.observer.observe(row, clock(now)) == Standing::Free;
+                let free = publisher.observer.observe(row, duration(now)) == Standing::Free;
                 let forcing = publisher.forcing;
                 if publisher.office.is_none() && (free || forcing) {
-                    let floor = if forcing { self.highest_epoch() } else { 0 };
+                    let floor = if forcing { self.highest_epoch(p) } else { 0 };
                     let holder = Holder(self.id());
                     self.ask_lease(p, LeaseOp::Take(row, holder, floor));
                 }
@@ -62,26 +62,24 @@ impl World {
             LeaseAnswer::Taken(Some(term), server) if self.publishers[p].office.is_none() => {
                 self.take_office(p, (term, server), sent);
             }
-            LeaseAnswer::Taken(..) => {}
+            LeaseAnswer::Taken(..) | LeaseAnswer::Lost => {}
             LeaseAnswer::Renewed(true) => {
                 if let Some(office) = &mut self.publishers[p].office {
-                    office.tenure.renewed(clock(sent));
-                    if office.writer.is_suspended() && office.tenure.holds(clock(now)) {
+                    office.tenure.renewed(duration(sent));
+                    if office.writer.is_suspended() && office.tenure.holds(duration(now)) {
                         office.writer.resume();
                     }
                 }
             }
             LeaseAnswer::Renewed(false) => {
-                if let Some(office) = &mut self.publishers[p].office {
-                    office.leave(now, false);
-                }
+                self.lose_office(p);
             }
         }
     }
 
     /// A term begins.
     pub fn take_office(&mut self, p: usize, (term, server): (Term, u64), sent: u64) {
-        let now = self.now;
+        let now = self.shown(p);
         let limits = WriterLimits {
             batch_tenants: self.rng.random_range(1..6),
             builds: self.rng.random_range(1..3),
@@ -99,9 +97,22 @@ impl World {
         self.publishers[p].office = Some(Office::new(writer, (db, server), now, sent));
     }
 
+    /// Ends the term at once: somebody else has the lease, or may have it. A process that was told to stop is gone.
+    pub fn lose_office(&mut self, p: usize) {
+        let publisher = &mut self.publishers[p];
+        let office = publisher.office.take();
+        publisher.observer = Observer::default();
+        if office.is_some_and(|office| office.leaving.is_some()) {
+            publisher.up = false;
+            let later = self.rng.random_range(1_000..15_000);
+            self.at(later, Event::PublisherStart(p));
+        }
+        self.log(|| format!("p{p} lost office"));
+    }
+
     /// Ends the term once every store was given back.
     pub fn leave(&mut self, p: usize) {
-        let now = self.now;
+        let now = self.shown(p);
         let publisher = &mut self.publishers[p];
         let Some(office) = &publisher.office else {
             return;
@@ -110,24 +121,22 @@ impl World {
         if office.leaving.is_none() || !done {
             return;
         }
-        let (term, server, stops) = (office.term, office.server, office.stops);
+        let (term, server) = (office.term, office.server);
         publisher.office = None;
         publisher.observer = Observer::default();
-        if stops {
-            self.ask_lease(p, LeaseOp::Renew(term, true, server));
-            self.publishers[p].up = false;
-            let later = self.rng.random_range(1_000..15_000);
-            self.at(later, Event::PublisherStart(p));
-        }
+        self.ask_lease(p, LeaseOp::Renew(term, true, server));
+        self.publishers[p].up = false;
+        let later = self.rng.random_range(1_000..15_000);
+        self.at(later, Event::PublisherStart(p));
         self.log(|| format!("p{p} left office"));
     }
 
     /// A build takes its snapshot.
     pub fn snapshot(&mut self, p: usize, run: u64, request: &BuildRequest, server: u64) {
-        let (db, now) = (self.publishers[p].db, self.now);
+        let db = self.publishers[p].db;
         let database = &self.dbs[db];
         let trouble = self.rng.random_bool(0.03) && !self.calm;
-        let result = if database.down_until > now || self.is_another(db, server) || trouble {
+        let result = if self.is_cut(p) || self.is_another(db, server) || trouble {
             Err("the database does not answer".to_owned())
         } else {
             let mut commit = database.newest();
@@ -186,6 +195,7 @@ impl World {
             office.urgent.asked(tenants);
             let tenants = tenants.iter().cloned().collect();
             let all = RegionFilter::All;
+            let now = publisher.clock.millis(now);
             let ticket = office.writer.republish(now, tenants, &all, 20_000);
             office.wishes.push(Wish {
                 ticket,

@@ -18,6 +18,7 @@ mod agent;
 mod books;
 mod capture;
 mod check;
+mod clock;
 mod copies;
 mod database;
 mod faults;

@@ -175,7 +175,7 @@ impl World {
             self.at(rest, Event::ToStore { to, from, message });
             return Ok(());
         }
-        if self.agents[to].memory.is_none() {
+        if self.agents[to].memory.is_none() || self.is_cut_from(from.p, to) {
             return Ok(());
         }
         let crash = match self.rng.random::<f64>() {
@@ -199,7 +199,7 @@ impl World {
             self.check_age(to)?;
         }
         if let Some(reply) = handled.reply {
-            self.reply(from, reply);
+            self.reply(to, from, reply);
         }
         Ok(())
     }
@@ -217,12 +217,16 @@ impl World {
         }
     }
 
-    fn reply(&mut self, Sender { p, run, number, .. }: Sender, reply: Reply) {
+    fn reply(&mut self, to: usize, from: Sender, reply: Reply) {
+        let Sender { p, run, number, .. } = from;
         if self.rng.random_bool(self.weather.loss) {
             return;
         }
         let delay = self.weather.delay(&mut self.rng);
-        self.at(delay, Event::Publisher(p, run, Step::Reply(number, reply)));
+        self.at(
+            delay,
+            Event::Publisher(p, run, Step::Reply(number, to, reply)),
+        );
     }
 }
 

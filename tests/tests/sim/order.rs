@@ -38,12 +38,18 @@ struct Waiting {
 impl Urgent {
     /// A look found changes. What is left of a bulk change, once most of its rows are acknowledged, is a small one.
     pub fn looked(&mut self, looked: &Looked, outbox: &Outbox) {
-        let mut sizes: BTreeMap<u64, usize> = BTreeMap::new();
+        let mut changed: BTreeMap<u64, BTreeSet<&TenantId>> = BTreeMap::new();
         let xid = |c: &Change| outbox.rows.get(&c.id).map_or(c.xid, |line| line.xid);
         for change in &looked.changes {
-            *sizes.entry(xid(change)).or_default() += change.tenants.len();
+            changed
+                .entry(xid(change))
+                .or_default()
+                .extend(&change.tenants);
         }
-        let small = looked.changes.iter().filter(|c| sizes[&xid(c)] <= BULK);
+        let small = looked
+            .changes
+            .iter()
+            .filter(|c| changed[&xid(c)].len() <= BULK);
         let small: BTreeSet<TenantId> = small.flat_map(|c| c.tenants.clone()).collect();
         self.asked(&small);
         self.seen.extend(small);

@@ -138,6 +138,9 @@ impl Outbox {
 impl Database {
     /// One look, in a snapshot of its own; nothing while there is nothing to tell and time is left.
     pub fn look(&mut self, request: &LookRequest, out_of_time: bool) -> Option<Looked> {
+        let quiet = out_of_time && self.unseen(request).is_empty();
+        let all = quiet && self.outbox.variant == Variant::TellsAllWhenQuiet;
+        let all = all.then(|| self.everybody());
         let snapshot = self.xids.snapshot();
         let found = self.unseen(request);
         let hides = self.outbox.variant == Variant::HidesMissed;
@@ -155,16 +158,23 @@ impl Database {
             last_id: self.outbox.ids,
             has_room,
             missed: missed.then_some(self.outbox.missed),
-            changes: found
-                .iter()
-                .map(|(id, line)| self.resolve(*id, line))
-                .collect(),
+            changes: all.map_or_else(|| self.gathered(&found), |all| vec![all]),
             is_backlog,
             everyone: everyone.then(|| "every tenant may have changed".to_owned()),
             beat: found.iter().any(|(_, line)| line.note == Note::Beat),
         };
         self.outbox.told = self.outbox.told.max(told.unwrap_or_default());
         Some(looked)
+    }
+
+    /// A change of every tenant that nobody made.
+    fn everybody(&mut self) -> Change {
+        Change {
+            id: self.outbox.draw(),
+            more: Vec::new(),
+            xid: self.xids.once(),
+            tenants: self.now().rows.keys().cloned().collect(),
+        }
     }
 
     /// The rows that a look is to tell.
@@ -197,6 +207,35 @@ impl Database {
             .collect()
     }
 
+    /// Whom rows concern. The first changed row of a transaction stands for those that follow.
+    fn gathered(&self, found: &[(i64, &Line)]) -> Vec<Change> {
+        let mut changes: Vec<Change> = Vec::new();
+        let mut first: BTreeMap<u64, usize> = BTreeMap::new();
+        for (id, line) in found {
+            let mut change = self.resolve(*id, line);
+            if !matches!(line.note, Note::Changed(_)) {
+                changes.push(change);
+                continue;
+            }
+            let Some(at) = first.get(&line.xid) else {
+                first.insert(line.xid, changes.len());
+                changes.push(change);
+                continue;
+            };
+            let all = changes[*at].tenants.iter().chain(&change.tenants);
+            let all: BTreeSet<TenantId> = all.cloned().collect();
+            changes[*at].tenants = all.into_iter().collect();
+            match self.outbox.variant {
+                Variant::ForgetsTheRest => {
+                    change.tenants.clear();
+                    changes.push(change);
+                }
+                _ => changes[*at].more.push(*id),
+            }
+        }
+        changes
+    }
+
     /// Whom a row concerns, as the database is now.
     pub fn resolve(&self, id: i64, line: &Line) -> Change {
         let tenants = match &line.note {
@@ -222,9 +261,12 @@ impl Database {
         let all_in = all_in.map(|seen| PgSnapshot::parse(seen.as_str()));
         let ids: BTreeSet<i64> = request.ids.iter().copied().collect();
         let mut gone = Vec::new();
+        let variant = self.outbox.variant;
         self.outbox.rows.retain(|id, line| {
             let seen = all_in.as_ref().is_some_and(|seen| seen.sees(line.xid));
-            let keep = !seen && !ids.contains(id);
+            let concerns_nobody = matches!(line.note, Note::Token | Note::Beat);
+            let kept = variant == Variant::KeepsRows && concerns_nobody;
+            let keep = kept || (!seen && !ids.contains(id));
             if !keep {
                 gone.push((*id, line.clone()));
             }

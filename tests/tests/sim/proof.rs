@@ -134,13 +134,14 @@ impl World {
         let Some(office) = &self.publishers[p].office else {
             return Ok(());
         };
-        let Some((n, committed)) = office.beats.get(&(self.now - ms)) else {
+        let heard = self.shown(p) - ms;
+        let Some((n, committed)) = office.beats.get(&heard) else {
             let what = format!("p{p} heard of no beat {ms} ms ago");
             return violated("BEAT a lag is measured", what);
         };
         let (agent, d) = (&self.agents[store.0], &self.agents[store.0].durable);
         let known = d.scanned_line == Some(agent.line);
-        if known && d.beat < *n || *committed > self.now - ms {
+        if known && d.beat < *n || self.publishers[p].clock.millis(*committed) > heard {
             let what = format!(
                 "beat {n} of {committed} is said to be at store {}, which has {}",
                 store.0, d.beat

@@ -2,6 +2,7 @@
 //! term does what the writer asks for and reports back. A crash loses all of it; whatever is under way stays on its way.
 
 use crate::agent::{Message, Reply};
+use crate::clock::Clock;
 use crate::order::Urgent;
 use crate::store::Origin;
 use crate::variant::Variant;
@@ -9,7 +10,9 @@ use crate::world::{Checked, Event, Step, Violation, World};
 use contexts::name::TenantId;
 use contexts::version::{Holder, SessionId, Term};
 use publisher::writer::lease::{LeaseRow, Observer, Tenure};
-use publisher::writer::{Answer, RegionFilter, Report, Request, ScanId, StoreIx, Ticket, Writer};
+use publisher::writer::{
+    Answer, Delivery, RegionFilter, Report, Republished, Request, ScanId, StoreIx, Ticket, Writer,
+};
 use rand::Rng;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,6 +27,12 @@ pub struct Publisher {
     pub up: bool,
     /// Until when it does nothing; what arrives meanwhile waits.
     pub paused_until: u64,
+    /// Until when it does not reach the database, which others may reach.
+    pub cut_until: u64,
+    /// Until when it does not reach a store, which others may reach.
+    pub cut_stores: BTreeMap<usize, u64>,
+    /// Its machine's clock.
+    pub clock: Clock,
     pub observer: Observer,
     /// It was told to take everything over, whoever has it.
     pub forcing: bool,
@@ -51,15 +60,16 @@ pub struct Office {
     /// How often triggers had been altered when it looked at them last.
     pub altered: Option<u64>,
     pub scan_seen: Option<ScanId>,
+    /// When it last had anything to do but beats.
+    worked_at: u64,
     /// The beats that were committed, and when, by the moment when that was heard.
     pub beats: BTreeMap<u64, (u64, u64)>,
     pub questions: Vec<Question>,
     pub urgent: Urgent,
     pending: BTreeMap<u64, Pending>,
     pub wishes: Vec<Wish>,
-    /// Somebody else has the lease, or the process stops.
+    /// The process stops, by then at the latest.
     pub leaving: Option<u64>,
-    pub stops: bool,
 }
 
 /// A message without an answer.
@@ -97,16 +107,20 @@ pub enum LeaseAnswer {
     Row(LeaseRow),
     Taken(Option<Term>, u64),
     Renewed(bool),
+    Lost,
 }
 
 impl Publisher {
     /// A publisher that was never started.
-    pub fn new(db: usize) -> Self {
+    pub fn new(db: usize, clock: Clock) -> Self {
         Self {
             db,
             run: 0,
             up: false,
             paused_until: 0,
+            cut_until: 0,
+            cut_stores: BTreeMap::new(),
+            clock,
             observer: Observer::default(),
             forcing: false,
             office: None,
@@ -122,18 +136,18 @@ impl Publisher {
     /// Ends its term and then the process.
     pub fn stop(&mut self, now: u64) {
         if let Some(office) = &mut self.office {
-            office.leave(now, true);
+            office.leave(now);
         }
     }
 }
 
 impl Office {
-    /// A term at its beginning, taken by a statement that was sent at `sent`.
+    /// A term at its beginning, taken by a statement that was sent at `sent`: both on the publisher's clock.
     pub fn new(writer: Writer, (db, server): (usize, u64), now: u64, sent: u64) -> Self {
         Self {
             term: writer.term(),
             writer,
-            tenure: Tenure::new(clock(sent)),
+            tenure: Tenure::new(duration(sent)),
             next_renewal: now + 1_000,
             next_heartbeat: now,
             next_scan: now + 4_000,
@@ -145,30 +159,70 @@ impl Office {
             saw_gap: false,
             altered: None,
             scan_seen: None,
+            worked_at: now,
             beats: BTreeMap::new(),
             questions: Vec::new(),
             urgent: Urgent::default(),
             pending: BTreeMap::new(),
             wishes: Vec::new(),
             leaving: None,
-            stops: false,
         }
     }
 
-    /// Gives the stores back, and the lease; at the end the process too if it `stops`.
-    pub fn leave(&mut self, now: u64, stops: bool) {
+    /// Whether it had nothing to do but beats for a while.
+    pub fn is_quiet(&self, now: u64) -> bool {
+        self.worked_at + 5_000 < now
+    }
+
+    /// Whether every store obeys it.
+    fn has_all(&self) -> bool {
+        self.writer.stores().all(|(_, s)| s.session().is_some())
+    }
+
+    /// Gives the stores back, and the lease, before the process ends.
+    pub fn leave(&mut self, now: u64) {
         self.writer.close();
         self.leaving.get_or_insert(now + 5_000);
-        self.stops |= stops;
     }
 }
 
-/// A moment on everybody's monotonic clock.
-pub fn clock(now: u64) -> Duration {
-    Duration::from_millis(now)
+/// What a clock shows, as the lease takes it.
+pub fn duration(shown: u64) -> Duration {
+    Duration::from_millis(shown)
+}
+
+/// Says of every receipt that it was delivered.
+fn call_delivered(republished: &mut Republished) {
+    for receipt in &mut republished.receipts {
+        receipt.delivery = Delivery::Delivered {
+            version: String::new(),
+            contexts: 0,
+            already_there: false,
+        };
+    }
+}
+
+impl Step {
+    /// What becomes of a result of the database while there is no connection to it.
+    fn cut_off(self) -> Self {
+        match self {
+            Self::Built(id, _) => Self::Built(id, Err("the connection is lost".into())),
+            Self::LeaseDone(..) => Self::LeaseDone(LeaseAnswer::Lost, 0),
+            Self::Looked(id, _) => Self::Looked(id, Err("the connection is lost".into())),
+            Self::Acked(_) => Self::Acked(None),
+            Self::BeatDone(_) => Self::BeatDone(None),
+            Self::TriggersDone(_) => Self::TriggersDone(None),
+            other => other,
+        }
+    }
 }
 
 impl World {
+    /// What a publisher's clock shows, in milliseconds: all that its process knows of time.
+    pub fn shown(&self, p: usize) -> u64 {
+        self.publishers[p].clock.millis(self.now)
+    }
+
     /// A publisher's process starts.
     pub fn publisher_start(&mut self, p: usize) {
         if self.publishers[p].up {
@@ -199,17 +253,23 @@ impl World {
             self.at(rest, Event::Publisher(p, run, step));
             return Ok(());
         }
+        let step = match publisher.cut_until > self.now {
+            true => step.cut_off(),
+            false => step,
+        };
         match step {
             Step::Tick => self.publisher_tick(p, run),
             Step::Built(id, result) => {
+                let now = self.shown(p);
                 if let Some(office) = &mut self.publishers[p].office {
                     let ok = result.is_ok();
-                    office.writer.built(self.now, id, result);
+                    office.writer.built(now, id, result);
                     office.urgent.built(id, ok, &office.writer);
                 }
             }
             Step::LeaseDone(answer, sent) => self.lease_done(p, answer, sent),
-            Step::Reply(number, reply) => self.replied(p, number, Some(reply))?,
+            Step::Reply(_, s, _) if self.is_cut_from(p, s) => {}
+            Step::Reply(number, _, reply) => self.replied(p, number, Some(reply))?,
             Step::Timeout(number) => self.replied(p, number, None)?,
             other => self.captured(p, other),
         }
@@ -233,7 +293,7 @@ impl World {
     }
 
     fn publisher_tick(&mut self, p: usize, run: u64) {
-        let now = self.now;
+        let now = self.shown(p);
         match &mut self.publishers[p].office {
             None => self.ask_lease(p, LeaseOp::Look),
             Some(office) => {
@@ -264,12 +324,14 @@ impl World {
     }
 
     fn heartbeats(&mut self, p: usize) {
+        let now = self.shown(p);
         for s in 0..self.agents.len() {
             let Some(office) = &mut self.publishers[p].office else {
                 return;
             };
-            office.next_heartbeat = self.now + 1_000;
-            if !office.tenure.holds(clock(self.now)) {
+            office.next_heartbeat = now + 1_000;
+            let sleeps = self.variant == Variant::SleepsWhenQuiet && office.is_quiet(now);
+            if !office.tenure.holds(duration(now)) || sleeps {
                 return;
             }
             if let Some(mut heartbeat) = office.writer.heartbeat(StoreIx(s)) {
@@ -306,18 +368,25 @@ impl World {
 
     /// Does what the writer wants done. The tenure is looked at here, right before anything is handed to the network.
     fn pump(&mut self, p: usize) -> Checked {
-        let now = self.now;
+        let now = self.shown(p);
         let Some(office) = &mut self.publishers[p].office else {
             return Ok(());
         };
-        if !office.tenure.holds(clock(now)) && !office.writer.is_suspended() {
+        if !office.tenure.holds(duration(now)) && !office.writer.is_suspended() {
             office.writer.suspend();
             self.log(|| format!("p{p} is suspended"));
         }
         let Some(office) = &mut self.publishers[p].office else {
             return Ok(());
         };
+        if office.tenure.is_over(duration(now)) {
+            self.lose_office(p);
+            return Ok(());
+        }
         office.writer.tick(now);
+        if office.writer.dirty() > 0 || office.writer.scan().is_some() {
+            office.worked_at = now;
+        }
         office.urgent.look(&office.writer);
         let server = office.server;
         let mut builds = Vec::new();
@@ -344,12 +413,17 @@ impl World {
 
     fn requests(&mut self, p: usize, s: usize) -> Checked {
         loop {
-            let (now, db) = (self.now, self.publishers[p].db);
+            let (now, db) = (self.shown(p), self.publishers[p].db);
+            let is_cut = self.is_cut(p);
             let rng = &mut self.rng;
             let Some(office) = &mut self.publishers[p].office else {
                 return Ok(());
             };
             let mut draw = || rng.random();
+            let there = office.writer.store(StoreIx(s)).session().is_some();
+            if self.variant == Variant::WaitsForAll && there && !office.has_all() {
+                return Ok(());
+            }
             let Some(request) = office.writer.next_request(StoreIx(s), now, &mut draw) else {
                 return Ok(());
             };
@@ -360,7 +434,7 @@ impl World {
                 _ => None,
             };
             if let Some(id) = recorded {
-                if database.down_until > now || database.lease.term != office.term {
+                if is_cut || database.lease.term != office.term {
                     let why = "it cannot be recorded".into();
                     office.writer.answered(StoreIx(s), now, Answer::Lost(why));
                     continue;
@@ -400,7 +474,10 @@ impl World {
                 return Ok(());
             };
             match report {
-                Report::Republished(republished) => {
+                Report::Republished(mut republished) => {
+                    if self.variant == Variant::CallsAllDelivered {
+                        call_delivered(&mut republished);
+                    }
                     let at = office
                         .wishes
                         .iter()
@@ -424,7 +501,8 @@ impl World {
     }
 
     fn replied(&mut self, p: usize, number: u64, reply: Option<Reply>) -> Checked {
-        let (now, db) = (self.now, self.publishers[p].db);
+        let (now, db) = (self.shown(p), self.publishers[p].db);
+        let is_cut = self.is_cut(p);
         let Some(office) = &mut self.publishers[p].office else {
             return Ok(());
         };
@@ -444,9 +522,7 @@ impl World {
         let database = &self.dbs[db];
         let answer = match reply {
             None => Answer::Lost("no answer in time".into()),
-            Some(Reply::Hello(_)) if database.down_until > now => {
-                Answer::Lost("the database cannot be asked".into())
-            }
+            Some(Reply::Hello(_)) if is_cut => Answer::Lost("the database cannot be asked".into()),
             Some(Reply::Hello(state)) => {
                 let lax = self.variant == Variant::KnowsEveryone;
                 let known = lax || database.knows(state.granted, state.last_synced);

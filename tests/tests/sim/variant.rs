@@ -48,4 +48,22 @@ pub enum Variant {
     BulkIsUrgent,
     /// Statements go to whatever server there is.
     IgnoresServer,
+    /// Of the rows of a transaction for which one stands the others are done with at once.
+    ForgetsTheRest,
+    /// A publisher pushes to nobody while a store that it should have is not there.
+    WaitsForAll,
+    /// Stores do not say which tenants they have.
+    ListsNothing,
+    /// A look that found nothing tells every tenant, to be sure.
+    TellsAllWhenQuiet,
+    /// A publisher falls asleep when nothing was changed for a while.
+    SleepsWhenQuiet,
+    /// Stores do not remember who owns a key that has no value.
+    ForgetsHeld,
+    /// Stores call the newest thing that they have the point up to which they have everything.
+    PositionIsHighest,
+    /// Whoever asks for tenants is told that they are delivered everywhere.
+    CallsAllDelivered,
+    /// An acknowledgement leaves rows that concern nobody.
+    KeepsRows,
 }

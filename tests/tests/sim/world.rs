@@ -3,6 +3,7 @@
 
 use crate::agent::{Agent, Message, Reply};
 use crate::capture::Looker;
+use crate::clock::Clock;
 use crate::database::Database;
 use crate::network::{Sender, Weather};
 use crate::origins::Origins;
@@ -111,7 +112,8 @@ pub enum Step {
     BeatDone(Option<(u64, u64)>),
     /// How often the triggers were altered, and what is wrong with them.
     TriggersDone(Option<(u64, Option<String>)>),
-    Reply(u64, Reply),
+    /// An answer, with the store that gave it.
+    Reply(u64, usize, Reply),
     Timeout(u64),
 }
 
@@ -155,7 +157,10 @@ impl World {
         let mut rng = SmallRng::seed_from_u64(seed);
         let agents = stores(&mut rng, variant);
         let weather = Weather::random(&mut rng, seed);
-        let publishers = rng.random_range(2..4);
+        let publishers = 0..rng.random_range(2..4);
+        let publishers: Vec<Publisher> = publishers
+            .map(|_| Publisher::new(0, Clock::random(&mut rng)))
+            .collect();
         let outbox = Outbox::new(weather.cap, weather.max_rows, variant);
         let mut world = Self {
             rng,
@@ -168,7 +173,7 @@ impl World {
             lookers: vec![Vec::new()],
             copies: Vec::new(),
             agents,
-            publishers: (0..publishers).map(|_| Publisher::new(0)).collect(),
+            publishers,
             origins: Origins::default(),
             messages: 0,
             builds: 0,
@@ -186,7 +191,7 @@ impl World {
             world.at(0, Event::StoreStart(s));
             world.at(0, Event::StoreTick(s));
         }
-        for p in 0..publishers {
+        for p in 0..world.publishers.len() {
             let later = world.rng.random_range(0..4_000);
             world.at(later, Event::PublisherStart(p));
         }
@@ -312,7 +317,9 @@ impl World {
         if self.agents[s].memory.is_some() || self.dead == Some(s) {
             return Ok(());
         }
-        let (now, id, boots) = (self.now, self.id(), self.rng.random_bool(0.3));
+        let (now, id) = (self.now, self.id());
+        let boots = self.rng.random_bool(0.3);
+        let boots = boots.then(|| Clock::random(&mut self.rng));
         self.agents[s].start(now, id, boots);
         self.log(|| format!("store {s} starts"));
         self.check_store(s)
@@ -325,7 +332,8 @@ fn stores(rng: &mut SmallRng, variant: Variant) -> Vec<Agent> {
         for _ in 0..rng.random_range(1..3) {
             let region = Region::new(region).expect("a region");
             let durable = Durable::new(StoreId(rng.random()));
-            agents.push(Agent::new(region, durable, variant));
+            let clock = Clock::random(rng);
+            agents.push(Agent::new(region, durable, variant, clock));
         }
     }
     agents
