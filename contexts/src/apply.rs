@@ -407,7 +407,7 @@ fn held_names(draft: &Draft<'_>, key: &DigestKey) -> Vec<HeldName> {
             draft
                 .head
                 .as_ref()
-                .map(|h| h.version_of(kind, k))
+                .map(|h| h.version_of(kind.as_str(), k.as_str()))
                 .unwrap_or_default()
         })
     };

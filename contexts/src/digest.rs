@@ -68,10 +68,13 @@ impl DigestKey {
 
     /// The digest of one context; also the hash that its record carries on disk.
     pub fn context(&self, kind: &Kind, key: &Key, expires: Option<i64>, value: &str) -> Digest {
+        self.context_of(kind.as_str(), key.as_str(), expires, value)
+    }
+
+    /// The same, of a kind and a key that were checked before.
+    pub fn context_of(&self, kind: &str, key: &str, expires: Option<i64>, value: &str) -> Digest {
         let mut input = self.input(1);
-        input
-            .field(kind.as_str().as_bytes())
-            .field(key.as_str().as_bytes());
+        input.field(kind.as_bytes()).field(key.as_bytes());
         match expires {
             None => input.field(&[]),
             Some(at) => input.field(&at.to_le_bytes()),

@@ -9,6 +9,7 @@ use crate::receive::{self, Receive};
 use crate::serve::{self, Serve};
 use crate::store::redb::open::{self, OpenError};
 use crate::store::redb::writer::{self, Writer, WriterHandle};
+use crate::store::view::Views;
 use crate::{metrics, random};
 use axum::Router;
 use axum::serve::ListenerExt;
@@ -89,15 +90,21 @@ impl Agent {
         let (path, region) = (config.data.clone(), config.region.clone());
         let opening = move || open::open(&path, &region, config.cache_bytes, &clock);
         let opened = tokio::task::spawn_blocking(opening).await;
-        let (db, loaded) = opened.map_err(|error| system(&error))??;
-        let db = Arc::new(db);
+        let (db, opened) = opened.map_err(|error| system(&error))??;
+        let views = Views::new(Arc::new(db));
 
         let push_listener = listen("push_listen", config.push_listen).await?;
         let push_addr = push_listener.local_addr().map_err(|error| system(&error))?;
         let read = Listeners::open(&config.read).await?;
 
         let incarnation = Incarnation(random::id().map_err(|error| system(&error))?);
-        let started = Writer::start(db.clone(), loaded, clock, incarnation);
+        let started = Writer::start(
+            views.clone(),
+            config.memory_bytes,
+            opened,
+            clock,
+            incarnation,
+        );
         let writer::Running {
             handle,
             live,
@@ -107,12 +114,12 @@ impl Agent {
             token: config.push_token,
             writer: handle.clone(),
             live: live.clone(),
-            db: db.clone(),
+            db: views.db().clone(),
             clock,
         });
         let read_routes = serve::routes(Serve {
             token: config.read.token,
-            db,
+            views,
             live,
             writer: handle.clone(),
             clock,

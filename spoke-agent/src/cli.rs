@@ -72,6 +72,9 @@ pub struct Keys {
     /// Memory for pages of the store file, in MiB (default 64).
     #[arg(long, global = true, value_name = "MIB")]
     cache_mib: Option<String>,
+    /// Most memory for the contexts themselves, in MiB (default: all that they need; 0 reads them from the file).
+    #[arg(long, global = true, value_name = "MIB")]
+    memory_mib: Option<String>,
 }
 
 impl Keys {
@@ -86,6 +89,7 @@ impl Keys {
             read_token,
             read_socket,
             cache_mib,
+            memory_mib,
         } = self;
         let all = [
             ("region", region),
@@ -96,6 +100,7 @@ impl Keys {
             ("read_token", read_token),
             ("read_socket", read_socket),
             ("cache_mib", cache_mib),
+            ("memory_mib", memory_mib),
         ];
         let given = all.into_iter().filter_map(|(key, text)| Some((key, text?)));
         given.collect()

@@ -10,6 +10,7 @@
 //! | `read_token` | the gateways' token; required if `read_listen` is not loopback |
 //! | `read_socket` | the same as `read_listen`, over a Unix socket |
 //! | `cache_mib` | memory for pages of the store file, default 64 |
+//! | `memory_mib` | most memory for the contexts themselves, default all that they need; 0 reads them from the file |
 //!
 //! `${NAME}` in a value is taken from the environment, `${file:PATH}` from a file. A value is expanded only when a
 //! command needs it, so `get` works where the push token is not set. No port is opened and no file created here, and
@@ -32,7 +33,7 @@ pub const DEFAULT_CACHE_MIB: usize = 64;
 const MAX_CACHE_MIB: usize = 1 << 20;
 
 /// The keys, in the order in which messages list them.
-pub const KEYS: [&str; 8] = [
+pub const KEYS: [&str; 9] = [
     "region",
     "data",
     "push_listen",
@@ -41,6 +42,7 @@ pub const KEYS: [&str; 8] = [
     "read_token",
     "read_socket",
     "cache_mib",
+    "memory_mib",
 ];
 
 /// What is wrong with a configuration, in one line that says where.
@@ -111,6 +113,8 @@ pub struct RunConfig {
     pub push_token: SecretString,
     /// Where gateways read.
     pub read: ReadConfig,
+    /// Most memory for the contexts themselves, in bytes.
+    pub memory_bytes: usize,
     /// Memory for pages of the store file, in bytes.
     pub cache_bytes: usize,
 }
@@ -149,8 +153,13 @@ pub fn for_run(layers: &Layers) -> Result<RunConfig, ConfigError> {
         Some(set) => set.number(1, MAX_CACHE_MIB)?,
         None => DEFAULT_CACHE_MIB,
     };
+    let memory_bytes = match layers.optional("memory_mib")? {
+        Some(set) => set.number(0, MAX_CACHE_MIB)? << 20,
+        None => usize::MAX,
+    };
     Ok(RunConfig {
         region: checked,
+        memory_bytes,
         data: data.value.into(),
         push_listen,
         push_token,

@@ -17,8 +17,8 @@ mod status;
 
 use crate::clock::Clock;
 use crate::store::live::Live;
-use crate::store::redb::db::Db;
 use crate::store::redb::writer::WriterHandle;
+use crate::store::view::Views;
 use crate::{metrics as names, token};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -38,8 +38,8 @@ const BODY_BYTES: usize = 32 << 20;
 pub struct Serve {
     /// The gateways' token, if one is asked for.
     pub token: Option<SecretString>,
-    /// The store, for snapshots.
-    pub db: Arc<Db>,
+    /// The store.
+    pub views: Views,
     /// What the writer published last.
     pub live: watch::Receiver<Arc<Live>>,
     /// Whether the writer runs.

@@ -3,9 +3,13 @@
 //! | module | is about |
 //! | --- | --- |
 //! | [`redb`] | the file: tables, the one writer, snapshots for readers |
+//! | [`index`] | its contexts in memory |
+//! | [`view`] | one state of it, from memory or from the file |
 //! | [`live`] | what the writer publishes after each commit |
 //! | [`fresh`] | the age of the store's content |
 
 pub mod fresh;
+pub mod index;
 pub mod live;
 pub mod redb;
+pub mod view;

@@ -48,18 +48,14 @@ pub struct HeldWhole {
 
 impl Head {
     /// The version that a value came with: that of the bundle, unless the value is an older one that was kept.
-    pub fn version_of(&self, kind: &Kind, key: &Key) -> Version {
-        let name = self
-            .held
-            .iter()
-            .find(|h| h.kind == *kind && h.key == *key)
-            .and_then(|h| h.kept);
+    pub fn version_of(&self, kind: &str, key: &str) -> Version {
+        let named = self.held.iter();
+        let mut named = named.filter(|h| h.kind.as_str() == kind && h.key.as_str() == key);
         let whole = || {
-            self.held_kinds
-                .iter()
-                .find(|h| h.kind == *kind)
-                .and_then(|h| h.kept)
+            let mut whole = self.held_kinds.iter().filter(|h| h.kind.as_str() == kind);
+            whole.find_map(|h| h.kept)
         };
+        let name = named.find_map(|h| h.kept);
         name.or_else(whole).unwrap_or(self.version)
     }
 

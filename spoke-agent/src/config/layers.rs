@@ -196,7 +196,7 @@ fn from_file(path: &Path) -> Result<BTreeMap<&'static str, Written>, ConfigError
 }
 
 fn scalar(key: &str, value: &DeValue<'_>) -> Result<String, String> {
-    match (key == "cache_mib", value) {
+    match (key.ends_with("_mib"), value) {
         (true, DeValue::Integer(number)) => Ok(number.to_string()),
         (true, other) => Err(format!("must be a whole number, not {}", type_of(other))),
         (false, DeValue::String(text)) => Ok(text.to_string()),

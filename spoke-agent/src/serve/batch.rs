@@ -3,7 +3,8 @@
 use super::Serve;
 use super::answer::{Failure, min_version, stamp};
 use crate::clock::wall_micros;
-use crate::store::redb::reader::{Lookup, Snapshot};
+use crate::store::index::Lookup;
+use crate::store::view::View;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -65,12 +66,12 @@ pub async fn batch_get(
         let why = format!("{count} keys in one batch-get, {most} are allowed");
         return Err(Failure::BadRequest(why));
     }
-    // What was published is taken before the snapshot, so that the snapshot has at least that.
+    // What was published is taken before the view, so that the view has at least that.
     let live = my.live.borrow().clone();
-    let (db, position) = (my.db.clone(), live.position);
+    let (views, position) = (my.views.clone(), live.position);
     let reading = tokio::task::spawn_blocking(move || {
-        let snapshot = Snapshot::take(&db)?;
-        elements(&snapshot, asked.keys, least, position)
+        let view = views.take()?;
+        elements(&view, asked.keys, least, position)
     });
     let contexts = reading.await.map_err(|_| Failure::NotReady)??;
     let mut response = Json(Answered { contexts }).into_response();
@@ -84,7 +85,7 @@ pub async fn batch_get(
 }
 
 fn elements(
-    snapshot: &Snapshot,
+    view: &View,
     keys: Vec<Name>,
     least: Option<Version>,
     position: Version,
@@ -93,7 +94,7 @@ fn elements(
     let now = wall_micros();
     let mut elements = Vec::with_capacity(keys.len());
     for Name { kind, key } in keys {
-        let element = match snapshot.look_up(&kind, &key)? {
+        let element = match view.look_up(&kind, &key)? {
             Lookup::NotReady => return Err(Failure::NotReady),
             Lookup::Absent if is_behind(position) => return Err(Failure::Behind),
             Lookup::Absent => None,
@@ -102,18 +103,17 @@ fn elements(
                 key,
                 error: "held",
             }),
-            Lookup::Found(found) if is_behind(found.bundle.max(position)) => {
+            Lookup::Found(_, versions) if is_behind(versions.bundle.max(position)) => {
                 return Err(Failure::Behind);
             }
-            Lookup::Found(found) if found.is_expired(now) => None,
-            Lookup::Found(found) => Some(Element::Value {
+            Lookup::Found(known, _) if known.is_expired(now) => None,
+            Lookup::Found(known, versions) => Some(Element::Value {
                 kind,
                 key,
-                tenant: found.tenant.to_string(),
-                version: found.version.to_string(),
+                tenant: known.tenant().to_owned(),
+                version: versions.value.to_string(),
                 // Bytes that agree with their hash are what Postgres wrote; anything else is no answer.
-                value: RawValue::from_string(found.value.to_string())
-                    .map_err(|_| Failure::NotReady)?,
+                value: serde_json::from_slice(known.bytes()).map_err(|_| Failure::NotReady)?,
             }),
         };
         elements.push(element);

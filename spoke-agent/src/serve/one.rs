@@ -3,7 +3,8 @@
 use super::Serve;
 use super::answer::{Failure, TENANT, min_version, percent_encoded, put, stamp};
 use crate::clock::wall_micros;
-use crate::store::redb::reader::{Found, Lookup, Snapshot};
+use crate::store::index::Lookup;
+use crate::store::index::known::Known;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
@@ -19,9 +20,9 @@ pub async fn get_one(
     let Path((kind, key)) =
         path.map_err(|_| Failure::BadRequest("kind and key must be percent-encoded UTF-8".into()))?;
     let least = min_version(&headers)?;
-    // What was published is taken before the snapshot, so that the snapshot has at least that.
+    // What was published is taken before the view, so that the view has at least that.
     let live = my.live.borrow().clone();
-    let found = Snapshot::take(&my.db)?.look_up(&kind, &key)?;
+    let found = my.views.take()?.look_up(&kind, &key)?;
     let is_behind = |here| least.is_some_and(|least| least > here);
     let now = my.clock.reading();
     let mut response = match found {
@@ -29,13 +30,15 @@ pub async fn get_one(
         Lookup::Held => return Err(Failure::Held),
         Lookup::Absent if is_behind(live.position) => return Err(Failure::Behind),
         Lookup::Absent => Failure::NotFound.into_response(),
-        Lookup::Found(found) if is_behind(found.bundle.max(live.position)) => {
+        Lookup::Found(_, versions) if is_behind(versions.bundle.max(live.position)) => {
             return Err(Failure::Behind);
         }
-        Lookup::Found(found) if found.is_expired(wall_micros()) => Failure::Expired.into_response(),
-        Lookup::Found(found) => {
-            let mut response = value(&found, &headers);
-            stamp(response.headers_mut(), found.version, &live, now);
+        Lookup::Found(known, _) if known.is_expired(wall_micros()) => {
+            Failure::Expired.into_response()
+        }
+        Lookup::Found(known, versions) => {
+            let mut response = value(&known, &headers);
+            stamp(response.headers_mut(), versions.value, &live, now);
             return Ok(response);
         }
     };
@@ -43,12 +46,12 @@ pub async fn get_one(
     Ok(response)
 }
 
-fn value(found: &Found, request: &HeaderMap) -> Response {
-    let etag = format!("\"{}\"", found.digest);
+fn value(known: &Known, request: &HeaderMap) -> Response {
+    let etag = format!("\"{}\"", known.digest());
     let mut response = match is_known(request, &etag) {
         true => StatusCode::NOT_MODIFIED.into_response(),
         false => {
-            let mut response = found.value.to_string().into_response();
+            let mut response = known.bytes().to_vec().into_response();
             let json = HeaderValue::from_static("application/json");
             response.headers_mut().insert(CONTENT_TYPE, json);
             response
@@ -56,7 +59,7 @@ fn value(found: &Found, request: &HeaderMap) -> Response {
     };
     let headers = response.headers_mut();
     put(headers, ETAG, &etag);
-    put(headers, TENANT, &percent_encoded(found.tenant.as_str()));
+    put(headers, TENANT, &percent_encoded(known.tenant()));
     response
 }
 

@@ -4,6 +4,7 @@ use super::Serve;
 use super::answer::Failure;
 use crate::metrics as names;
 use crate::store::live::RELEASE;
+use crate::store::view::Views;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -36,9 +37,26 @@ pub async fn status(State(my): State<Serve>) -> Response {
         "bundles": live.bundles,
         "contexts": live.contexts,
         "root": live.root.map(|root| root.to_string()),
-        "file_bytes": my.db.file_bytes(),
+        "memory": memory(&my.views),
+        "file_bytes": my.views.db().file_bytes(),
     });
     Json(body).into_response()
+}
+
+/// From where reads are answered: all of it from memory, a part, or (while the memory is filled, or without any) none.
+fn memory(views: &Views) -> serde_json::Value {
+    let index = views.memory();
+    let serves = match &index {
+        Some(index) if index.is_whole() => "memory",
+        Some(_) => "memory_and_file",
+        None => "file",
+    };
+    json!({
+        "reads": serves,
+        "checked": views.is_checked(),
+        "contexts": index.as_ref().map_or(0, |index| index.len()),
+        "bytes": index.as_ref().map_or(0, |index| index.bytes()),
+    })
 }
 
 /// `GET /healthz`: the process works. Not whether it has anything to answer, which a restart would not mend.
@@ -86,7 +104,7 @@ pub async fn metrics(State(my): State<Serve>) -> Response {
     let live = my.live.borrow().clone();
     metrics::gauge!(names::CONTEXTS).set(live.contexts as f64);
     metrics::gauge!(names::BUNDLES).set(live.bundles as f64);
-    metrics::gauge!(names::FILE_BYTES).set(my.db.file_bytes() as f64);
+    metrics::gauge!(names::FILE_BYTES).set(my.views.db().file_bytes() as f64);
     metrics::gauge!(names::READY).set(f64::from(u8::from(live.is_ready())));
     if let Some(age) = live.age(my.clock.reading()) {
         metrics::gauge!(names::AGE).set(age);

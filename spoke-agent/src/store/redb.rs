@@ -8,6 +8,7 @@
 //! | [`db`] | the open file: read, write, open again after a failure |
 //! | [`open`] | from a path to a checked store |
 //! | [`audit`] | what is on disk against what is said of it, and mending |
+//! | [`changes`] | the log of changes, for whoever follows the store |
 //! | [`txn`] | a write transaction as the shared decisions see it |
 //! | [`redo`] | the log of pushes that the file would lose in a crash |
 //! | [`replay`] | what is done with it at an open |
@@ -18,6 +19,7 @@
 //! it, and readers see exactly what redb has committed.
 
 pub mod audit;
+pub mod changes;
 pub mod db;
 pub mod meta;
 pub mod open;

@@ -9,9 +9,12 @@ use contexts::push::Sent;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use spoke_agent::clock::Clock;
+use spoke_agent::store::index::{Index, Lookup};
 use spoke_agent::store::redb::audit;
+use spoke_agent::store::redb::changes::{self, Cursor, Touched};
 use spoke_agent::store::redb::db::Db;
 use spoke_agent::store::redb::meta::Meta;
+use spoke_agent::store::redb::reader::Snapshot;
 use spoke_agent::store::redb::tables::{SYNCED, Tables};
 use spoke_agent::store::redb::txn::Txn;
 use std::collections::{BTreeMap, BTreeSet};
@@ -220,6 +223,105 @@ fn new_file(dir: &TempDir) -> Db {
     db
 }
 
+/// Memory for all of the store, for about the half of it, and for nothing.
+const BOUNDS: [usize; 3] = [usize::MAX, 1_200, 0];
+
+/// The indexes that follow the file, and what the file said at each commit.
+struct Memory {
+    indexes: Vec<Index>,
+    said: Vec<(Cursor, BTreeMap<(String, String), Lookup>)>,
+}
+
+fn snapshot(db: &Db) -> Snapshot {
+    Snapshot::of(&db.look().expect("opens")).expect("opens")
+}
+
+fn all_said(snapshot: &Snapshot) -> BTreeMap<(String, String), Lookup> {
+    let names = KINDS
+        .iter()
+        .flat_map(|kind| (0..KEYS).map(move |n| (kind.to_string(), format!("k{n}"))));
+    let look = |(kind, key): (String, String)| {
+        let found = snapshot.look_up(&kind, &key).expect("reads");
+        ((kind, key), found)
+    };
+    names.map(look).collect()
+}
+
+/// What tells two answers apart for whoever follows: the version of a bundle may rise alone.
+fn content(lookup: &Lookup) -> String {
+    match lookup {
+        Lookup::Found(known, _) => format!("{:?} {:?}", known.tenant(), known.bytes()),
+        Lookup::Held => "held".to_owned(),
+        Lookup::Absent | Lookup::NotReady => "not there".to_owned(),
+    }
+}
+
+impl Memory {
+    fn of(db: &Db) -> Self {
+        let snapshot = snapshot(db);
+        let indexes = BOUNDS.map(|most| snapshot.index(most).expect("reads"));
+        Self {
+            indexes: indexes.into(),
+            said: vec![(snapshot.end().expect("has an end"), all_said(&snapshot))],
+        }
+    }
+
+    fn follow(&mut self, db: &Db, touched: &Touched, at: &str) {
+        let snapshot = snapshot(db);
+        let said = all_said(&snapshot);
+        for (index, most) in self.indexes.iter_mut().zip(BOUNDS) {
+            snapshot.carry_on(index, touched, most).expect("reads");
+            let anew = snapshot.index(most).expect("reads");
+            assert_eq!(index.commit(), anew.commit(), "{at}");
+            if most == usize::MAX {
+                assert!(index.is_whole());
+                assert_eq!(
+                    (index.len(), index.bytes()),
+                    (anew.len(), anew.bytes()),
+                    "{at}"
+                );
+            }
+            for ((kind, key), said) in &said {
+                let known = index.get(kind, key);
+                if known.is_none() && !index.is_whole() {
+                    continue;
+                }
+                let versions = known.and_then(|known| index.versions(known));
+                let answer = Lookup::of(known, versions, index.is_complete(kind));
+                assert_eq!(&answer, said, "{at}: {kind} {key} within {most} bytes");
+            }
+        }
+        self.said.push((snapshot.end().expect("has an end"), said));
+    }
+
+    fn is_told_of_all_changes(&self, db: &Db, at: &str) {
+        let snapshot = snapshot(db);
+        let now = all_said(&snapshot);
+        for (cursor, then) in &self.said {
+            let changes = snapshot.changes_after(*cursor).expect("reads");
+            let changes = changes.expect("the log goes that far back");
+            for (name, said) in &now {
+                if content(&then[name]) == content(said) {
+                    continue;
+                }
+                let is_told = changes.iter().any(|(_, change)| match &change.names {
+                    None => matches!(said, Lookup::Found(known, _) if known.tenant() == change.tenant.as_str())
+                        || matches!(said, Lookup::Held),
+                    Some(names) => names
+                        .iter()
+                        .any(|(kind, key)| (kind.as_str(), key.as_str()) == (&*name.0, &*name.1)),
+                });
+                assert!(is_told, "{at}: nobody is told of {name:?} since {cursor}");
+            }
+            let elsewhere = Cursor {
+                tag: cursor.tag ^ 1,
+                ..*cursor
+            };
+            assert!(snapshot.changes_after(elsewhere).expect("reads").is_none());
+        }
+    }
+}
+
 fn run(seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let dir = TempDir::new().expect("a directory");
@@ -228,12 +330,14 @@ fn run(seed: u64) {
     let (mut buckets, mut contexts) = (Buckets::default(), 0_i64);
     let mut maps = Maps::default();
     maps.synced.insert(kind(KINDS[0]));
+    let mut memory = Memory::of(&db);
     for n in 1..=60 {
         let at = format!("seed {seed}, push {n}");
         let push = random_push(&mut random, n);
         let txn = db.write().expect("begins");
         let mut tables = Tables::open(&txn).expect("opens");
-        let mut file = Txn::new(&mut tables, &key_);
+        let mut touched = Touched::default();
+        let mut file = Txn::new(&mut tables, &key_, &mut touched);
         let applied = apply(&mut file, &key_, &push).expect("applies");
         let mut after = maps.clone();
         assert_eq!(
@@ -242,6 +346,7 @@ fn run(seed: u64) {
             "{at}"
         );
         assert_same(&file, &after, &at);
+        changes::append(&mut tables, &touched).expect("appends");
         drop(tables);
         if random.random_ratio(1, 5) {
             drop(txn);
@@ -251,7 +356,10 @@ fn run(seed: u64) {
         maps = after;
         follow(&mut buckets, &key_, &applied);
         contexts += applied.contexts;
+        memory.follow(&db, &touched, &at);
     }
+    memory.is_told_of_all_changes(&db, &format!("seed {seed}"));
+    drop(memory);
     drop(db);
     let (db, loaded) = open_store(dir.path());
     assert_eq!(

@@ -232,7 +232,7 @@ async fn files_that_are_not_ours_are_refused_and_left_as_they_are() {
         let format = rows::encode(&99_u32).expect("encodes");
         table.insert("format", format.as_slice()).expect("inserts");
     });
-    assert_snapshot!(refusal(Spoke::start_in(dir.clone()).await, &dir), @"data: DIR/store.redb has format 99, this release knows 2; use the release that wrote it, or move the file away and let the hub fill a new one");
+    assert_snapshot!(refusal(Spoke::start_in(dir.clone()).await, &dir), @"data: DIR/store.redb has format 99, this release knows 3; use the release that wrote it, or move the file away and let the hub fill a new one");
 
     let log = file(dir.path(), "store.redb.redo", "not a log");
     file(dir.path(), "store.redb", "not a database");

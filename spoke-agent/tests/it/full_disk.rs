@@ -130,14 +130,25 @@ async fn damage_that_a_full_disk_does_not_let_mend_is_a_full_disk() {
         let mut table = txn.open_table(BUNDLES).expect("opens");
         table.retain(|_, _| false).expect("removes");
     });
-    let mut command = limited(&program_on(dir.path()), FULL);
-    let ended = command.arg("run").output().expect("runs");
-    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-    let why = "store.redb cannot be opened: File too large";
-    assert!(
-        said.contains(why),
-        "nothing that makes a person move it away: {said}"
-    );
-    let agent = Process::start(dir.path(), None);
+    let agent = Process::start_with_limit(dir.path(), FULL);
     assert_eq!(agent.look_up("k", "k1").await.0, 503);
+    let mut hub = agent.hub(2);
+    let refused = hub.claim().await.expect_err("nothing can be mended yet");
+    let why = format!("{refused:?}");
+    assert!(matches!(refused, Refused::Storage { .. }), "{why}");
+    assert!(
+        !why.contains("damaged"),
+        "nothing that makes a person move it away: {why}"
+    );
+
+    agent.limit(u64::from(ROOM));
+    let mut granted = hub.claim().await;
+    while let Err(Refused::Busy { .. }) = granted {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        granted = hub.claim().await;
+    }
+    assert_eq!(granted.expect("granted").bundles, 0, "mended");
+    let next = bundle("t", vec![context("k", "k1", "2")]);
+    assert_eq!(hub.push(vec![next]).await, [Verdict::Applied]);
+    assert_eq!(agent.look_up("k", "k1").await, (200, "2".into()));
 }

@@ -6,6 +6,7 @@ use contexts::push::{Claim, Granted, Heartbeat, Refused, Seen};
 use contexts::version::{Holder, Incarnation, Term};
 use spoke_agent::clock::Clock;
 use spoke_agent::store::redb::writer::{Command, Running, Writer, WriterHandle};
+use spoke_agent::store::view::Views;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -18,8 +19,9 @@ struct Store {
 impl Store {
     fn start() -> Self {
         let dir = TempDir::new().expect("a directory");
-        let (db, loaded) = open_store(dir.path());
-        let running = Writer::start(Arc::new(db), loaded, Clock::new(), Incarnation(1));
+        let (db, opened) = opened_store(dir.path());
+        let views = Views::new(Arc::new(db));
+        let running = Writer::start(views, 0, opened, Clock::new(), Incarnation(1));
         Self {
             _dir: dir,
             running: running.expect("starts"),

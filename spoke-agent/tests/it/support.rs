@@ -271,6 +271,7 @@ pub fn config(dir: &Path) -> RunConfig {
             socket: Some(dir.join("read.sock")),
             token: None,
         },
+        memory_bytes: usize::MAX,
         cache_bytes: 8 << 20,
     }
 }
@@ -340,7 +341,14 @@ pub fn tamper(dir: &Path, change: impl FnOnce(&redb::WriteTransaction)) {
 }
 
 /// The store file without an agent.
-pub fn open_store(dir: &Path) -> (Db, open::Loaded) {
+pub fn open_store(dir: &Path) -> (Db, open::Checked) {
+    let db = opened_store(dir).0;
+    let checked = open::check(&db, &region(), &Clock::new()).expect("can be checked");
+    (db, checked)
+}
+
+/// The same, before its rows are checked.
+pub fn opened_store(dir: &Path) -> (Db, open::Opened) {
     let path = dir.join("store.redb");
     open::open(&path, &region(), 8 << 20, &Clock::new()).expect("opens")
 }

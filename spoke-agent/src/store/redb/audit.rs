@@ -10,6 +10,7 @@
 mod survey;
 
 use super::StoreError;
+use super::changes;
 use super::db::Db;
 use super::rows;
 use super::tables::Tables;
@@ -114,6 +115,7 @@ fn mend(db: &Db, key: &DigestKey, fixes: &[(&'static str, Fix)]) -> Result<(), S
     for (_, fix) in fixes {
         mend_one(&mut tables, key, fix)?;
     }
+    changes::append_everything(&mut tables)?;
     drop(tables);
     txn.commit()
 }

@@ -30,9 +30,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// The format of the file that this release writes. It reads all before. Format 1 has no redo log: a release that knows
-/// only that must refuse the file, since it would leave out what only the log has.
-pub const FORMAT: u32 = 2;
+/// The format of the file that this release writes. It reads all before. Format 1 has no redo log, format 2 no log of
+/// changes: a release that knows only those must refuse the file, since it would leave out what only the redo log has,
+/// and leave its own changes out of the other.
+pub const FORMAT: u32 = 3;
 
 type MetaTable<'txn> = Table<'txn, &'static str, Bytes>;
 

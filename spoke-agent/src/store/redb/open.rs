@@ -1,4 +1,4 @@
-//! From a path to a checked store: create, open, or say in one line why not.
+//! From a path to an open store, and from that to a checked one: create, open, or say in one line why not.
 //!
 //! A file of another program, of another region or of a newer release is refused and left as it is. A file whose facts
 //! are damaged is wiped and filled again by the hub: what it holds cannot be trusted, and holding on to it would keep
@@ -6,17 +6,20 @@
 
 use super::StoreError;
 use super::audit::{self, Audited};
+use super::changes;
 use super::db::Db;
 use super::meta::{self, FORMAT, Meta};
 use super::replay;
-use super::tables::{self, META, Tables};
+use super::tables::{self, CHANGES, META, Tables};
 use crate::clock::{self, Clock};
 use crate::random;
 use contexts::digest::Buckets;
 use contexts::limits;
 use contexts::name::Region;
 use contexts::version::StoreId;
-use redb::{DatabaseError, ReadTransaction, StorageError, TableHandle};
+use redb::{
+    DatabaseError, ReadTransaction, ReadableTableMetadata, StorageError, TableError, TableHandle,
+};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -75,8 +78,18 @@ pub enum OpenError {
     },
 }
 
-/// What is known of a store once it is checked.
-pub struct Loaded {
+/// A store that is open.
+pub struct Opened {
+    /// Its facts.
+    pub meta: Meta,
+    /// Its records.
+    pub contexts: u64,
+    /// Its heads.
+    pub bundles: u64,
+}
+
+/// What is known of a store once its rows are checked.
+pub struct Checked {
     /// Its facts.
     pub meta: Meta,
     /// Its digests.
@@ -87,7 +100,7 @@ pub struct Loaded {
     pub bundles: u64,
 }
 
-/// Opens or creates the file at `path` for `region`, and checks it.
+/// Opens or creates the file at `path` for `region`. Its rows are not checked yet, see [`check`].
 ///
 /// # Errors
 /// [`OpenError`] says in one line why not.
@@ -96,7 +109,7 @@ pub fn open(
     region: &Region,
     cache_bytes: usize,
     clock: &Clock,
-) -> Result<(Db, Loaded), OpenError> {
+) -> Result<(Db, Opened), OpenError> {
     create_if_missing(path).map_err(|error| OpenError::Refused {
         path: path.to_owned(),
         why: error.to_string(),
@@ -104,8 +117,8 @@ pub fn open(
     let db = Db::open(path, cache_bytes).map_err(|error| why_not(path, error))?;
     check_kind_of_file(&db, region)?;
     let opened = db.open_log().and_then(|()| load(&db, region, clock));
-    let loaded = opened.map_err(|error| not_loaded(path, error))?;
-    Ok((db, loaded))
+    let opened = opened.map_err(|error| not_loaded(path, error))?;
+    Ok((db, opened))
 }
 
 /// Damage is for a person to move away, with all that the file and its log hold. What the system does not do at the
@@ -215,17 +228,32 @@ fn has_tables(txn: &ReadTransaction) -> Result<Option<bool>, StoreError> {
     Ok((!names.is_empty()).then(|| names.iter().any(|name| name == facts)))
 }
 
-/// Applies what only the redo log has, shows the file to readers, reads the facts and audits the rows; a new file gets
-/// its first facts, a damaged one new ones.
+/// Applies what only the redo log has, shows the file to readers and reads the facts; a new file gets its first facts, a
+/// damaged one new ones.
 ///
 /// # Errors
 /// If redb fails.
-pub fn load(db: &Db, region: &Region, clock: &Clock) -> Result<Loaded, StoreError> {
-    if has_tables(&db.look()?)?.is_none() {
-        return begin(db, region, clock);
-    }
-    match load_existing(db, clock) {
-        Ok(loaded) => Ok(loaded),
+pub fn load(db: &Db, region: &Region, clock: &Clock) -> Result<Opened, StoreError> {
+    let meta = match has_tables(&db.look()?)? {
+        None => begin(db, region, clock)?,
+        Some(_) => or_begin(load_existing(db, clock), db, region, clock)?,
+    };
+    let (contexts, bundles) = Tables::counts_of(&db.look()?)?;
+    Ok(Opened {
+        meta,
+        contexts,
+        bundles,
+    })
+}
+
+/// What there is of a store, or that of a new one if it is damaged.
+fn or_begin(
+    loaded: Result<Meta, StoreError>,
+    db: &Db,
+    region: &Region,
+    clock: &Clock,
+) -> Result<Meta, StoreError> {
+    match loaded {
         Err(StoreError::Damaged { what }) => {
             tracing::error!(
                 file = %db.path().display(), what,
@@ -233,25 +261,56 @@ pub fn load(db: &Db, region: &Region, clock: &Clock) -> Result<Loaded, StoreErro
             );
             begin(db, region, clock)
         }
-        Err(other) => Err(other),
+        other => other,
     }
 }
 
-fn load_existing(db: &Db, clock: &Clock) -> Result<Loaded, StoreError> {
+fn load_existing(db: &Db, clock: &Clock) -> Result<Meta, StoreError> {
     replay::run(db)?;
+    begin_changes(db)?;
     db.publish();
-    let meta = read_facts(db, clock)?;
-    let Some(key) = &meta.digest_key else {
-        return Ok(Loaded {
-            meta,
-            buckets: Buckets::default(),
-            contexts: 0,
-            bundles: 0,
-        });
+    read_facts(db, clock)
+}
+
+/// Gives a file of an older release its log of changes.
+fn begin_changes(db: &Db) -> Result<(), StoreError> {
+    match db.look()?.open_table(CHANGES) {
+        Ok(changes) if !changes.is_empty()? => return Ok(()),
+        Ok(_) | Err(TableError::TableDoesNotExist(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let txn = db.write()?;
+    let mut tables = Tables::open(&txn)?;
+    changes::append_everything(&mut tables)?;
+    drop(tables);
+    txn.commit()
+}
+
+/// Audits the rows of an open store, mends what does not agree, and sums up. Until then it cannot say what it does not
+/// have.
+///
+/// # Errors
+/// If redb fails.
+pub fn check(db: &Db, region: &Region, clock: &Clock) -> Result<Checked, StoreError> {
+    let meta = or_begin(read_facts(db, clock), db, region, clock)?;
+    let nothing = |meta| Checked {
+        meta,
+        buckets: Buckets::default(),
+        contexts: 0,
+        bundles: 0,
     };
-    let audited = audit::run(db, key)?;
+    let Some(key) = &meta.digest_key else {
+        return Ok(nothing(meta));
+    };
+    let audited = match audit::run(db, key) {
+        Ok(audited) => audited,
+        Err(error @ StoreError::Damaged { .. }) => {
+            return or_begin(Err(error), db, region, clock).map(nothing);
+        }
+        Err(other) => return Err(other),
+    };
     report(db, &audited);
-    Ok(Loaded {
+    Ok(Checked {
         // Mending may have taken back what the store knew.
         meta: read_facts(db, clock)?,
         buckets: audited.buckets,
@@ -282,7 +341,7 @@ pub fn report(db: &Db, audited: &Audited) {
 }
 
 /// Empties the file and writes the facts of a new store.
-fn begin(db: &Db, region: &Region, clock: &Clock) -> Result<Loaded, StoreError> {
+fn begin(db: &Db, region: &Region, clock: &Clock) -> Result<Meta, StoreError> {
     let id = random::id()
         .map_err(|error| StoreError::Medium(StorageError::Io(io::Error::other(error)).into()))?;
     let meta = Meta::new(StoreId(id), region.clone());
@@ -290,13 +349,9 @@ fn begin(db: &Db, region: &Region, clock: &Clock) -> Result<Loaded, StoreError> 
     tables::wipe(&txn)?;
     let mut tables = Tables::open(&txn)?;
     meta.save_whole(&mut tables, clock.reading(), clock::wall_micros())?;
+    changes::append_everything(&mut tables)?;
     drop(tables);
     txn.commit_anew()?;
     db.publish();
-    Ok(Loaded {
-        meta,
-        buckets: Buckets::default(),
-        contexts: 0,
-        bundles: 0,
-    })
+    Ok(meta)
 }

@@ -4,57 +4,21 @@
 //! the snapshot itself says that the kind was in step and that no tenant's part of it is missing.
 
 use super::StoreError;
+use super::changes::{self, Cursor, TenantChange, Touched};
 use super::db::Db;
 use super::meta;
 use super::rows;
 use super::tables::{
-    BLIND, BUNDLES, BucketTenant, Bytes, CONTEXTS, OWNERS, One, SYNCED, Three, Two, each_of_tenant,
-    is_blind,
+    BLIND, BUNDLES, BucketTenant, Bytes, CHANGES, CONTEXTS, OWNERS, One, SYNCED, Three, Two,
+    each_of_tenant, is_blind,
 };
-use contexts::apply::{Head, Owner, Record};
-use contexts::digest::{Digest, DigestKey};
+use crate::store::index::known::Known;
+use crate::store::index::{Index, Lookup, Tenant, Versions};
+use contexts::apply::Head;
+use contexts::digest::DigestKey;
 use contexts::name::{Key, Kind, TenantId};
 use contexts::push::{Listed, ReadTenant, TenantState, TenantsRead};
-use contexts::version::Version;
-use redb::ReadOnlyTable;
-use std::sync::Arc;
-
-/// What a store knows of one key.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Lookup {
-    /// It has a value.
-    Found(Found),
-    /// The key exists at the hub, and no good value ever came.
-    Held,
-    /// It does not exist.
-    Absent,
-    /// The store cannot say.
-    NotReady,
-}
-
-/// A value.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Found {
-    /// Whose it is.
-    pub tenant: TenantId,
-    /// The JSON text.
-    pub value: Arc<str>,
-    /// The digest of the value.
-    pub digest: Digest,
-    /// When readers stop answering it, in microseconds since 1970.
-    pub expires: Option<i64>,
-    /// The version that the value came with.
-    pub version: Version,
-    /// The version of its tenant's bundle; higher than `version` if the value is one that was kept.
-    pub bundle: Version,
-}
-
-impl Found {
-    /// Whether readers must not answer it any more.
-    pub fn is_expired(&self, wall_micros: i64) -> bool {
-        self.expires.is_some_and(|at| at <= wall_micros)
-    }
-}
+use redb::{ReadOnlyTable, ReadTransaction, ReadableTable};
 
 /// One state of the store, as of one commit.
 pub struct Snapshot {
@@ -64,6 +28,7 @@ pub struct Snapshot {
     contexts: ReadOnlyTable<Three, Bytes>,
     owners: ReadOnlyTable<Two, Bytes>,
     blind: ReadOnlyTable<Two, ()>,
+    changes: ReadOnlyTable<u64, Bytes>,
 }
 
 impl Snapshot {
@@ -72,68 +37,179 @@ impl Snapshot {
     /// # Errors
     /// If redb fails.
     pub fn take(db: &Db) -> Result<Self, StoreError> {
-        let txn = db.read()?;
+        Self::of(&db.read()?)
+    }
+
+    /// The state that a read transaction sees.
+    ///
+    /// # Errors
+    /// If redb fails.
+    pub fn of(txn: &ReadTransaction) -> Result<Self, StoreError> {
         Ok(Self {
-            key: meta::digest_key_of(&txn)?,
+            key: meta::digest_key_of(txn)?,
             synced: txn.open_table(SYNCED)?,
             bundles: txn.open_table(BUNDLES)?,
             contexts: txn.open_table(CONTEXTS)?,
             owners: txn.open_table(OWNERS)?,
             blind: txn.open_table(BLIND)?,
+            changes: txn.open_table(CHANGES)?,
         })
     }
 
-    /// What the store knows of a key. Text that is no kind or no key is looked up like any other: it is not there.
+    /// What the store knows of a key, with what an answer needs beside.
     ///
     /// # Errors
     /// If redb fails.
     pub fn look_up(&self, kind: &str, key: &str) -> Result<Lookup, StoreError> {
-        let owner = match self.owners.get((kind.as_bytes(), key.as_bytes()))? {
-            Some(bytes) => rows::owner(bytes.value()),
-            None if self.synced.get(kind.as_bytes())?.is_some()
-                && !is_blind(&self.blind, kind)? =>
-            {
-                return Ok(Lookup::Absent);
-            }
-            None => return Ok(Lookup::NotReady),
+        let Some(known) = self.known(kind, key)? else {
+            return Ok(Lookup::of(None, None, self.is_complete(kind)?));
         };
-        match owner {
-            Ok(owner) if owner.has_value => {
-                let found = self.value(owner, kind, key)?;
-                Ok(found.map_or(Lookup::NotReady, Lookup::Found))
+        let tenant = TenantId::new(known.tenant()).ok();
+        let head = tenant.map(|tenant| self.head(&tenant)).transpose()?;
+        let versions = head.flatten().map(|head| Versions {
+            value: head.version_of(kind, key),
+            bundle: head.version,
+        });
+        Ok(Lookup::of(Some(&known), versions, false))
+    }
+
+    /// What the store knows of a key; none if it has no row of it. Text that is no kind or no key is looked up like any
+    /// other: it is not there.
+    ///
+    /// # Errors
+    /// If redb fails.
+    pub fn known(&self, kind: &str, key: &str) -> Result<Option<Known>, StoreError> {
+        let Some(bytes) = self.owners.get((kind.as_bytes(), key.as_bytes()))? else {
+            return Ok(None);
+        };
+        let damaged = || Some(Known::nothing(kind, key, true));
+        let owner = match rows::owner(bytes.value()) {
+            Ok(owner) if owner.has_value => owner,
+            Ok(_) => return Ok(Some(Known::nothing(kind, key, false))),
+            Err(_) => return Ok(damaged()),
+        };
+        let tenant = owner.tenant.as_str();
+        let place = (tenant.as_bytes(), kind.as_bytes(), key.as_bytes());
+        let Some(bytes) = self.contexts.get(place)? else {
+            return Ok(damaged());
+        };
+        Ok(Some(self.record(tenant, kind, key, bytes.value())))
+    }
+
+    fn record(&self, tenant: &str, kind: &str, key: &str, bytes: &[u8]) -> Known {
+        let sound = self
+            .key
+            .as_ref()
+            .and_then(|digest_key| rows::sound(digest_key, kind, key, bytes));
+        match sound {
+            Some((digest, expires, value)) => {
+                Known::value(kind, key, tenant, value, digest, expires)
             }
-            Ok(_) => Ok(Lookup::Held),
-            Err(_) => Ok(Lookup::NotReady),
+            None => Known::nothing(kind, key, true),
         }
     }
 
-    /// The value of an owned key; none if its rows are damaged.
-    fn value(&self, owner: Owner, kind: &str, key: &str) -> Result<Option<Found>, StoreError> {
-        let tenant = owner.tenant;
-        let place = (tenant.as_str().as_bytes(), kind.as_bytes(), key.as_bytes());
-        let Some(bytes) = self.contexts.get(place)? else {
-            return Ok(None);
-        };
-        let (Ok(kind), Ok(key)) = (Kind::new(kind), Key::new(key)) else {
-            return Ok(None);
-        };
-        let record = rows::record(kind, key, bytes.value());
-        let head = self.head(&tenant)?;
-        let (Some(head), Some(digest_key)) = (head, &self.key) else {
-            return Ok(None);
-        };
-        if !record.is_sound(digest_key) {
-            return Ok(None);
+    /// Whether an unknown key of this kind does not exist: the store was in step for it, and misses no tenant's part.
+    ///
+    /// # Errors
+    /// If redb fails.
+    pub fn is_complete(&self, kind: &str) -> Result<bool, StoreError> {
+        let is_synced = self.synced.get(kind.as_bytes())?.is_some();
+        Ok(is_synced && !is_blind(&self.blind, kind)?)
+    }
+
+    /// All kinds of which an unknown key does not exist.
+    ///
+    /// # Errors
+    /// If redb fails or a kind is damaged.
+    pub fn complete_kinds(&self) -> Result<Vec<Kind>, StoreError> {
+        let mut complete = Vec::new();
+        for row in self.synced.iter()? {
+            let kind = rows::kind(row?.0.value())?;
+            if self.is_complete(kind.as_str())? {
+                complete.push(kind);
+            }
         }
-        let Record { context, hash } = record;
-        Ok(Some(Found {
-            tenant,
-            version: head.version_of(&context.kind, &context.key),
-            bundle: head.version,
-            value: context.value,
-            digest: hash,
-            expires: context.expires,
-        }))
+        Ok(complete)
+    }
+
+    /// Where the log of changes ends in this state.
+    ///
+    /// # Errors
+    /// If redb fails or the log is damaged.
+    pub fn end(&self) -> Result<Cursor, StoreError> {
+        changes::end(&self.changes)
+    }
+
+    /// What changed behind a cursor; none if the log cannot say.
+    ///
+    /// # Errors
+    /// If redb fails or the log is damaged.
+    pub fn changes_after(
+        &self,
+        cursor: Cursor,
+    ) -> Result<Option<Vec<(u64, TenantChange)>>, StoreError> {
+        changes::after(&self.changes, cursor)
+    }
+
+    /// All of the store as an index, or as much as `most` bytes of memory take. The rows must agree with one another.
+    ///
+    /// # Errors
+    /// If redb fails or a name is damaged.
+    pub fn index(&self, most: usize) -> Result<Index, StoreError> {
+        let (mut contexts, mut tenants) = (Vec::new(), Vec::new());
+        let (mut bytes, mut is_whole) = (0, true);
+        let mut last: Vec<u8> = Vec::new();
+        for row in self.contexts.iter()? {
+            let (name, row) = row?;
+            let (tenant, kind, key) = name.value();
+            if bytes > most {
+                is_whole = false;
+                break;
+            }
+            let tenant_id = rows::tenant(tenant)?;
+            let (kind, key) = (rows::text(kind)?, rows::text(key)?);
+            if tenant != last {
+                last = tenant.to_vec();
+                let head = self.head(&tenant_id)?;
+                tenants.extend(head.map(|head| Tenant::new(&tenant_id, head)));
+            }
+            let known = self.record(tenant_id.as_str(), kind, key, row.value());
+            bytes += known.weight();
+            contexts.push(known);
+        }
+        for row in self.owners.iter()? {
+            let (name, owner) = row?;
+            if rows::owner(owner.value()).is_ok_and(|owner| !owner.has_value) {
+                let (kind, key) = name.value();
+                contexts.push(Known::nothing(rows::text(kind)?, rows::text(key)?, false));
+            }
+        }
+        let mut index = Index::of(contexts, tenants, is_whole);
+        index.as_of(self.end()?.commit, &self.complete_kinds()?);
+        Ok(index)
+    }
+
+    /// Brings an index to this state, which is the next one after its own.
+    ///
+    /// # Errors
+    /// If redb fails or a name is damaged.
+    pub fn carry_on(
+        &self,
+        index: &mut Index,
+        touched: &Touched,
+        most: usize,
+    ) -> Result<(), StoreError> {
+        for (tenant, changed) in &touched.tenants {
+            let head = self.head(tenant)?.filter(|head| head.contexts > 0);
+            index.set_tenant(tenant, head.map(|head| Tenant::new(tenant, head)));
+            for (kind, key) in &changed.names {
+                let known = self.known(kind.as_str(), key.as_str())?;
+                index.set(kind.as_str(), key.as_str(), known, most);
+            }
+        }
+        index.as_of(self.end()?.commit, &self.complete_kinds()?);
+        Ok(())
     }
 
     /// The head of a tenant; none if it has none or it cannot be read.

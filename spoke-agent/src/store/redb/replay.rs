@@ -5,6 +5,7 @@
 
 use super::StoreError;
 use super::audit;
+use super::changes::{self, Touched};
 use super::db::Db;
 use super::meta::{self, Progress};
 use super::redo::{Mark, Missing};
@@ -135,9 +136,11 @@ fn apply_at_once(db: &Db, key: &DigestKey, records: &[(Mark, Read)]) -> Result<(
     let write = db.write()?;
     let mut tables = Tables::open(&write)?;
     for (_, record) in records {
+        let mut touched = Touched::default();
         for bundles in &record.pushes {
-            apply(&mut Txn::new(&mut tables, key), key, bundles)?;
+            apply(&mut Txn::new(&mut tables, key, &mut touched), key, bundles)?;
         }
+        changes::append(&mut tables, &touched)?;
         record.progress.save(&mut tables.meta)?;
     }
     drop(tables);
@@ -153,6 +156,7 @@ fn give_up(db: &Db, left: usize, last: Mark) -> Result<(), StoreError> {
     let write = db.write()?;
     let mut tables = Tables::open(&write)?;
     tables.synced.retain(|_, ()| false)?;
+    changes::append_everything(&mut tables)?;
     drop(tables);
     write.commit_as_logged(last)
 }

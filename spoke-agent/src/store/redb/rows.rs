@@ -4,7 +4,7 @@
 use super::StoreError;
 use contexts::apply::{Head, Owner, Record};
 use contexts::bundle::Context;
-use contexts::digest::Digest;
+use contexts::digest::{Digest, DigestKey};
 use contexts::name::{Key, Kind, TenantId};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -58,6 +58,14 @@ pub fn tenant(bytes: &[u8]) -> Result<TenantId, StoreError> {
         .ok_or_else(|| damaged("the tenant in a row"))
 }
 
+/// Any text from the bytes of a key.
+///
+/// # Errors
+/// [`StoreError::Damaged`] if they are none.
+pub fn text(bytes: &[u8]) -> Result<&str, StoreError> {
+    std::str::from_utf8(bytes).map_err(|_| damaged("a name in a row"))
+}
+
 /// A head.
 ///
 /// # Errors
@@ -108,6 +116,19 @@ fn record_parts(bytes: &[u8]) -> Option<([u8; 16], Option<i64>, &[u8])> {
     Some((*hash, expires, value))
 }
 
+/// Hash, `expires` and value of a record; none if they disagree.
+pub fn sound<'row>(
+    digest_key: &DigestKey,
+    kind: &str,
+    key: &str,
+    bytes: &'row [u8],
+) -> Option<(Digest, Option<i64>, &'row [u8])> {
+    let (hash, expires, value) = record_parts(bytes)?;
+    let text = std::str::from_utf8(value).ok()?;
+    let real = digest_key.context_of(kind, key, expires, text);
+    (real.0 == hash).then_some((real, expires, value))
+}
+
 /// The bytes of an owner: whether there is a value, then the tenant and those that wait, each after its length.
 pub fn owner_bytes(owner: &Owner) -> Vec<u8> {
     let mut bytes = vec![u8::from(owner.has_value)];
@@ -150,7 +171,6 @@ pub fn owner(bytes: &[u8]) -> Result<Owner, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use contexts::digest::DigestKey;
 
     fn example(expires: Option<i64>) -> Record {
         let context = Context {

@@ -12,8 +12,11 @@
 //! | `contexts-1` | tenant, kind, key | hash (16), expires (1 byte 0, or 1 and 8 bytes of microseconds), value |
 //! | `owners-1` | kind, key | has value (1 byte 0 or 1), tenant |
 //! | `blind-1` | kind, tenant | nothing: the store cannot say that a key of the kind does not exist |
+//! | `changes-1` | number of a commit | postcard, see [`super::changes`] |
 
-use redb::{ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
+use redb::{
+    ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
+};
 
 use super::StoreError;
 
@@ -41,6 +44,8 @@ pub const CONTEXTS: TableDefinition<'static, Three, Bytes> = TableDefinition::ne
 pub const OWNERS: TableDefinition<'static, Two, Bytes> = TableDefinition::new("owners-1");
 /// Kinds of tenants of which the store never had a whole bundle.
 pub const BLIND: TableDefinition<'static, Two, ()> = TableDefinition::new("blind-1");
+/// What each commit changed.
+pub const CHANGES: TableDefinition<'static, u64, Bytes> = TableDefinition::new("changes-1");
 
 /// All tables in one write transaction.
 pub struct Tables<'txn> {
@@ -56,6 +61,8 @@ pub struct Tables<'txn> {
     pub owners: Table<'txn, Two, Bytes>,
     /// [`BLIND`]
     pub blind: Table<'txn, Two, ()>,
+    /// [`CHANGES`]
+    pub changes: Table<'txn, u64, Bytes>,
 }
 
 impl<'txn> Tables<'txn> {
@@ -71,6 +78,7 @@ impl<'txn> Tables<'txn> {
             contexts: txn.open_table(CONTEXTS)?,
             owners: txn.open_table(OWNERS)?,
             blind: txn.open_table(BLIND)?,
+            changes: txn.open_table(CHANGES)?,
         })
     }
 
@@ -80,6 +88,17 @@ impl<'txn> Tables<'txn> {
     /// If redb fails.
     pub fn counts(&self) -> Result<(u64, u64), StoreError> {
         Ok((self.contexts.len()?, self.bundles.len()?))
+    }
+}
+
+impl Tables<'_> {
+    /// Records and heads, as a snapshot has them.
+    ///
+    /// # Errors
+    /// If redb fails.
+    pub fn counts_of(txn: &ReadTransaction) -> Result<(u64, u64), StoreError> {
+        let contexts = txn.open_table(CONTEXTS)?.len()?;
+        Ok((contexts, txn.open_table(BUNDLES)?.len()?))
     }
 }
 
@@ -94,6 +113,7 @@ pub fn wipe(txn: &WriteTransaction) -> Result<(), StoreError> {
     txn.delete_table(CONTEXTS)?;
     txn.delete_table(OWNERS)?;
     txn.delete_table(BLIND)?;
+    txn.delete_table(CHANGES)?;
     Ok(())
 }
 

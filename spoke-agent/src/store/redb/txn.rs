@@ -1,6 +1,7 @@
 //! A write transaction as the shared decisions see it: [`contexts::apply`] over redb's tables.
 
 use super::StoreError;
+use super::changes::Touched;
 use super::rows;
 use super::tables::{Tables, each_of_tenant};
 use contexts::apply::{Head, Owner, Record, StoreTxn};
@@ -8,16 +9,21 @@ use contexts::digest::DigestKey;
 use contexts::name::{Key, Kind, TenantId};
 use redb::ReadableTable;
 
-/// The tables of one write transaction, with the key that says in which bucket a tenant is.
+/// The tables of one write transaction, with the key that says in which bucket a tenant is. It notes what it changes.
 pub struct Txn<'a, 'txn> {
     tables: &'a mut Tables<'txn>,
     key: &'a DigestKey,
+    touched: &'a mut Touched,
 }
 
 impl<'a, 'txn> Txn<'a, 'txn> {
     /// Over these tables.
-    pub fn new(tables: &'a mut Tables<'txn>, key: &'a DigestKey) -> Self {
-        Self { tables, key }
+    pub fn new(tables: &'a mut Tables<'txn>, key: &'a DigestKey, touched: &'a mut Touched) -> Self {
+        Self {
+            tables,
+            key,
+            touched,
+        }
     }
 
     fn bucket(&self, tenant: &TenantId) -> u16 {
@@ -45,15 +51,15 @@ impl StoreTxn for Txn<'_, '_> {
 
     fn set_head(&mut self, tenant: &TenantId, head: Option<&Head>) -> Result<(), StoreError> {
         let place = (self.bucket(tenant), tenant.as_str().as_bytes());
-        match head {
+        let before = match head {
             Some(head) => {
                 let bytes = rows::encode(head)?;
-                self.tables.bundles.insert(place, bytes.as_slice())?;
+                self.tables.bundles.insert(place, bytes.as_slice())?
             }
-            None => {
-                self.tables.bundles.remove(place)?;
-            }
-        }
+            None => self.tables.bundles.remove(place)?,
+        };
+        let version = head.map(|head| head.version);
+        self.touched.head(tenant, before.is_none(), version);
         Ok(())
     }
 
@@ -75,6 +81,7 @@ impl StoreTxn for Txn<'_, '_> {
         let bytes = rows::record_bytes(record);
         let place = context_key(tenant, kind, key);
         self.tables.contexts.insert(place, bytes.as_slice())?;
+        self.touched.name(tenant, kind, key);
         Ok(())
     }
 
@@ -87,6 +94,7 @@ impl StoreTxn for Txn<'_, '_> {
         self.tables
             .contexts
             .remove(context_key(tenant, kind, key))?;
+        self.touched.name(tenant, kind, key);
         Ok(())
     }
 
@@ -107,9 +115,13 @@ impl StoreTxn for Txn<'_, '_> {
             Some(owner) => {
                 let bytes = rows::owner_bytes(owner);
                 self.tables.owners.insert(place, bytes.as_slice())?;
+                self.touched.name(&owner.tenant, kind, key);
             }
             None => {
-                self.tables.owners.remove(place)?;
+                let before = self.tables.owners.remove(place)?;
+                if let Some(before) = before.and_then(|bytes| rows::owner(bytes.value()).ok()) {
+                    self.touched.name(&before.tenant, kind, key);
+                }
             }
         }
         Ok(())

@@ -8,14 +8,17 @@
 //! read from the file, since a commit that failed may have reached it all the same.
 
 mod group;
+mod memory;
 mod recovery;
 mod session;
 
 use super::db::Db;
 use super::meta::Meta;
-use super::open::Loaded;
+use super::open::{Checked, Opened};
 use crate::clock::Clock;
+use crate::store::index::Index;
 use crate::store::live::Live;
+use crate::store::view::Views;
 use contexts::digest::{Buckets, Digest};
 use contexts::gate::Gate;
 use contexts::name::Region;
@@ -102,6 +105,11 @@ impl WriterHandle {
 /// The writer, before and while it runs on its thread.
 pub struct Writer {
     db: Arc<Db>,
+    views: Views,
+    /// What readers see in memory.
+    index: Option<Index>,
+    /// Bytes that it may take.
+    memory_bytes: usize,
     clock: Clock,
     region: Region,
     gate: Gate,
@@ -167,29 +175,33 @@ pub struct Running {
 }
 
 impl Writer {
-    /// Starts the thread.
+    /// Starts the thread. Before anything else it checks the rows of the file and fills the memory; readers are
+    /// answered from the file meanwhile.
     ///
     /// # Errors
     /// If the system gives no thread.
     pub fn start(
-        db: Arc<Db>,
-        loaded: Loaded,
+        views: Views,
+        memory_bytes: usize,
+        opened: Opened,
         clock: Clock,
         incarnation: Incarnation,
     ) -> std::io::Result<Running> {
-        let mut state = State {
+        let state = State {
             incarnation,
-            meta: loaded.meta,
-            buckets: loaded.buckets,
+            meta: opened.meta,
+            buckets: Buckets::default(),
             root: None,
-            contexts: loaded.contexts,
-            bundles: loaded.bundles,
+            contexts: opened.contexts,
+            bundles: opened.bundles,
             last_push: None,
         };
-        state.roll_up();
         let (live, published) = watch::channel(Arc::new(state.live()));
         let writer = Self {
-            db,
+            db: views.db().clone(),
+            views,
+            index: None,
+            memory_bytes,
             clock,
             region: state.meta.region.clone(),
             gate: Gate::default(),
@@ -210,6 +222,7 @@ impl Writer {
     }
 
     fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+        self.check();
         let (mut group, mut stopping) = (Vec::new(), false);
         while !stopping && let Some(first) = queue.blocking_recv() {
             let more = std::iter::from_fn(|| queue.try_recv().ok());

@@ -4,6 +4,7 @@ use super::{Waiting, Writer, count_push};
 use crate::clock;
 use crate::failpoint;
 use crate::store::redb::StoreError;
+use crate::store::redb::changes::{self, Touched};
 use crate::store::redb::replay::Record;
 use crate::store::redb::tables::Tables;
 use crate::store::redb::txn::Txn;
@@ -56,10 +57,12 @@ impl Writer {
         let txn = self.db.write()?;
         let mut tables = Tables::open(&txn)?;
         let mut outcomes = Vec::with_capacity(group.len());
+        let mut touched = Touched::default();
         for waiting in group {
-            let mut view = Txn::new(&mut tables, &key);
+            let mut view = Txn::new(&mut tables, &key, &mut touched);
             outcomes.push(apply(&mut view, &key, &waiting.push.bundles)?);
         }
+        changes::append(&mut tables, &touched)?;
         let now = self.clock.reading();
         for Waiting { push, .. } in group {
             self.state.meta.beat = push.beat.unwrap_or(0).max(self.state.meta.beat);
@@ -90,6 +93,7 @@ impl Writer {
                 self.state.buckets.add(&key, &moved.tenant, after);
             }
         }
+        self.carry_on(&touched);
         Ok(outcomes)
     }
 }

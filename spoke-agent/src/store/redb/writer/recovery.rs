@@ -1,6 +1,6 @@
 //! The file between pushes: made durable, opened again after a failure, and left in order at the end.
 
-use super::Writer;
+use super::{Checked, Writer};
 use crate::clock;
 use crate::store::redb::StoreError;
 use crate::store::redb::db::Write;
@@ -53,25 +53,47 @@ impl Writer {
         if !self.failed {
             return true;
         }
-        self.settle_at = self.clock.reading().micros + RETRY_AFTER;
+        // The memory stays as it is until then: it has what was committed.
+        self.views.set_checked(false);
         let again = self.db.reopen();
-        let loaded = again.and_then(|()| open::load(&self.db, &self.region, &self.clock));
-        match loaded {
-            Ok(loaded) => {
-                self.state.meta = loaded.meta;
-                self.state.buckets = loaded.buckets;
-                (self.state.contexts, self.state.bundles) = (loaded.contexts, loaded.bundles);
-                self.failed = false;
-                self.state.roll_up();
-                self.publish();
-                tracing::info!(file = %self.db.path().display(), "the store can be used again");
-            }
-            Err(error) => tracing::error!(
-                file = %self.db.path().display(), %error,
-                "the store cannot be opened again yet; it is tried again"
-            ),
+        match again.and_then(|()| open::load(&self.db, &self.region, &self.clock)) {
+            Ok(_) => self.check(),
+            Err(error) => self.not_yet(&error),
+        }
+        if !self.failed {
+            tracing::info!(file = %self.db.path().display(), "the store can be used again");
         }
         !self.failed
+    }
+
+    /// Checks the rows of the file, and takes over what it says.
+    pub(super) fn check(&mut self) {
+        match open::check(&self.db, &self.region, &self.clock) {
+            Ok(checked) => {
+                self.take_over(checked);
+                self.failed = false;
+            }
+            Err(error) => self.not_yet(&error),
+        }
+    }
+
+    fn take_over(&mut self, checked: Checked) {
+        self.state.meta = checked.meta;
+        self.state.buckets = checked.buckets;
+        (self.state.contexts, self.state.bundles) = (checked.contexts, checked.bundles);
+        self.state.roll_up();
+        self.views.set_checked(true);
+        self.publish();
+        self.fill_memory();
+    }
+
+    fn not_yet(&mut self, error: &StoreError) {
+        self.failed = true;
+        self.settle_at = self.clock.reading().micros + RETRY_AFTER;
+        tracing::error!(
+            file = %self.db.path().display(), %error,
+            "the store cannot be used yet; it is tried again"
+        );
     }
 
     /// Writes down what only heartbeats said, so that a restart knows it.

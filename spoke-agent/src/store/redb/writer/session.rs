@@ -5,6 +5,7 @@ use crate::clock;
 use crate::random;
 use crate::store::redb::StoreError;
 use crate::store::redb::audit;
+use crate::store::redb::changes::Touched;
 use crate::store::redb::meta::Meta;
 use crate::store::redb::open;
 use crate::store::redb::reader::Snapshot;
@@ -140,6 +141,7 @@ impl Writer {
     fn reread(&mut self, key: &DigestKey) -> Result<(), StoreError> {
         let audited = audit::run(&self.db, key)?;
         open::report(&self.db, &audited);
+        let is_mended = !audited.findings.is_empty();
         let now = self.clock.reading();
         let on_disk = Meta::load(&self.db.look()?, now, clock::wall_micros())?;
         // The position in memory is ahead of the one on disk; only what the audit may have changed is taken.
@@ -147,6 +149,9 @@ impl Writer {
         self.state.buckets = audited.buckets;
         (self.state.contexts, self.state.bundles) = (audited.contexts, audited.bundles);
         self.state.roll_up();
+        if is_mended {
+            self.fill_memory();
+        }
         self.publish();
         Ok(())
     }
@@ -162,6 +167,7 @@ impl Writer {
         committed.map_err(|error| self.fail(doing, &error))?;
         self.state.meta = meta;
         self.state.roll_up();
+        self.carry_on(&Touched::default());
         self.publish();
         Ok(())
     }

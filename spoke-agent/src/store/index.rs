@@ -1,0 +1,221 @@
+//! The contexts of a store in memory, in front of the file: what gateways read.
+//!
+//! | module | is about |
+//! | --- | --- |
+//! | [`trie`] | a map that is cheap to copy |
+//! | [`known`] | what is known of one key, packed |
+//!
+//! An [`Index`] is one state of the store, as of one commit. The writer fills it from the file, changes its own copy by
+//! what each commit touched, and publishes that once the commit is done. Whoever reads keeps the state that he took.
+//! It must never hold what the file does not: all of it is read from a snapshot of the file, also after a change.
+
+pub mod known;
+pub mod trie;
+
+use contexts::apply::Head;
+use contexts::name::{Kind, TenantId};
+use contexts::version::Version;
+use known::{Known, State};
+use std::hash::RandomState;
+use std::sync::Arc;
+use trie::{Entry, Trie};
+
+/// One state of the store in memory.
+#[derive(Debug, Clone, Default)]
+pub struct Index {
+    contexts: Trie<Known>,
+    tenants: Trie<Tenant>,
+    /// Kinds of which an unknown key does not exist.
+    complete: Arc<[Kind]>,
+    commit: u64,
+    bytes: usize,
+    is_whole: bool,
+}
+
+/// What the index needs of a tenant's head.
+#[derive(Debug, Clone)]
+pub struct Tenant(Arc<TenantState>);
+
+#[derive(Debug)]
+struct TenantState {
+    name: Box<str>,
+    version: Version,
+    /// Only where some values are older than the bundle.
+    kept: Option<Box<Head>>,
+}
+
+impl Tenant {
+    /// A tenant with this head.
+    pub fn new(name: &TenantId, head: Head) -> Self {
+        let keeps = head.held.iter().any(|held| held.kept.is_some())
+            || head.held_kinds.iter().any(|kind| kind.kept.is_some());
+        Self(Arc::new(TenantState {
+            name: name.as_str().into(),
+            version: head.version,
+            kept: keeps.then(|| Box::new(head)),
+        }))
+    }
+
+    fn weight(&self) -> usize {
+        let kept = self.0.kept.as_ref();
+        let names = kept.map_or(0, |head| {
+            160 + 96 * (head.held.len() + head.held_kinds.len())
+        });
+        self.0.name.len() + 128 + names
+    }
+}
+
+impl Entry for Tenant {
+    type Name<'a> = &'a [u8];
+
+    fn name(&self) -> &[u8] {
+        self.0.name.as_bytes()
+    }
+
+    fn is(&self, name: &[u8]) -> bool {
+        self.0.name.as_bytes() == name
+    }
+}
+
+/// The versions of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Versions {
+    /// The version that the value came with.
+    pub value: Version,
+    /// The version of its tenant's bundle; higher if the value is one that was kept.
+    pub bundle: Version,
+}
+
+impl Index {
+    /// All of a store, or as much as was read of it before the bound on memory (`is_whole` is false then).
+    pub fn of(contexts: Vec<Known>, tenants: Vec<Tenant>, is_whole: bool) -> Self {
+        let mut bytes: usize = contexts.iter().map(Known::weight).sum();
+        bytes += tenants.iter().map(Tenant::weight).sum::<usize>();
+        Self {
+            contexts: Trie::of(contexts, RandomState::new()),
+            tenants: Trie::of(tenants, RandomState::new()),
+            bytes,
+            is_whole,
+            ..Self::default()
+        }
+    }
+
+    /// The state as of this commit, in which an unknown key of these kinds does not exist.
+    pub fn as_of(&mut self, commit: u64, complete: &[Kind]) {
+        self.commit = commit;
+        if *self.complete != *complete {
+            self.complete = complete.into();
+        }
+    }
+
+    /// What is known of a key.
+    pub fn get(&self, kind: &str, key: &str) -> Option<&Known> {
+        self.contexts.get((kind.as_bytes(), key.as_bytes()))
+    }
+
+    /// The versions of what is known of a key.
+    pub fn versions(&self, known: &Known) -> Option<Versions> {
+        let tenant = self.tenants.get(known.tenant().as_bytes())?;
+        let bundle = tenant.0.version;
+        let Some(head) = &tenant.0.kept else {
+            return Some(Versions {
+                value: bundle,
+                bundle,
+            });
+        };
+        let (kind, key) = (known.kind(), known.key());
+        let value = head.version_of(kind, key);
+        Some(Versions { value, bundle })
+    }
+
+    /// Whether an unknown key of this kind does not exist.
+    pub fn is_complete(&self, kind: &str) -> bool {
+        self.complete
+            .iter()
+            .any(|complete| complete.as_str() == kind)
+    }
+
+    /// Sets or removes what is known of a key. Something new that goes beyond `most` bytes stays outside, and the index
+    /// is no longer whole.
+    pub fn set(&mut self, kind: &str, key: &str, known: Option<Known>, most: usize) {
+        let name = (kind.as_bytes(), key.as_bytes());
+        let removed = match known {
+            None => self.contexts.remove(name),
+            Some(known) => {
+                let freed = self.contexts.get(name).map_or(0, Known::weight);
+                if self.bytes - freed + known.weight() > most {
+                    self.is_whole = false;
+                    self.contexts.remove(name)
+                } else {
+                    self.bytes += known.weight();
+                    self.contexts.insert(known)
+                }
+            }
+        };
+        self.bytes -= removed.as_ref().map_or(0, Known::weight);
+    }
+
+    /// Sets or removes a tenant.
+    pub fn set_tenant(&mut self, name: &TenantId, tenant: Option<Tenant>) {
+        self.bytes += tenant.as_ref().map_or(0, Tenant::weight);
+        let removed = match tenant {
+            None => self.tenants.remove(name.as_str().as_bytes()),
+            Some(tenant) => self.tenants.insert(tenant),
+        };
+        self.bytes -= removed.as_ref().map_or(0, Tenant::weight);
+    }
+
+    /// The commit that it is the state of.
+    pub fn commit(&self) -> u64 {
+        self.commit
+    }
+
+    /// Whether it has all of the store.
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
+    /// Names that it knows.
+    pub fn len(&self) -> usize {
+        self.contexts.len()
+    }
+
+    /// Whether it knows none.
+    pub fn is_empty(&self) -> bool {
+        self.contexts.is_empty()
+    }
+
+    /// Bytes of memory, roughly.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// What is known of a key with what an answer needs beside.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Lookup {
+    /// It has a value.
+    Found(Known, Versions),
+    /// The key exists at the hub, and no good value ever came.
+    Held,
+    /// It does not exist.
+    Absent,
+    /// The store cannot say.
+    NotReady,
+}
+
+impl Lookup {
+    /// From what is known, the versions of it, and whether an unknown key of its kind does not exist. A value without
+    /// a head is damage.
+    pub fn of(known: Option<&Known>, versions: Option<Versions>, is_complete: bool) -> Self {
+        match (known, versions) {
+            (None, _) if is_complete => Self::Absent,
+            (None, _) => Self::NotReady,
+            (Some(known), versions) => match (known.state(), versions) {
+                (State::Held, _) => Self::Held,
+                (State::Value, Some(versions)) => Self::Found(known.clone(), versions),
+                (State::Value, None) | (State::Damaged, _) => Self::NotReady,
+            },
+        }
+    }
+}
