@@ -6,6 +6,7 @@
 use crate::clock::Clock;
 use crate::config::{ReadConfig, RunConfig};
 use crate::receive::{self, Receive};
+use crate::serve::watch::Watches;
 use crate::serve::{self, Serve};
 use crate::store::redb::open::{self, OpenError};
 use crate::store::redb::writer::{self, Writer, WriterHandle};
@@ -117,17 +118,21 @@ impl Agent {
             db: views.db().clone(),
             clock,
         });
+        let (stop, stopped) = watch::channel(false);
+        let watches = Watches::new(stopped.clone());
+        let gathering = watches.clone().gather(views.clone(), live.clone());
         let read_routes = serve::routes(Serve {
             token: config.read.token,
             views,
+            watches,
             live,
             writer: handle.clone(),
             clock,
             metrics,
         });
 
-        let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
+        tasks.spawn(gathering);
         tasks.spawn(tick(handle.clone(), stopped.clone()));
         tasks.spawn(answer(
             no_delay(push_listener),

@@ -21,6 +21,8 @@ pub const PUSHES: &str = "hubcast_agent_pushes_total";
 pub const BUNDLES_PUSHED: &str = "hubcast_agent_bundles_pushed_total";
 /// Seconds that a commit took until it was durable.
 pub const COMMIT_SECONDS: &str = "hubcast_agent_commit_seconds";
+/// Watchers that were dropped because they did not read.
+pub const WATCHERS_DROPPED: &str = "hubcast_agent_watchers_dropped_total";
 /// Findings of the audit at start-up, by `finding`.
 pub const REPAIRED: &str = "hubcast_agent_repaired_total";
 
@@ -61,6 +63,10 @@ fn describe() {
     metrics::describe_histogram!(
         COMMIT_SECONDS,
         "Seconds that a commit took until it was durable"
+    );
+    metrics::describe_counter!(
+        WATCHERS_DROPPED,
+        "Watchers that were dropped because they did not read"
     );
     metrics::describe_counter!(
         REPAIRED,

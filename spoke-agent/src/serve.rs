@@ -5,6 +5,9 @@
 //! | `answer` | error bodies and the headers that every answer has |
 //! | `one` | `GET /v1/contexts/{kind}/{key}` |
 //! | `batch` | `POST /v1/contexts/batch-get` |
+//! | `element` | a context as batch-get and tenant answers have it |
+//! | `tenant` | `GET /v1/tenants/{tenant}/contexts` |
+//! | `watch` | `GET /v1/watch` |
 //! | `status` | `/v1/status`, `/healthz`, `/readyz`, `/metrics` |
 //!
 //! An answer must never say "no such key" but from the store's own knowledge: everything that goes wrong here is a 4xx
@@ -12,8 +15,11 @@
 
 mod answer;
 mod batch;
+mod element;
 mod one;
 mod status;
+mod tenant;
+pub mod watch;
 
 use crate::clock::Clock;
 use crate::store::live::Live;
@@ -28,7 +34,8 @@ use axum::routing::{get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::watch as channel;
+use watch::Watches;
 
 /// Largest batch-get, in bytes: the most keys at their longest.
 const BODY_BYTES: usize = 32 << 20;
@@ -40,8 +47,10 @@ pub struct Serve {
     pub token: Option<SecretString>,
     /// The store.
     pub views: Views,
+    /// Those who watch.
+    pub watches: Watches,
     /// What the writer published last.
-    pub live: watch::Receiver<Arc<Live>>,
+    pub live: channel::Receiver<Arc<Live>>,
     /// Whether the writer runs.
     pub writer: WriterHandle,
     /// The clock.
@@ -55,6 +64,8 @@ pub fn routes(serve: Serve) -> Router {
     let guarded = Router::new()
         .route("/v1/contexts/batch-get", post(batch::batch_get))
         .route("/v1/contexts/{kind}/{key}", get(one::get_one))
+        .route("/v1/tenants/{tenant}/contexts", get(tenant::contexts))
+        .route("/v1/watch", get(watch::watch))
         .route("/v1/status", get(status::status))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .route_layer(middleware::from_fn_with_state(serve.clone(), check_token));
@@ -89,6 +100,8 @@ fn route(path: &str) -> &'static str {
     match path {
         "/v1/contexts/batch-get" => "batch_get",
         path if path.starts_with("/v1/contexts/") => "get",
+        "/v1/watch" => "watch",
+        path if path.starts_with("/v1/tenants/") => "tenant",
         "/v1/status" => "status",
         "/healthz" => "healthz",
         "/readyz" => "readyz",

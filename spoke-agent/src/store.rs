@@ -6,8 +6,10 @@
 //! | [`index`] | its contexts in memory |
 //! | [`view`] | one state of it, from memory or from the file |
 //! | [`live`] | what the writer publishes after each commit |
+//! | [`feed`] | what whoever follows the store is told |
 //! | [`fresh`] | the age of the store's content |
 
+pub mod feed;
 pub mod fresh;
 pub mod index;
 pub mod live;

@@ -4,6 +4,7 @@
 use crate::store::live::Live;
 use crate::store::redb::StoreError;
 use axum::Json;
+use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use contexts::push::Reading;
@@ -19,6 +20,12 @@ pub const VERSION: HeaderName = HeaderName::from_static("x-context-version");
 pub const AGE: HeaderName = HeaderName::from_static("x-context-age");
 /// The least version that the reader accepts.
 pub const MIN_VERSION: HeaderName = HeaderName::from_static("x-context-min-version");
+
+/// For an answer that a cache may keep if it asks, each time, whether it is still right. The agent is near and answers
+/// whether or not there is a hub, so nobody gains by asking less often, and a revoked key is refused at once.
+pub const ASK_FIRST: HeaderValue = HeaderValue::from_static("no-cache");
+/// For an answer that is nobody's to keep: what is absent now can be there in a moment.
+pub const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// What stays as it is in a header value: the unreserved characters of URLs.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
@@ -45,6 +52,9 @@ pub enum Failure {
     /// What is here is older than the reader accepts.
     #[error("behind")]
     Behind,
+    /// As many watch as can.
+    #[error("too_many_watchers")]
+    TooManyWatchers,
     /// The token is missing or wrong.
     #[error("unauthorized")]
     Token,
@@ -60,7 +70,9 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let status = match &self {
             Self::NotFound | Self::Expired => StatusCode::NOT_FOUND,
-            Self::NotReady | Self::Held | Self::Storage(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady | Self::Held | Self::Storage(_) | Self::TooManyWatchers => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Behind => StatusCode::PRECONDITION_FAILED,
             Self::Token => StatusCode::UNAUTHORIZED,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
@@ -74,7 +86,7 @@ impl IntoResponse for Failure {
             }
             _ => json!({ "error": name }),
         };
-        (status, Json(body)).into_response()
+        ([(CACHE_CONTROL, NO_STORE)], (status, Json(body))).into_response()
     }
 }
 

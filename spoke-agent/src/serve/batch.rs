@@ -1,7 +1,8 @@
 //! `POST /v1/contexts/batch-get`: many contexts from one snapshot, in the order in which they were asked for.
 
 use super::Serve;
-use super::answer::{Failure, min_version, stamp};
+use super::answer::{Failure, NO_STORE, min_version, stamp};
+use super::element::Element;
 use crate::clock::wall_micros;
 use crate::store::index::Lookup;
 use crate::store::view::View;
@@ -10,11 +11,11 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::HeaderMap;
+use axum::http::header::CACHE_CONTROL;
 use axum::response::{IntoResponse, Response};
 use contexts::limits;
 use contexts::version::Version;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 #[derive(Deserialize)]
 struct Asked {
@@ -30,23 +31,6 @@ struct Name {
 #[derive(Serialize)]
 struct Answered {
     contexts: Vec<Option<Element>>,
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Element {
-    Value {
-        kind: String,
-        key: String,
-        tenant: String,
-        version: String,
-        value: Box<RawValue>,
-    },
-    Held {
-        kind: String,
-        key: String,
-        error: &'static str,
-    },
 }
 
 /// Answers many contexts.
@@ -74,7 +58,7 @@ pub async fn batch_get(
         elements(&view, asked.keys, least, position)
     });
     let contexts = reading.await.map_err(|_| Failure::NotReady)??;
-    let mut response = Json(Answered { contexts }).into_response();
+    let mut response = ([(CACHE_CONTROL, NO_STORE)], Json(Answered { contexts })).into_response();
     stamp(
         response.headers_mut(),
         live.position,
@@ -98,23 +82,12 @@ fn elements(
             Lookup::NotReady => return Err(Failure::NotReady),
             Lookup::Absent if is_behind(position) => return Err(Failure::Behind),
             Lookup::Absent => None,
-            Lookup::Held => Some(Element::Held {
-                kind,
-                key,
-                error: "held",
-            }),
+            Lookup::Held => Some(Element::held(&kind, &key)),
             Lookup::Found(_, versions) if is_behind(versions.bundle.max(position)) => {
                 return Err(Failure::Behind);
             }
             Lookup::Found(known, _) if known.is_expired(now) => None,
-            Lookup::Found(known, versions) => Some(Element::Value {
-                kind,
-                key,
-                tenant: known.tenant().to_owned(),
-                version: versions.value.to_string(),
-                // Bytes that agree with their hash are what Postgres wrote; anything else is no answer.
-                value: serde_json::from_slice(known.bytes()).map_err(|_| Failure::NotReady)?,
-            }),
+            Lookup::Found(known, versions) => Some(Element::value(&known, versions.value)?),
         };
         elements.push(element);
     }

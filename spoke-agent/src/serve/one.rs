@@ -1,13 +1,13 @@
 //! `GET /v1/contexts/{kind}/{key}`: the value as it is, or why not.
 
 use super::Serve;
-use super::answer::{Failure, TENANT, min_version, percent_encoded, put, stamp};
+use super::answer::{ASK_FIRST, Failure, TENANT, min_version, percent_encoded, put, stamp};
 use crate::clock::wall_micros;
 use crate::store::index::Lookup;
 use crate::store::index::known::Known;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
@@ -58,6 +58,7 @@ fn value(known: &Known, request: &HeaderMap) -> Response {
         }
     };
     let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, ASK_FIRST);
     put(headers, ETAG, &etag);
     put(headers, TENANT, &percent_encoded(known.tenant()));
     response

@@ -31,6 +31,8 @@ pub struct Live {
     pub last_synced: Option<SyncId>,
     /// The kinds for which it answers "no such key".
     pub synced_kinds: Arc<BTreeSet<Kind>>,
+    /// The kinds of which an unknown key does not exist: those, where no tenant's part is missing.
+    pub complete: Arc<Vec<Kind>>,
     /// The highest version of which nothing is under way to it.
     pub position: Version,
     /// Tenants in the store.
@@ -43,6 +45,8 @@ pub struct Live {
     pub fresh: Option<Fresh>,
     /// The last beat of the hub of which everything before is here.
     pub beat: u64,
+    /// The last commit that changed contexts.
+    pub commit: u64,
     /// When the last push was committed in this run.
     pub last_push: Option<Reading>,
 }

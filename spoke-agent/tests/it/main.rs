@@ -12,3 +12,4 @@ mod redo_log;
 mod sessions;
 mod silence;
 mod support;
+mod watch;

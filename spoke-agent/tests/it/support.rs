@@ -2,7 +2,7 @@
 
 mod process;
 
-pub use process::{Process, limited, program, program_on};
+pub use process::{Process, program, program_on};
 
 use contexts::bundle::{Bundle, Context, Held, HeldKind, HoldReason};
 use contexts::digest::{Buckets, DigestKey};
@@ -304,6 +304,16 @@ impl Spoke {
 
     pub fn hub(&self, epoch: u64) -> Hub {
         Hub::new(self.agent.push_addr, epoch)
+    }
+
+    /// The writer that goes on after a restart of the agent.
+    pub fn hub_after(&self, before: &Hub) -> Hub {
+        let (term, n) = (before.term, before.n);
+        Hub {
+            term,
+            n,
+            ..self.hub(term.epoch)
+        }
     }
 
     pub fn url(&self, path: &str) -> String {

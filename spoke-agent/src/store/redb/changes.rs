@@ -12,6 +12,7 @@ use super::StoreError;
 use super::rows;
 use super::tables::{Bytes, Tables};
 use contexts::name::{Key, Kind, TenantId};
+use contexts::push::Sent;
 use contexts::version::Version;
 use redb::ReadableTable;
 use serde::{Deserialize, Serialize};
@@ -36,7 +37,7 @@ pub struct Touched {
 /// What a commit touched of one tenant.
 #[derive(Debug, Clone, Default)]
 pub struct Changed {
-    /// The version of its bundle, if it changed; none if the tenant is gone.
+    /// The version of the bundle that was applied.
     pub version: Option<Version>,
     /// Whether the store had nothing of it before.
     pub is_new: bool,
@@ -57,10 +58,18 @@ impl Touched {
         self.of(tenant).names.insert((kind.clone(), key.clone()));
     }
 
-    /// The head of a tenant was written.
-    pub fn head(&mut self, tenant: &TenantId, is_new: bool, version: Option<Version>) {
-        let changed = self.of(tenant);
-        (changed.is_new, changed.version) = (changed.is_new || is_new, version);
+    /// The head of a tenant was written; `is_new` if there was none.
+    pub fn head(&mut self, tenant: &TenantId, is_new: bool) {
+        self.of(tenant).is_new |= is_new;
+    }
+
+    /// These bundles were what touched their tenants.
+    pub fn by(&mut self, bundles: &[Sent]) {
+        for sent in bundles {
+            if let Some(changed) = self.tenants.get_mut(&sent.bundle.tenant) {
+                changed.version = Some(sent.version);
+            }
+        }
     }
 }
 
@@ -134,7 +143,7 @@ pub enum Change {
 pub struct TenantChange {
     /// The tenant.
     pub tenant: TenantId,
-    /// The version of its bundle; none if that did not change or the tenant is gone.
+    /// The version of the bundle that was applied; none if it was that of another tenant.
     pub version: Option<Version>,
     /// The names; none if the tenant was new, so that all that it has is meant.
     pub names: Option<Vec<Name>>,
@@ -232,14 +241,14 @@ pub fn end(changes: &impl ReadableTable<u64, Bytes>) -> Result<Cursor, StoreErro
     })
 }
 
-/// What changed behind a cursor, oldest first, each with its commit; none if the log cannot say.
+/// What changed behind a cursor, oldest first, each with its place; none if the log cannot say.
 ///
 /// # Errors
 /// If redb fails or a row is damaged.
 pub fn after(
     changes: &impl ReadableTable<u64, Bytes>,
     cursor: Cursor,
-) -> Result<Option<Vec<(u64, TenantChange)>>, StoreError> {
+) -> Result<Option<Vec<(Cursor, TenantChange)>>, StoreError> {
     let mut kept = changes.range(cursor.commit..)?;
     let is_known = match kept.next() {
         None => false,
@@ -255,12 +264,13 @@ pub fn after(
     let mut found = Vec::new();
     for row in kept {
         let (commit, row) = row?;
-        let (_, change) = Header::split(row.value())?;
+        let (Header { tag, .. }, change) = Header::split(row.value())?;
         match rows::decode(change, "a row of the log of changes")? {
             Change::Everything => return Ok(None),
             Change::Tenants(tenants) => {
                 let commit = commit.value();
-                found.extend(tenants.into_iter().map(|change| (commit, change)));
+                let cursor = Cursor { commit, tag };
+                found.extend(tenants.into_iter().map(|change| (cursor, change)));
             }
         }
     }

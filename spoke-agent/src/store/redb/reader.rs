@@ -18,7 +18,18 @@ use contexts::apply::Head;
 use contexts::digest::DigestKey;
 use contexts::name::{Key, Kind, TenantId};
 use contexts::push::{Listed, ReadTenant, TenantState, TenantsRead};
-use redb::{ReadOnlyTable, ReadTransaction, ReadableTable};
+use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata};
+
+/// All that a store knows of one tenant.
+#[derive(Debug, Clone)]
+pub struct Whole {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// Its head; none if that is damaged.
+    pub head: Option<Head>,
+    /// Its records, sorted by kind and key.
+    pub contexts: Vec<Known>,
+}
 
 /// One state of the store, as of one commit.
 pub struct Snapshot {
@@ -148,8 +159,97 @@ impl Snapshot {
     pub fn changes_after(
         &self,
         cursor: Cursor,
-    ) -> Result<Option<Vec<(u64, TenantChange)>>, StoreError> {
+    ) -> Result<Option<Vec<(Cursor, TenantChange)>>, StoreError> {
         changes::after(&self.changes, cursor)
+    }
+
+    /// The next tenants behind `last` in the order of their names, until `enough` says so, each with all that is known of
+    /// it.
+    ///
+    /// # Errors
+    /// If redb fails or a name is damaged.
+    pub fn tenants_after(
+        &self,
+        last: Option<&TenantId>,
+        mut enough: impl FnMut(&Whole) -> bool,
+    ) -> Result<Vec<Whole>, StoreError> {
+        let nothing: &[u8] = &[];
+        let mut found: Vec<Whole> = Vec::new();
+        let begin = last.map_or(nothing, |last| last.as_str().as_bytes());
+        for row in self.contexts.range((begin, nothing, nothing)..)? {
+            let (name, row) = row?;
+            let (tenant, kind, key) = name.value();
+            if last.is_some() && tenant == begin {
+                continue;
+            }
+            let is_next = found
+                .last()
+                .is_none_or(|w| w.tenant.as_str().as_bytes() != tenant);
+            if is_next {
+                if found.last().is_some_and(&mut enough) {
+                    return Ok(found);
+                }
+                found.push(self.empty(rows::tenant(tenant)?)?);
+            }
+            if let Some(whole) = found.last_mut() {
+                let (kind, key) = (rows::text(kind)?, rows::text(key)?);
+                let known = self.record(whole.tenant.as_str(), kind, key, row.value());
+                whole.contexts.push(known);
+            }
+        }
+        Ok(found)
+    }
+
+    /// All that is known of one tenant; none if nothing is.
+    ///
+    /// # Errors
+    /// If redb fails or a name is damaged.
+    pub fn whole(&self, tenant: &TenantId) -> Result<Option<Whole>, StoreError> {
+        let mut whole = self.empty(tenant.clone())?;
+        each_of_tenant(&self.contexts, tenant.as_str(), |kind, key, bytes| {
+            let (kind, key) = (rows::text(kind)?, rows::text(key)?);
+            whole
+                .contexts
+                .push(self.record(tenant.as_str(), kind, key, bytes));
+            Ok::<(), StoreError>(())
+        })?;
+        let is_there = whole.head.is_some() || !whole.contexts.is_empty();
+        Ok(is_there.then_some(whole))
+    }
+
+    fn empty(&self, tenant: TenantId) -> Result<Whole, StoreError> {
+        Ok(Whole {
+            head: self.head(&tenant)?,
+            contexts: Vec::new(),
+            tenant,
+        })
+    }
+
+    /// Whether the store never had a whole bundle of some kind of some tenant.
+    ///
+    /// # Errors
+    /// If redb fails.
+    pub fn is_blind_somewhere(&self) -> Result<bool, StoreError> {
+        Ok(!self.blind.is_empty()?)
+    }
+
+    /// The names that exist at the hub and have no value here, each with a tenant that has it there.
+    ///
+    /// # Errors
+    /// If redb fails or a name is damaged.
+    pub fn valueless(&self) -> Result<Vec<(TenantId, Known)>, StoreError> {
+        let mut held = Vec::new();
+        for row in self.owners.iter()? {
+            let (name, owner) = row?;
+            if let Ok(owner) = rows::owner(owner.value())
+                && !owner.has_value
+            {
+                let (kind, key) = name.value();
+                let known = Known::nothing(rows::text(kind)?, rows::text(key)?, false);
+                held.push((owner.tenant, known));
+            }
+        }
+        Ok(held)
     }
 
     /// All of the store as an index, or as much as `most` bytes of memory take. The rows must agree with one another.
@@ -178,13 +278,7 @@ impl Snapshot {
             bytes += known.weight();
             contexts.push(known);
         }
-        for row in self.owners.iter()? {
-            let (name, owner) = row?;
-            if rows::owner(owner.value()).is_ok_and(|owner| !owner.has_value) {
-                let (kind, key) = name.value();
-                contexts.push(Known::nothing(rows::text(kind)?, rows::text(key)?, false));
-            }
-        }
+        contexts.extend(self.valueless()?.into_iter().map(|(_, held)| held));
         let mut index = Index::of(contexts, tenants, is_whole);
         index.as_of(self.end()?.commit, &self.complete_kinds()?);
         Ok(index)

@@ -139,6 +139,7 @@ fn apply_at_once(db: &Db, key: &DigestKey, records: &[(Mark, Read)]) -> Result<(
         let mut touched = Touched::default();
         for bundles in &record.pushes {
             apply(&mut Txn::new(&mut tables, key, &mut touched), key, bundles)?;
+            touched.by(bundles);
         }
         changes::append(&mut tables, &touched)?;
         record.progress.save(&mut tables.meta)?;

@@ -58,8 +58,7 @@ impl StoreTxn for Txn<'_, '_> {
             }
             None => self.tables.bundles.remove(place)?,
         };
-        let version = head.map(|head| head.version);
-        self.touched.head(tenant, before.is_none(), version);
+        self.touched.head(tenant, before.is_none());
         Ok(())
     }
 

@@ -21,7 +21,7 @@ use crate::store::live::Live;
 use crate::store::view::Views;
 use contexts::digest::{Buckets, Digest};
 use contexts::gate::Gate;
-use contexts::name::Region;
+use contexts::name::{Kind, Region};
 use contexts::push::{
     Ack, Claim, Granted, Heartbeat, Push, Pushed, Reading, Refused, Release, SyncVerdict, Synced,
 };
@@ -129,6 +129,8 @@ struct State {
     root: Option<Digest>,
     contexts: u64,
     bundles: u64,
+    commit: u64,
+    complete: Arc<Vec<Kind>>,
     last_push: Option<Reading>,
 }
 
@@ -147,12 +149,14 @@ impl State {
             released: self.meta.released,
             last_synced: self.meta.last_synced,
             synced_kinds: self.meta.synced_kinds.clone(),
+            complete: self.complete.clone(),
             position: self.meta.position,
             bundles: self.bundles,
             contexts: self.contexts,
             root: self.root,
             fresh: self.meta.fresh,
             beat: self.meta.beat,
+            commit: self.commit,
             last_push: self.last_push,
         }
     }
@@ -194,6 +198,8 @@ impl Writer {
             root: None,
             contexts: opened.contexts,
             bundles: opened.bundles,
+            commit: 0,
+            complete: Arc::default(),
             last_push: None,
         };
         let (live, published) = watch::channel(Arc::new(state.live()));

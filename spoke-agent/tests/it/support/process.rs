@@ -48,7 +48,7 @@ pub fn program_on(dir: &Path) -> Command {
 }
 
 /// A program whose files cannot be written beyond some blocks of 512 bytes.
-pub fn limited(program: &Command, blocks: u32) -> Command {
+fn limited(program: &Command, blocks: u32) -> Command {
     let mut shell = Command::new("sh");
     let limit = format!("trap '' XFSZ; ulimit -S -f {blocks}; exec \"$@\"");
     shell

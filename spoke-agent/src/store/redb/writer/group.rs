@@ -61,8 +61,10 @@ impl Writer {
         for waiting in group {
             let mut view = Txn::new(&mut tables, &key, &mut touched);
             outcomes.push(apply(&mut view, &key, &waiting.push.bundles)?);
+            touched.by(&waiting.push.bundles);
         }
         changes::append(&mut tables, &touched)?;
+        let commit = changes::end(&tables.changes)?.commit;
         let now = self.clock.reading();
         for Waiting { push, .. } in group {
             self.state.meta.beat = push.beat.unwrap_or(0).max(self.state.meta.beat);
@@ -85,6 +87,7 @@ impl Writer {
         txn.commit_logged(&record, !is_beat(group))?;
         metrics::histogram!(crate::metrics::COMMIT_SECONDS).record(started.elapsed());
         (self.state.contexts, self.state.bundles) = (contexts, bundles);
+        self.state.commit = commit;
         for moved in outcomes.iter().flat_map(|applied| &applied.moved) {
             if let Some(before) = &moved.before {
                 self.state.buckets.remove(&key, &moved.tenant, before);

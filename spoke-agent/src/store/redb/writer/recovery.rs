@@ -68,8 +68,10 @@ impl Writer {
 
     /// Checks the rows of the file, and takes over what it says.
     pub(super) fn check(&mut self) {
-        match open::check(&self.db, &self.region, &self.clock) {
-            Ok(checked) => {
+        let checked = open::check(&self.db, &self.region, &self.clock);
+        match checked.and_then(|checked| Ok((checked, self.snapshot()?.end()?))) {
+            Ok((checked, end)) => {
+                self.state.commit = end.commit;
                 self.take_over(checked);
                 self.failed = false;
             }
@@ -85,6 +87,7 @@ impl Writer {
         self.views.set_checked(true);
         self.publish();
         self.fill_memory();
+        self.publish();
     }
 
     fn not_yet(&mut self, error: &StoreError) {

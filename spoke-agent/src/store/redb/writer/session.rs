@@ -150,6 +150,7 @@ impl Writer {
         (self.state.contexts, self.state.bundles) = (audited.contexts, audited.bundles);
         self.state.roll_up();
         if is_mended {
+            self.state.commit = self.snapshot()?.end()?.commit;
             self.fill_memory();
         }
         self.publish();

@@ -1,0 +1,446 @@
+//! What whoever watches is told: all of it, then what changed, each tenant whole, and never twice another truth.
+
+use super::support::*;
+use contexts::push::{SyncVerdict, Verdict};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use reqwest::Response;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// A watcher, with what it was told.
+struct Watcher {
+    response: Response,
+    unread: String,
+    pub last_id: Option<String>,
+}
+
+#[derive(Debug)]
+struct Told {
+    event: String,
+    data: Value,
+    id: Option<String>,
+}
+
+impl Watcher {
+    async fn open(spoke: &Spoke, query: &str) -> Self {
+        Self::of(spoke.get(&format!("/v1/watch{query}")).await)
+    }
+
+    fn of(response: Response) -> Self {
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Self {
+            response,
+            unread: String::new(),
+            last_id: None,
+        }
+    }
+
+    /// The next event; none if the stream ended.
+    async fn next(&mut self) -> Option<Told> {
+        loop {
+            while let Some(end) = self.unread.find("\n\n") {
+                let block: String = self.unread.drain(..end + 2).collect();
+                let field = |name: &str| {
+                    let lines = block.lines();
+                    let mut fields = lines.filter_map(|line| line.strip_prefix(name));
+                    fields.next().map(|value| value.trim_start().to_owned())
+                };
+                let id = field("id:");
+                self.last_id = id.clone().or(self.last_id.take());
+                if let (Some(event), Some(data)) = (field("event:"), field("data:")) {
+                    let data = serde_json::from_str(&data).expect("JSON");
+                    return Some(Told { event, data, id });
+                }
+            }
+            let chunk = self.response.chunk().await.ok()??;
+            self.unread += std::str::from_utf8(&chunk).expect("text");
+        }
+    }
+
+    /// Names and data up to the next cursor.
+    async fn up_to_cursor(&mut self) -> Vec<(String, Value)> {
+        let mut all = Vec::new();
+        loop {
+            let told = self.next().await.expect("more");
+            let is_last = told.id.is_some();
+            all.push((told.event, told.data));
+            if is_last {
+                return all;
+            }
+        }
+    }
+}
+
+async fn filled() -> (Spoke, Hub) {
+    let spoke = Spoke::start().await;
+    let mut hub = spoke.hub(1);
+    hub.claim().await.expect("granted");
+    let one = bundle(
+        "t",
+        vec![context("k", "a", "1"), context("l", "b", "{\"x\":\"\\n\"}")],
+    );
+    hub.push(vec![one.clone()]).await;
+    let verdict = hub.synced(&["k", "l"], &[&one]).await;
+    assert!(matches!(verdict, SyncVerdict::InStep { .. }));
+    (spoke, hub)
+}
+
+fn put(kind: &str, key: &str, tenant: &str, version: &str, value: Value) -> (String, Value) {
+    let data =
+        json!({"kind": kind, "key": key, "tenant": tenant, "version": version, "value": value});
+    ("put".into(), data)
+}
+
+fn delete(kind: &str, key: &str, tenant: &str, version: &str) -> (String, Value) {
+    let data = json!({"kind": kind, "key": key, "tenant": tenant, "version": version});
+    ("delete".into(), data)
+}
+
+fn sync() -> (String, Value) {
+    ("sync".into(), json!({"full": true}))
+}
+
+#[tokio::test]
+async fn a_full_copy_ends_with_sync_and_changes_follow() {
+    let (spoke, mut hub) = filled().await;
+    let mut watcher = Watcher::open(&spoke, "").await;
+    let copy = [
+        put("k", "a", "t", "1.1", json!(1)),
+        put("l", "b", "t", "1.1", json!({"x": "\n"})),
+        sync(),
+    ];
+    assert_eq!(watcher.up_to_cursor().await, copy);
+    hub.push(vec![bundle(
+        "t",
+        vec![context("k", "a", "2"), context("k", "c", "3")],
+    )])
+    .await;
+    let changed = [
+        put("k", "a", "t", "1.2", json!(2)),
+        put("k", "c", "t", "1.2", json!(3)),
+        delete("l", "b", "t", "1.2"),
+    ];
+    assert_eq!(watcher.up_to_cursor().await, changed);
+    hub.push(vec![bundle("t", vec![])]).await;
+    let gone = [delete("k", "a", "t", "1.3"), delete("k", "c", "t", "1.3")];
+    assert_eq!(watcher.up_to_cursor().await, gone);
+}
+
+#[tokio::test]
+async fn a_watcher_goes_on_by_its_cursor_also_after_a_restart_of_the_agent() {
+    let (spoke, mut hub) = filled().await;
+    let mut watcher = Watcher::open(&spoke, "").await;
+    watcher.up_to_cursor().await;
+    let cursor = watcher.last_id.clone().expect("a cursor");
+    let next = |value: &str| bundle("t", vec![context("k", "a", value), context("l", "b", "0")]);
+    hub.push(vec![next("2")]).await;
+    hub.push(vec![next("3")]).await;
+    hub.push(vec![bundle("u", vec![context("k", "u", "4")])])
+        .await;
+    drop(watcher);
+    let dir = spoke.stop().await;
+    let spoke = Spoke::start_in(dir).await.expect("starts");
+    let mut watcher = Watcher::open(&spoke, &format!("?after={cursor}")).await;
+    let missed = [
+        put("k", "a", "t", "1.3", json!(3)),
+        put("l", "b", "t", "1.3", json!(0)),
+        put("k", "u", "u", "1.4", json!(4)),
+    ];
+    assert_eq!(
+        watcher.up_to_cursor().await,
+        missed,
+        "ten changes of a key are told once"
+    );
+
+    // What a browser sends when it connects again is newer than what the page asks for.
+    let again = client().get(spoke.url(&format!("/v1/watch?after={cursor}")));
+    let again = again.header("last-event-id", watcher.last_id.expect("a cursor"));
+    let mut watcher = Watcher::of(again.send().await.expect("an answer"));
+    let mut hub = spoke.hub_after(&hub);
+    hub.claim().await.expect("granted");
+    hub.push(vec![bundle("u", vec![])]).await;
+    assert_eq!(watcher.up_to_cursor().await, [delete("k", "u", "u", "1.5")]);
+}
+
+#[tokio::test]
+async fn a_cursor_of_another_store_or_of_none_gets_a_full_copy() {
+    let (spoke, _hub) = filled().await;
+    let (other, _) = filled().await;
+    let mut watcher = Watcher::open(&other, "").await;
+    watcher.up_to_cursor().await;
+    let foreign = watcher.last_id.clone().expect("a cursor");
+    for cursor in [&foreign, "kangaroo", "7-0000000000000000", "99999999-abc"] {
+        let mut watcher = Watcher::open(&spoke, &format!("?after={cursor}")).await;
+        let copy = watcher.up_to_cursor().await;
+        assert_eq!((copy.len(), copy.last()), (3, Some(&sync())), "{cursor}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_was_put_back_is_another_history() {
+    let (spoke, mut hub) = filled().await;
+    let dir = spoke.stop().await;
+    let (path, old) = (dir.path().join("store.redb"), dir.path().join("old"));
+    std::fs::copy(&path, &old).expect("copied");
+    let spoke = Spoke::start_in(dir).await.expect("starts");
+    hub = spoke.hub_after(&hub);
+    hub.claim().await.expect("granted");
+    hub.push(vec![bundle("x", vec![context("k", "x", "1")])])
+        .await;
+    let mut watcher = Watcher::open(&spoke, "").await;
+    watcher.up_to_cursor().await;
+    let cursor = watcher.last_id.clone().expect("a cursor");
+    drop(watcher);
+    let dir = spoke.stop().await;
+    std::fs::copy(&old, &path).expect("put back");
+    let spoke = Spoke::start_in(dir).await.expect("starts");
+    let mut hub = spoke.hub_after(&hub);
+    hub.n = 5;
+    hub.claim().await.expect("granted");
+    hub.push(vec![bundle("y", vec![context("k", "y", "1")])])
+        .await;
+    let mut watcher = Watcher::open(&spoke, &format!("?after={cursor}")).await;
+    let copy = watcher.up_to_cursor().await;
+    assert_eq!(
+        copy.last(),
+        Some(&sync()),
+        "as many commits, and not the same ones"
+    );
+}
+
+#[tokio::test]
+async fn filters_limit_what_is_told_and_what_is_gone() {
+    let (spoke, mut hub) = filled().await;
+    let mut kinds = Watcher::open(&spoke, "?kind=l&kind=m").await;
+    let mut tenants = Watcher::open(&spoke, "?tenant=t").await;
+    let mut nothing = Watcher::open(&spoke, "?kind=none").await;
+    assert_eq!(
+        kinds.up_to_cursor().await,
+        [put("l", "b", "t", "1.1", json!({"x": "\n"})), sync()]
+    );
+    assert_eq!(tenants.up_to_cursor().await.len(), 3);
+    assert_eq!(
+        nothing.up_to_cursor().await,
+        [sync()],
+        "an empty copy ends too"
+    );
+    hub.push(vec![bundle("u", vec![context("l", "u", "1")])])
+        .await;
+    let moved = bundle("t", vec![context("k", "a", "1")]);
+    let taken = bundle("u", vec![context("l", "u", "1"), context("l", "b", "2")]);
+    hub.push(vec![moved, taken]).await;
+    assert_eq!(tenants.up_to_cursor().await, [delete("l", "b", "t", "1.3")]);
+    let mut seen = kinds.up_to_cursor().await;
+    while seen.last() != Some(&put("l", "b", "u", "1.3", json!(2))) {
+        seen.extend(kinds.up_to_cursor().await);
+    }
+    assert!(
+        seen.iter().all(|(event, _)| event == "put"),
+        "a key that moves is never gone: {seen:?}"
+    );
+    let wrong = spoke.get("/v1/watch?kangaroo=1").await;
+    assert_eq!(status_and_body(wrong).await.0, 400);
+}
+
+#[tokio::test]
+async fn a_store_that_was_never_in_step_does_not_say_that_it_told_all() {
+    let spoke = Spoke::start().await;
+    let mut hub = spoke.hub(1);
+    hub.claim().await.expect("granted");
+    let mut watcher = Watcher::open(&spoke, "").await;
+    let one = bundle("t", vec![context("k", "a", "1")]);
+    hub.push(vec![one.clone()]).await;
+    let told = watcher.next().await.expect("told");
+    assert_eq!((told.event.as_str(), told.id), ("put", None));
+    hub.synced(&["k"], &[&one]).await;
+    assert_eq!(watcher.up_to_cursor().await, [sync()]);
+}
+
+#[tokio::test]
+async fn a_mirror_is_told_what_is_withheld_and_how_old_all_is() {
+    let (spoke, mut hub) = filled().await;
+    let mut watcher = Watcher::open(&spoke, "?follow=true").await;
+    watcher.up_to_cursor().await;
+    let state = watcher.next().await.expect("told");
+    assert_eq!(
+        (state.event.as_str(), &state.data["complete"]),
+        ("state", &json!(["k", "l"]))
+    );
+    assert_eq!(state.data["position"], "1.1");
+    assert!(state.data["age"].as_f64().expect("a number") < 60.0);
+    let held = contexts::bundle::Bundle::new(tenant("t"), vec![], vec![held("k", "h")], vec![]);
+    hub.push(vec![held.expect("a bundle")]).await;
+    let mut events = Vec::new();
+    while events.len() < 3 {
+        let told = watcher.next().await.expect("told");
+        events.extend((told.event != "state").then_some((told.event, told.data)));
+    }
+    let withheld = json!({"kind": "k", "key": "h", "tenant": "t", "why": "held"});
+    assert!(
+        events.contains(&("withheld".into(), withheld)),
+        "{events:?}"
+    );
+}
+
+type Contents = BTreeMap<(String, String), (String, String)>;
+
+/// The truth of one tenant: its values by kind and key.
+type Tenant = BTreeMap<(String, String), String>;
+
+/// Follows the store over random pushes, disconnects and restarts. Wherever a cursor stands, each tenant is as it was at
+/// some push, and no older than it was before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_equals_the_truth_whatever_is_cut() {
+    for seed in 0..3 {
+        follow_through(seed).await;
+    }
+}
+
+async fn follow_through(seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut spoke = Spoke::start().await;
+    let mut hub = spoke.hub(1);
+    hub.claim().await.expect("granted");
+    hub.synced(&["k"], &[]).await;
+    let mut history: BTreeMap<String, Vec<Tenant>> = BTreeMap::new();
+    let mut told: Contents = BTreeMap::new();
+    let mut reached: BTreeMap<String, usize> = BTreeMap::new();
+    let mut cursor: Option<String> = None;
+    for round in 0..12 {
+        let mut watcher = match &cursor {
+            Some(cursor) => Watcher::open(&spoke, &format!("?after={cursor}")).await,
+            None => Watcher::open(&spoke, "").await,
+        };
+        let is_copy = cursor.is_none();
+        for _ in 0..random.random_range(1..30) {
+            let bundles = random_bundles(&mut random);
+            let verdicts = hub.push(bundles.clone()).await;
+            for (bundle, verdict) in bundles.iter().zip(verdicts) {
+                if matches!(verdict, Verdict::Applied | Verdict::AlreadyThere) {
+                    let now = bundle.contexts.iter().map(|c| {
+                        let name = (c.kind.to_string(), c.key.to_string());
+                        (name, c.value.to_string())
+                    });
+                    history
+                        .entry(bundle.tenant.to_string())
+                        .or_default()
+                        .push(now.collect());
+                }
+            }
+        }
+        let last = bundle("end", vec![context("k", &format!("end{round}"), "0")]);
+        hub.push(vec![last]).await;
+        if is_copy {
+            told.clear();
+        }
+        loop {
+            let next = watcher.next().await.expect("more");
+            let field = |name: &str| next.data[name].as_str().unwrap_or("").to_owned();
+            let name = (field("kind"), field("key"));
+            match next.event.as_str() {
+                "put" => {
+                    told.insert(name, (field("tenant"), next.data["value"].to_string()));
+                }
+                "delete" => {
+                    told.remove(&name);
+                }
+                _ => {}
+            }
+            if next.id.is_none() {
+                continue;
+            }
+            check(
+                &told,
+                &history,
+                &mut reached,
+                &format!("seed {seed}, round {round}"),
+            );
+            cursor = next.id;
+            if told.contains_key(&("k".into(), format!("end{round}"))) || random.random_ratio(1, 20)
+            {
+                break;
+            }
+        }
+        if random.random_ratio(1, 3) {
+            let dir = spoke.stop().await;
+            spoke = Spoke::start_in(dir).await.expect("starts");
+            hub = spoke.hub_after(&hub);
+            hub.claim().await.expect("granted");
+        }
+    }
+    // In the end it is the truth, not only some of it.
+    let mut watcher = Watcher::open(&spoke, "").await;
+    let mut copied: Contents = BTreeMap::new();
+    for (event, data) in watcher.up_to_cursor().await {
+        if event == "put" {
+            let field = |name: &str| data[name].as_str().unwrap_or("").to_owned();
+            copied.insert(
+                (field("kind"), field("key")),
+                (field("tenant"), data["value"].to_string()),
+            );
+        }
+    }
+    for (tenant_, states) in &history {
+        let last: Contents = states
+            .last()
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| (name.clone(), (tenant_.clone(), value.clone())))
+            .collect();
+        let here = copied.iter().filter(|(_, (owner, _))| owner == tenant_);
+        let here: Contents = here
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        assert_eq!(here, last, "seed {seed}");
+    }
+}
+
+fn random_bundles(random: &mut StdRng) -> Vec<contexts::bundle::Bundle> {
+    let count = random.random_range(1..4);
+    let mut tenants: Vec<u32> = (0..6).collect();
+    let picked = (0..count).map(|_| tenants.swap_remove(random.random_range(0..tenants.len())));
+    let picked: Vec<u32> = picked.collect();
+    let one = |tenant_: u32, random: &mut StdRng| {
+        let keys = (0..8)
+            .filter(|_| random.random_ratio(1, 2))
+            .collect::<Vec<u32>>();
+        let value = random.random_range(0..1_000_u32);
+        // Each tenant has keys of its own: moves have a test of their own.
+        let contexts = keys
+            .iter()
+            .map(|n| context("k", &format!("{tenant_}-{n}"), &value.to_string()));
+        bundle(&format!("t{tenant_}"), contexts.collect())
+    };
+    picked
+        .into_iter()
+        .map(|tenant_| one(tenant_, random))
+        .collect()
+}
+
+fn check(
+    told: &Contents,
+    history: &BTreeMap<String, Vec<Tenant>>,
+    reached: &mut BTreeMap<String, usize>,
+    at: &str,
+) {
+    for (tenant_, states) in history {
+        let here = told.iter().filter(|(_, (owner, _))| owner == tenant_);
+        let here: Tenant = here
+            .map(|(name, (_, value))| (name.clone(), value.clone()))
+            .collect();
+        let before = reached.get(tenant_).copied().unwrap_or(0);
+        let is_nothing_yet = here.is_empty() && before == 0;
+        let found = states.iter().skip(before).position(|state| *state == here);
+        match found {
+            Some(offset) => {
+                reached.insert(tenant_.clone(), before + offset);
+            }
+            None => assert!(
+                is_nothing_yet,
+                "{at}: {tenant_} is {here:?}, which it was not since"
+            ),
+        }
+    }
+}
