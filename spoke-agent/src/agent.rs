@@ -5,6 +5,8 @@
 
 use crate::clock::Clock;
 use crate::config::{ReadConfig, RunConfig};
+use crate::reader::Options;
+use crate::reader::embedded::Embedded;
 use crate::receive::{self, Receive};
 use crate::serve::watch::Watches;
 use crate::serve::{self, Serve};
@@ -72,6 +74,9 @@ pub struct Agent {
     pub push_addr: SocketAddr,
     /// Where gateways read.
     pub read_addr: Option<SocketAddr>,
+    views: Views,
+    watches: Watches,
+    clock: Clock,
     writer: WriterHandle,
     writer_thread: JoinHandle<()>,
     stop: watch::Sender<bool>,
@@ -123,8 +128,8 @@ impl Agent {
         let gathering = watches.clone().gather(views.clone(), live.clone());
         let read_routes = serve::routes(Serve {
             token: config.read.token,
-            views,
-            watches,
+            views: views.clone(),
+            watches: watches.clone(),
             live,
             writer: handle.clone(),
             clock,
@@ -153,6 +158,9 @@ impl Agent {
         let agent = Self {
             push_addr,
             read_addr,
+            views,
+            watches,
+            clock,
             writer: handle,
             writer_thread: thread,
             stop,
@@ -177,6 +185,16 @@ impl Agent {
             read_socket = %socket.unwrap_or_else(|| "none".into()),
             "ready"
         );
+    }
+
+    /// Reads this agent from within its own process.
+    pub fn reader(&self, options: Options) -> Embedded {
+        Embedded::new(
+            self.views.clone(),
+            self.watches.clone(),
+            self.clock,
+            options,
+        )
     }
 
     /// Returns if the writer ends without being asked to: the agent cannot go on then.

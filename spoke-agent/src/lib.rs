@@ -8,6 +8,8 @@
 //! | [`store`] | the file: the one writer, durable first, readable second; snapshots |
 //! | [`serve`] | the read listener: one context, many, status |
 //!
+//! | [`reader`] | the library for gateways: in this process, as a mirror, over HTTP |
+//!
 //! and around them:
 //!
 //! | module | is about |
@@ -18,8 +20,8 @@
 //! | [`telemetry`], [`metrics`] | logs and counts |
 //! | [`clock`], [`random`], [`token`], [`failpoint`] | the small edges |
 //!
-//! It must never open a connection: a spoke is called and does not call. (`get` and the example gateway are clients of
-//! an agent, not the agent.)
+//! An agent must never open a connection out of its region, and knows no address of the hub: a spoke is called and does
+//! not call. (Readers and `get` are clients of an agent, not the agent.)
 
 pub mod agent;
 pub mod cli;
@@ -28,6 +30,7 @@ pub mod config;
 pub mod failpoint;
 pub mod metrics;
 pub mod random;
+pub mod reader;
 pub mod receive;
 pub mod serve;
 pub mod store;

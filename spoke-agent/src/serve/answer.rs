@@ -18,6 +18,8 @@ pub const TENANT: HeaderName = HeaderName::from_static("x-context-tenant");
 pub const VERSION: HeaderName = HeaderName::from_static("x-context-version");
 /// Seconds since the moment up to which the store has every change.
 pub const AGE: HeaderName = HeaderName::from_static("x-context-age");
+/// The highest version of which nothing is under way to the store.
+pub const POSITION: HeaderName = HeaderName::from_static("x-context-position");
 /// The least version that the reader accepts.
 pub const MIN_VERSION: HeaderName = HeaderName::from_static("x-context-min-version");
 
@@ -105,6 +107,7 @@ pub async fn no_such_route(uri: Uri) -> Response {
 /// A version and, if it is known, the age of the store.
 pub fn stamp(headers: &mut HeaderMap, version: Version, live: &Live, now: Reading) {
     put(headers, VERSION, &version.to_string());
+    put(headers, POSITION, &live.position.to_string());
     if let Some(age) = live.age(now) {
         put(headers, AGE, &format!("{age:.3}"));
     }

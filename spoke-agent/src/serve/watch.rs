@@ -7,9 +7,9 @@
 //! | `sync` | `{"full":true}`: a full copy ends here; what was not put since the connection began is gone |
 //! | `error` | `{"error":"too_slow"}`: the last event of a watcher that does not read |
 //!
-//! With `follow=true` a mirror of the store is told more: `withheld` `{kind, key, tenant, why}` of keys that exist without
+//! `after=now` leaves out the full copy. With `follow=true` a mirror of the store is told more: `copy` before a full copy, `withheld` `{kind, key, tenant, why}` of keys that exist without
 //! a value that could be answered, and each second `state` `{age, position, complete}`, which speaks of a moment of which
-//! everything was told before.
+//! everything was told before. Its `sync` has the same beside `full`.
 //!
 //! `id` stands on the last event of a bundle only, so a watcher that goes on from it has each tenant whole. News are
 //! gathered and written once for all watchers that are at the same place; who is elsewhere is told what is missing first.
@@ -17,6 +17,7 @@
 use super::Serve;
 use super::answer::Failure;
 use crate::metrics as names;
+use crate::reader::{Changed, Changes};
 use crate::store::feed::{self, Batch, Copy, Event, Group};
 use crate::store::index::known::{Known, State as KnownState};
 use crate::store::live::Live;
@@ -44,6 +45,8 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 const MOST: usize = 4_096;
 /// News that a watcher may be behind before it is told by itself what is missing.
 const NEWS: usize = 64;
+/// Names that a reader in this process may be behind before it is told that any may have changed.
+const CHANGED: usize = 4_096;
 /// Chunks that wait for a watcher to read.
 const CHUNKS: usize = 2;
 /// How long a chunk waits before the watcher is dropped.
@@ -60,6 +63,8 @@ const NO_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 #[derive(Clone)]
 pub struct Watches {
     news: broadcast::Sender<Arc<News>>,
+    /// The same as names, for readers in this process.
+    changed: broadcast::Sender<Changed>,
     places: Arc<Semaphore>,
     stopped: watch::Receiver<bool>,
 }
@@ -86,6 +91,7 @@ impl Watches {
     pub fn new(stopped: watch::Receiver<bool>) -> Self {
         Self {
             news: broadcast::channel(NEWS).0,
+            changed: broadcast::channel(CHANGED).0,
             places: Arc::new(Semaphore::new(MOST)),
             stopped,
         }
@@ -101,18 +107,23 @@ impl Watches {
                 changed = live.changed() => if changed.is_err() { return },
             }
             let now = live.borrow_and_update().clone();
-            if self.news.receiver_count() == 0 {
-                at = None;
-                continue;
-            }
-            let batch = match read(&views, move |snapshot| next_batch(snapshot, at)).await {
+            // Where nobody listens only the place is kept, so that the next one is told what comes from here on.
+            let listeners = self.news.receiver_count() + self.changed.receiver_count();
+            let from = at.filter(|_| listeners > 0);
+            let batch = match read(&views, move |snapshot| next_batch(snapshot, from)).await {
                 Ok(batch) => batch,
                 // The watchers see for themselves.
                 Err(_) => continue,
             };
+            if listeners == 0 {
+                at = Some(batch.to);
+                continue;
+            }
             let is_new = at != Some(batch.to);
+            let is_whole_story = at == Some(batch.from);
             at = Some(batch.to);
             if is_new {
+                self.tell_readers(&batch, is_whole_story);
                 // Nobody may be left to hear it.
                 let _ = self.news.send(Arc::new(News {
                     batch,
@@ -121,6 +132,33 @@ impl Watches {
                     follow: OnceLock::new(),
                 }));
             }
+        }
+    }
+}
+
+impl Watches {
+    /// Tells of changes from now on.
+    pub fn changes(&self) -> Changes {
+        Changes::new(self.changed.subscribe())
+    }
+
+    fn tell_readers(&self, batch: &Batch, is_whole_story: bool) {
+        if self.changed.receiver_count() == 0 {
+            return;
+        }
+        // Nobody may be left to hear it.
+        if !is_whole_story {
+            let _ = self.changed.send(Changed::Everything);
+        }
+        for event in batch.groups.iter().flat_map(|group| &group.events) {
+            let (kind, key) = match event {
+                Event::Put(known, _) | Event::Withheld(known) => (known.kind(), known.key()),
+                Event::Delete((kind, key), _) => (kind.as_str(), key.as_str()),
+            };
+            let _ = self.changed.send(Changed::Name {
+                kind: kind.to_owned(),
+                key: key.to_owned(),
+            });
         }
     }
 }
@@ -211,7 +249,8 @@ impl Audience {
             }
             Event::Delete((kind, key), moved_to) if self.hears_of(kind.as_str()) => {
                 // Where the new owner is watched too, it is told there.
-                if moved_to.as_deref().is_none_or(|owner| !self.watches(owner)) {
+                let is_told_there = moved_to.as_deref().is_some_and(|owner| self.watches(owner));
+                if !is_told_there {
                     text.delete(kind.as_str(), key.as_str(), tenant, group.version);
                 }
             }
@@ -316,6 +355,7 @@ pub async fn watch(
     // What a browser sends when it connects again is newer than what the page asked for.
     let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
     let after = last.map(str::to_owned).or(after);
+    let from_now = after.as_deref() == Some("now");
     // A cursor that cannot be read is one of another store.
     let at = after.and_then(|text| text.parse().ok());
     let Ok(place) = my.watches.places.clone().try_acquire_owned() else {
@@ -328,6 +368,7 @@ pub async fn watch(
             audience,
             outlet,
             at,
+            from_now,
             owes_sync: false,
         }
         .run(),
@@ -394,6 +435,8 @@ struct Watcher {
     outlet: Outlet,
     /// Up to where it was told everything; none before a full copy.
     at: Option<Cursor>,
+    /// It has what is here, or does not care.
+    from_now: bool,
     owes_sync: bool,
 }
 
@@ -417,6 +460,10 @@ impl Watcher {
         }
         // Before the first look, so that nothing falls between.
         let mut news = self.my.watches.news.subscribe();
+        if self.from_now {
+            let end = read(&self.my.views, Snapshot::end).await;
+            self.at = Some(end.map_err(cannot_read)?);
+        }
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut quiet = 0;
@@ -482,6 +529,11 @@ impl Watcher {
             .await
             .map_err(cannot_read)?;
         self.owes_sync = true;
+        if self.audience.follow {
+            let mut text = Events::default();
+            text.event("copy", format_args!("{{}}"));
+            self.outlet.send(text.end(None)).await?;
+        }
         let mut copy = Copy::default();
         loop {
             let db = self.my.views.db().clone();
@@ -508,23 +560,36 @@ impl Watcher {
             return Ok(());
         };
         // A store that was never in step cannot say that what it has is all there is.
+        let mut text = Events::default();
         if self.owes_sync && live.is_ready() {
-            let mut text = Events::default();
-            text.event("sync", format_args!("{{\"full\":true}}"));
-            self.outlet.send(text.end(Some(at))).await?;
+            let data = match self.audience.follow {
+                true => self.state(live, json!({ "full": true })),
+                false => json!({ "full": true }),
+            };
+            text.event("sync", format_args!("{data}"));
             self.owes_sync = false;
+            return self.outlet.send(text.end(Some(at))).await;
         }
         if self.audience.follow && !self.owes_sync {
-            let data = json!({
-                "age": live.age(self.my.clock.reading()),
-                "position": live.position.to_string(),
-                "complete": *live.complete,
-            });
-            let mut text = Events::default();
-            text.event("state", format_args!("{data}"));
-            self.outlet.send(text.end(None)).await?;
+            text.event("state", format_args!("{}", self.state(live, json!({}))));
         }
-        Ok(())
+        self.outlet.send(text.end(None)).await
+    }
+
+    fn state(&self, live: &Live, mut data: serde_json::Value) -> serde_json::Value {
+        data["age"] = json!(live.age(self.my.clock.reading()));
+        data["position"] = json!(live.position.to_string());
+        // Of some tenants only, nobody can say of a key that no other has it.
+        data["complete"] = match self.audience.tenants.is_empty() {
+            true => live
+                .complete
+                .iter()
+                .map(|kind| kind.as_str())
+                .filter(|kind| self.audience.hears_of(kind))
+                .collect(),
+            false => json!([]),
+        };
+        data
     }
 }
 

@@ -27,8 +27,23 @@ impl Fresh {
         Self(reading.micros as i64)
     }
 
+    /// The moment, in microseconds of this boot's clock.
+    pub fn micros(self) -> i64 {
+        self.0
+    }
+
+    /// The moment that many microseconds after the boot.
+    pub fn at(micros: i64) -> Self {
+        Self(micros)
+    }
+
+    /// The moment that many seconds before now.
+    pub fn before(now: Reading, age: f64) -> Self {
+        Self((now.micros as i64).saturating_sub((age * 1e6) as i64))
+    }
+
     /// Microseconds since then.
-    fn micros_until(self, now: Reading) -> i64 {
+    pub fn micros_until(self, now: Reading) -> i64 {
         (now.micros as i64).saturating_sub(self.0).max(0)
     }
 

@@ -115,6 +115,12 @@ impl Index {
 
     /// The versions of what is known of a key.
     pub fn versions(&self, known: &Known) -> Option<Versions> {
+        if let Some(version) = known.version() {
+            return Some(Versions {
+                value: version,
+                bundle: version,
+            });
+        }
         let tenant = self.tenants.get(known.tenant().as_bytes())?;
         let bundle = tenant.0.version;
         let Some(head) = &tenant.0.kept else {
@@ -163,6 +169,11 @@ impl Index {
             Some(tenant) => self.tenants.insert(tenant),
         };
         self.bytes -= removed.as_ref().map_or(0, Tenant::weight);
+    }
+
+    /// Calls `each` with all that is known, in no order that means anything.
+    pub fn for_each<'a>(&'a self, each: impl FnMut(&'a Known)) {
+        self.contexts.for_each(each);
     }
 
     /// The commit that it is the state of.

@@ -1,13 +1,14 @@
 //! Where answers come from: the index in memory where there is one, the file where there is none yet or it is not
 //! whole. Everything that one answer says comes from one state of the store.
 
+use super::fresh::Fresh;
 use super::index::{Index, Lookup};
 use super::redb::StoreError;
 use super::redb::db::Db;
 use super::redb::reader::Snapshot;
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwapOption, Guard};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 /// The store, for whoever answers. Cheap to clone.
 #[derive(Clone)]
@@ -15,6 +16,7 @@ pub struct Views {
     db: Arc<Db>,
     index: Arc<ArcSwapOption<Index>>,
     is_checked: Arc<AtomicBool>,
+    fresh: Arc<AtomicI64>,
 }
 
 /// One state of the store.
@@ -36,6 +38,22 @@ impl Views {
             db,
             index: Arc::default(),
             is_checked: Arc::default(),
+            fresh: Arc::new(AtomicI64::new(i64::MIN)),
+        }
+    }
+
+    /// For the writer: the moment up to which every change is here, in microseconds of this boot's clock. What it speaks
+    /// of was published before.
+    pub fn set_fresh(&self, fresh: Option<Fresh>) {
+        let micros = fresh.map_or(i64::MIN, Fresh::micros);
+        self.fresh.store(micros, Ordering::Release);
+    }
+
+    /// The moment up to which every change is here. To be taken before what it is to speak of.
+    pub fn fresh(&self) -> Option<Fresh> {
+        match self.fresh.load(Ordering::Acquire) {
+            i64::MIN => None,
+            micros => Some(Fresh::at(micros)),
         }
     }
 
@@ -58,6 +76,11 @@ impl Views {
     /// Whether the rows of the file are checked.
     pub fn is_checked(&self) -> bool {
         self.is_checked.load(Ordering::SeqCst)
+    }
+
+    /// What is in memory, without a count that readers on all processors would share.
+    pub fn guard(&self) -> Guard<Option<Arc<Index>>> {
+        self.index.load()
     }
 
     /// What is in memory.

@@ -229,14 +229,17 @@ const BOUNDS: [usize; 3] = [usize::MAX, 1_200, 0];
 /// The indexes that follow the file, and what the file said at each commit.
 struct Memory {
     indexes: Vec<Index>,
-    said: Vec<(Cursor, BTreeMap<(String, String), Lookup>)>,
+    said: Vec<(Cursor, Said)>,
 }
+
+/// What the file says of each name.
+type Said = BTreeMap<(String, String), Lookup>;
 
 fn snapshot(db: &Db) -> Snapshot {
     Snapshot::of(&db.look().expect("opens")).expect("opens")
 }
 
-fn all_said(snapshot: &Snapshot) -> BTreeMap<(String, String), Lookup> {
+fn all_said(snapshot: &Snapshot) -> Said {
     let names = KINDS
         .iter()
         .flat_map(|kind| (0..KEYS).map(move |n| (kind.to_string(), format!("k{n}"))));

@@ -8,6 +8,7 @@ mod damage;
 mod example_gateway;
 mod full_disk;
 mod read_api;
+mod readers;
 mod redo_log;
 mod sessions;
 mod silence;

@@ -18,6 +18,8 @@ use serde::de::DeserializeOwned;
 use spoke_agent::agent::{Agent, StartError};
 use spoke_agent::clock::Clock;
 use spoke_agent::config::{ReadConfig, RunConfig};
+use spoke_agent::reader::Options;
+use spoke_agent::reader::embedded::Embedded;
 use spoke_agent::store::redb::db::Db;
 use spoke_agent::store::redb::open;
 use std::collections::BTreeSet;
@@ -304,6 +306,11 @@ impl Spoke {
 
     pub fn hub(&self, epoch: u64) -> Hub {
         Hub::new(self.agent.push_addr, epoch)
+    }
+
+    /// Reads it as a gateway in whose process it runs.
+    pub fn reader(&self, options: Options) -> Embedded {
+        self.agent.reader(options)
     }
 
     /// The writer that goes on after a restart of the agent.

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!   0      1          2         4            6           22         30
-//!   state  kind (1)   key (2)   tenant (2)   digest(16)  expires(8) kind, key, tenant, value
+//!   state  kind (1)   key (2)   tenant (2)   digest(16)  expires(8) kind, key, tenant, value, version (16)
 //!          lengths, little-endian
 //! ```
+//! The version stands there only in a mirror of a store; in a store itself it follows from the tenant's head.
 
 use super::trie::Entry;
 use contexts::digest::Digest;
+use contexts::version::Version;
 use std::sync::Arc;
 
 /// No value ever came, or the hub holds it without one.
@@ -18,6 +20,9 @@ const DAMAGED: u8 = 1;
 const VALUE: u8 = 2;
 /// A value with a moment after which it is not answered.
 const EXPIRING: u8 = 3;
+/// Beside the others: the version follows the value.
+const VERSIONED: u8 = 0x80;
+const VERSION: usize = 16;
 
 const HEADER: usize = 30;
 
@@ -48,6 +53,47 @@ impl Known {
     ) -> Self {
         let state = if expires.is_some() { EXPIRING } else { VALUE };
         Self::pack(state, [kind, key, tenant], value, digest, expires)
+    }
+
+    /// The same, with the version that the value came with.
+    pub fn with_version(&self, version: Version) -> Self {
+        let (epoch, n) = (version.epoch.to_le_bytes(), version.n.to_le_bytes());
+        let mut bytes = [&*self.0, &epoch, &n].concat();
+        bytes[0] |= VERSIONED;
+        Self(bytes.into())
+    }
+
+    /// The version that the value came with, where it is known here.
+    pub fn version(&self) -> Option<Version> {
+        let (_, tail) = self.versioned()?;
+        let (epoch, n) = tail.split_first_chunk::<8>()?;
+        Some(Version {
+            epoch: u64::from_le_bytes(*epoch),
+            n: u64::from_le_bytes(n.try_into().ok()?),
+        })
+    }
+
+    fn versioned(&self) -> Option<(&[u8], &[u8])> {
+        (self.0[0] & VERSIONED != 0).then(|| self.0.split_at(self.0.len() - VERSION))
+    }
+
+    /// A key as its bytes were, from [`Known::as_bytes`]; none if they are not whole.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let known = Self(bytes.into());
+        let is_whole = bytes.len() >= HEADER && {
+            let tail = if bytes[0] & VERSIONED != 0 {
+                VERSION
+            } else {
+                0
+            };
+            known.ends().2 + tail <= bytes.len()
+        };
+        is_whole.then_some(known)
+    }
+
+    /// All of it, to be kept somewhere.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
 
     /// A key without a value that could be answered.
@@ -82,7 +128,7 @@ impl Known {
 
     /// What is known.
     pub fn state(&self) -> State {
-        match self.0[0] {
+        match self.0[0] & !VERSIONED {
             HELD => State::Held,
             DAMAGED => State::Damaged,
             _ => State::Value,
@@ -123,7 +169,8 @@ impl Known {
 
     /// The value, JSON in UTF-8; empty where there is none.
     pub fn bytes(&self) -> &[u8] {
-        &self.0[self.ends().2..]
+        let all = self.versioned().map_or(&*self.0, |(all, _)| all);
+        &all[self.ends().2..]
     }
 
     /// The digest of the value.
@@ -137,7 +184,7 @@ impl Known {
     pub fn expires(&self) -> Option<i64> {
         let mut at = [0; 8];
         at.copy_from_slice(&self.0[22..HEADER]);
-        (self.0[0] == EXPIRING).then(|| i64::from_le_bytes(at))
+        (self.0[0] & !VERSIONED == EXPIRING).then(|| i64::from_le_bytes(at))
     }
 
     /// Whether readers must not answer it any more.
@@ -196,6 +243,27 @@ mod tests {
                 (&b"{}"[..], Digest([7; 16]))
             );
             assert_eq!(known.expires(), expires);
+        }
+        let known = Known::value("k", "ä", "t", b"{}", Digest([7; 16]), Some(5));
+        let version = Version {
+            epoch: 3,
+            n: 1 << 40,
+        };
+        let versioned = known.with_version(version);
+        assert_eq!(
+            (versioned.version(), versioned.bytes()),
+            (Some(version), &b"{}"[..])
+        );
+        assert_eq!(
+            (versioned.state(), versioned.expires()),
+            (State::Value, Some(5))
+        );
+        assert_eq!(
+            Known::from_bytes(versioned.as_bytes()),
+            Some(versioned.clone())
+        );
+        for cut in 0..versioned.as_bytes().len() - 2 {
+            assert_eq!(Known::from_bytes(&versioned.as_bytes()[..cut]), None);
         }
         let long = "k".repeat(contexts::limits::KEY_BYTES);
         let held = Known::nothing("kind", &long, false);

@@ -92,7 +92,7 @@ impl<T, S> Trie<T, S> {
     }
 
     /// Calls `each` with every entry, in no order that means anything.
-    pub fn for_each(&self, mut each: impl FnMut(&T)) {
+    pub fn for_each<'a>(&'a self, mut each: impl FnMut(&'a T)) {
         self.root.for_each(&mut each);
     }
 }
@@ -163,7 +163,7 @@ impl<T> Node<T> {
         }
     }
 
-    fn for_each(&self, each: &mut impl FnMut(&T)) {
+    fn for_each<'a>(&'a self, each: &mut impl FnMut(&'a T)) {
         for child in self.children.iter() {
             match child {
                 Child::One(entry) => each(entry),

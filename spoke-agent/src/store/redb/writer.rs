@@ -285,6 +285,7 @@ impl Writer {
     }
 
     fn publish(&self) {
+        self.views.set_fresh(self.state.meta.fresh);
         self.live.send_replace(Arc::new(self.state.live()));
     }
 }
