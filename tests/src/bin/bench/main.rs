@@ -7,6 +7,7 @@ mod clock;
 mod load;
 mod primary;
 mod propagation;
+mod reads;
 mod report;
 mod stage;
 mod trace;
@@ -51,6 +52,8 @@ enum Name {
     Primary,
     /// From a commit at the hub until the hub knows of it, beside a plain loop on the server
     Wake,
+    /// How fast and how small reads are in a region (R1 to R7)
+    Reads,
 }
 
 /// How much to measure.
@@ -70,7 +73,7 @@ impl Args {
     fn plan(&self) -> Plan {
         // Rates depend more on what the disk does just then.
         let usual = match self.name {
-            Name::Propagation | Name::Wake => 3,
+            Name::Propagation | Name::Wake | Name::Reads => 3,
             Name::Primary => 5,
         };
         let (rounds, samples) = match self.quick {
@@ -115,6 +118,7 @@ fn measured(args: &Args) -> Result<Report> {
         Name::Primary => primary::measure(&runtime, args.plan())?,
         Name::Propagation => propagation::measure(&runtime, args.plan())?,
         Name::Wake => wake::measure(&runtime, args.plan())?,
+        Name::Reads => reads::measure(&runtime, args.plan())?,
     };
     report.about.push(format!(
         "before it began, other work had {:.0} % of the processors",
