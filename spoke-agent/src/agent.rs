@@ -128,6 +128,7 @@ impl Agent {
         let gathering = watches.clone().gather(views.clone(), live.clone());
         let read_routes = serve::routes(Serve {
             token: config.read.token,
+            policies: config.authorize.into(),
             views: views.clone(),
             watches: watches.clone(),
             live,

@@ -12,15 +12,19 @@
 //! | `cache_mib` | memory for pages of the store file, default 64 |
 //! | `memory_mib` | most memory for the contexts themselves, default all that they need; 0 reads them from the file |
 //!
+//! `[[authorize]]` tables, in the file alone, say who is let through; see [`authorize`].
+//!
 //! `${NAME}` in a value is taken from the environment, `${file:PATH}` from a file. A value is expanded only when a
 //! command needs it, so `get` works where the push token is not set. No port is opened and no file created here, and
 //! no message contains the value of a token.
 
+pub mod authorize;
 mod expand;
 mod layers;
 
 pub use layers::{Flags, Layers};
 
+use authorize::Policy;
 use contexts::name::Region;
 use secrecy::SecretString;
 use std::net::SocketAddr;
@@ -94,7 +98,7 @@ pub enum ConfigError {
         /// Where the value was set.
         place: String,
         /// The key.
-        key: &'static str,
+        key: String,
         /// What is wrong.
         why: String,
     },
@@ -113,6 +117,8 @@ pub struct RunConfig {
     pub push_token: SecretString,
     /// Where gateways read.
     pub read: ReadConfig,
+    /// Who is let through.
+    pub authorize: Vec<Policy>,
     /// Most memory for the contexts themselves, in bytes.
     pub memory_bytes: usize,
     /// Memory for pages of the store file, in bytes.
@@ -164,6 +170,7 @@ pub fn for_run(layers: &Layers) -> Result<RunConfig, ConfigError> {
         push_listen,
         push_token,
         read,
+        authorize: layers.policies().to_vec(),
         cache_bytes: cache_mib << 20,
     })
 }

@@ -5,6 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// Requests of readers, by `route` and `status`.
 pub const REQUESTS: &str = "hubcast_agent_requests_total";
+/// Decisions of policies, by `policy` and `outcome`: allowed, or the error that was answered.
+pub const AUTHORIZED: &str = "hubcast_agent_authorized_total";
 /// Contexts in the store.
 pub const CONTEXTS: &str = "hubcast_agent_contexts";
 /// Bundles in the store, one per tenant.
@@ -50,6 +52,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
 
 fn describe() {
     metrics::describe_counter!(REQUESTS, "Requests of readers, by route and status");
+    metrics::describe_counter!(AUTHORIZED, "Decisions, by policy and outcome");
     metrics::describe_gauge!(CONTEXTS, "Contexts in the store");
     metrics::describe_gauge!(BUNDLES, "Bundles in the store, one per tenant");
     metrics::describe_gauge!(

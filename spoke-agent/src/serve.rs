@@ -7,6 +7,7 @@
 //! | `batch` | `POST /v1/contexts/batch-get` |
 //! | `element` | a context as batch-get and tenant answers have it |
 //! | `tenant` | `GET /v1/tenants/{tenant}/contexts` |
+//! | `authorize` | `/v1/authorize/{policy}`, for nginx and Envoy |
 //! | `watch` | `GET /v1/watch` |
 //! | `status` | `/v1/status`, `/healthz`, `/readyz`, `/metrics` |
 //!
@@ -14,6 +15,7 @@
 //! that is not 404, or a 5xx. A request changes nothing and calls nobody.
 
 mod answer;
+mod authorize;
 mod batch;
 mod element;
 mod one;
@@ -22,6 +24,7 @@ mod tenant;
 pub mod watch;
 
 use crate::clock::Clock;
+use crate::config::authorize::Policy;
 use crate::store::live::Live;
 use crate::store::redb::writer::WriterHandle;
 use crate::store::view::Views;
@@ -30,7 +33,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
 use std::sync::Arc;
@@ -45,6 +48,8 @@ const BODY_BYTES: usize = 32 << 20;
 pub struct Serve {
     /// The gateways' token, if one is asked for.
     pub token: Option<SecretString>,
+    /// Who is let through.
+    pub policies: Arc<[Policy]>,
     /// The store.
     pub views: Views,
     /// Those who watch.
@@ -69,7 +74,17 @@ pub fn routes(serve: Serve) -> Router {
         .route("/v1/status", get(status::status))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .route_layer(middleware::from_fn_with_state(serve.clone(), check_token));
+    // Whatever a gateway appends is the path of its client.
+    let authorize = Router::new()
+        .route("/v1/authorize", any(authorize::authorize))
+        .route("/v1/authorize/", any(authorize::authorize))
+        .route("/v1/authorize/{*path}", any(authorize::authorize))
+        .route_layer(middleware::from_fn_with_state(
+            serve.clone(),
+            check_either_token,
+        ));
     guarded
+        .merge(authorize)
         .route("/healthz", get(status::healthz))
         .route("/readyz", get(status::readyz))
         .route("/metrics", get(status::metrics))
@@ -81,6 +96,19 @@ pub fn routes(serve: Serve) -> Router {
 async fn check_token(State(my): State<Serve>, request: Request, next: Next) -> Response {
     match &my.token {
         Some(token) if !token::is_carried(request.headers(), token) => {
+            answer::Failure::Token.into_response()
+        }
+        _ => next.run(request).await,
+    }
+}
+
+/// As [`check_token`], and also beside `Authorization`, which may carry what is to be decided on.
+async fn check_either_token(State(my): State<Serve>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    match &my.token {
+        Some(token)
+            if !token::is_carried(headers, token) && !token::is_carried_beside(headers, token) =>
+        {
             answer::Failure::Token.into_response()
         }
         _ => next.run(request).await,
@@ -100,6 +128,8 @@ fn route(path: &str) -> &'static str {
     match path {
         "/v1/contexts/batch-get" => "batch_get",
         path if path.starts_with("/v1/contexts/") => "get",
+        "/v1/authorize" => "authorize",
+        path if path.starts_with("/v1/authorize/") => "authorize",
         "/v1/watch" => "watch",
         path if path.starts_with("/v1/tenants/") => "tenant",
         "/v1/status" => "status",

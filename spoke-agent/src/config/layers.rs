@@ -1,6 +1,7 @@
 //! Where a value was set: file, environment or flag; the last one wins. A value remembers its place, so that every
 //! message can name it.
 
+use super::authorize::{self, Policy};
 use super::expand::expand;
 use super::{ConfigError, KEYS};
 use secrecy::SecretString;
@@ -8,6 +9,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
+
+/// The key of the file under which the policies stand.
+const AUTHORIZE: &str = "authorize";
 
 /// A value as it was written, and where.
 #[derive(Debug, Clone)]
@@ -22,6 +26,7 @@ pub type Flags = Vec<(&'static str, String)>;
 /// All that was set.
 pub struct Layers {
     values: BTreeMap<&'static str, Written>,
+    policies: Vec<Policy>,
     env: BTreeMap<String, String>,
 }
 
@@ -43,9 +48,9 @@ impl Layers {
         flags: Flags,
         env: BTreeMap<String, String>,
     ) -> Result<Self, ConfigError> {
-        let mut values = match file {
+        let (mut values, policies) = match file {
             Some(file) => from_file(file)?,
-            None => BTreeMap::new(),
+            None => Default::default(),
         };
         for key in KEYS {
             let name = env_name(key);
@@ -59,7 +64,16 @@ impl Layers {
             let place = flag_name(key);
             values.insert(key, Written { text, place });
         }
-        Ok(Self { values, env })
+        Ok(Self {
+            values,
+            policies,
+            env,
+        })
+    }
+
+    /// The tables `[[authorize]]` of the file.
+    pub fn policies(&self) -> &[Policy] {
+        &self.policies
     }
 
     /// The value of a key, if it was set.
@@ -73,7 +87,7 @@ impl Layers {
         let place = written.place.clone();
         let value = expand(&written.text, &self.env).map_err(|why| ConfigError::Bad {
             place: place.clone(),
-            key,
+            key: key.to_owned(),
             why,
         })?;
         let set = Set { key, value, place };
@@ -106,7 +120,7 @@ impl Set {
     pub fn bad(&self, why: impl Into<String>) -> ConfigError {
         ConfigError::Bad {
             place: self.place.clone(),
-            key: self.key,
+            key: self.key.to_owned(),
             why: why.into(),
         }
     }
@@ -158,25 +172,58 @@ fn flag_name(key: &str) -> String {
     format!("--{}", key.replace('_', "-"))
 }
 
-fn from_file(path: &Path) -> Result<BTreeMap<&'static str, Written>, ConfigError> {
+/// A file and its text, in which a place has a line.
+pub(super) struct Source<'a> {
+    /// The file.
+    pub file: &'a str,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    /// The line of a place.
+    pub fn line(&self, at: usize) -> usize {
+        let before = self.text.bytes().take(at);
+        1 + before.filter(|byte| *byte == b'\n').count()
+    }
+
+    /// An error about a key that stands in this line.
+    pub fn bad(&self, line: usize, key: impl Into<String>, why: impl Into<String>) -> ConfigError {
+        ConfigError::Bad {
+            place: format!("{}:{line}", self.file),
+            key: key.into(),
+            why: why.into(),
+        }
+    }
+}
+
+type FromFile = (BTreeMap<&'static str, Written>, Vec<Policy>);
+
+fn from_file(path: &Path) -> Result<FromFile, ConfigError> {
     let file = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
         file: file.clone(),
         why: error.to_string(),
     })?;
-    let line_of = |at: usize| 1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count();
+    let source = Source {
+        file: &file,
+        text: &text,
+    };
     let table = DeTable::parse(&text).map_err(|error| ConfigError::Syntax {
         file: file.clone(),
-        line: line_of(error.span().map_or(0, |span| span.start)),
+        line: source.line(error.span().map_or(0, |span| span.start)),
         why: error.message().lines().collect::<Vec<_>>().join(", "),
     })?;
-    let mut values = BTreeMap::new();
+    let (mut values, mut policies) = (BTreeMap::new(), Vec::new());
     for (name, value) in table.get_ref() {
-        let line = line_of(name.span().start);
+        let line = source.line(name.span().start);
+        if name.get_ref() == AUTHORIZE {
+            policies = authorize::policies(&source, line, value.get_ref())?;
+            continue;
+        }
         let known = KEYS.into_iter().find(|key| *key == name.get_ref());
         let Some(key) = known else {
             let key = name.get_ref().to_string();
-            let hint = nearest(&key);
+            let hint = nearest(&key, &[KEYS.as_slice(), &[AUTHORIZE]].concat());
             return Err(ConfigError::UnknownKey {
                 file,
                 line,
@@ -184,15 +231,11 @@ fn from_file(path: &Path) -> Result<BTreeMap<&'static str, Written>, ConfigError
                 hint,
             });
         };
+        let text = scalar(key, value.get_ref()).map_err(|why| source.bad(line, key, why))?;
         let place = format!("{file}:{line}");
-        let text = scalar(key, value.get_ref()).map_err(|why| ConfigError::Bad {
-            place: place.clone(),
-            key,
-            why,
-        })?;
         values.insert(key, Written { text, place });
     }
-    Ok(values)
+    Ok((values, policies))
 }
 
 fn scalar(key: &str, value: &DeValue<'_>) -> Result<String, String> {
@@ -204,7 +247,7 @@ fn scalar(key: &str, value: &DeValue<'_>) -> Result<String, String> {
     }
 }
 
-fn type_of(value: &DeValue<'_>) -> &'static str {
+pub(super) fn type_of(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a text",
         DeValue::Integer(_) | DeValue::Float(_) => "a number",
@@ -215,14 +258,15 @@ fn type_of(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-fn nearest(key: &str) -> String {
-    let scored = KEYS
+/// What may have been meant by a key that does not exist.
+pub(super) fn nearest(key: &str, keys: &[&str]) -> String {
+    let scored = keys
         .iter()
         .map(|known| (strsim::damerau_levenshtein(key, known), known));
     match scored.min() {
         Some((distance, known)) if distance <= 3.max(known.len() / 3) => {
             format!("did you mean {known:?}?")
         }
-        _ => format!("the keys are {}", KEYS.join(", ")),
+        _ => format!("the keys are {}", keys.join(", ")),
     }
 }

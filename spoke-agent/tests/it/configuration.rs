@@ -2,6 +2,7 @@
 
 use super::support::file;
 use insta::assert_snapshot;
+use spoke_agent::config::authorize::Hash;
 use spoke_agent::config::{Flags, Layers, RunConfig, for_run};
 use std::collections::BTreeMap;
 use tempfile::TempDir;
@@ -80,7 +81,7 @@ fn a_value_can_come_from_a_file_and_its_last_line_break_is_not_part_of_it() {
 #[test]
 fn keys_that_are_unknown_missing_or_mistyped_are_named_with_their_place() {
     assert_snapshot!(with("read_lisen = \"127.0.0.1:1\""), @r#"agent.toml:7: there is no key "read_lisen"; did you mean "read_listen"?"#);
-    assert_snapshot!(with("colour = \"red\""), @r#"agent.toml:7: there is no key "colour"; the keys are region, data, push_listen, push_token, read_listen, read_token, read_socket, cache_mib, memory_mib"#);
+    assert_snapshot!(with("colour = \"red\""), @r#"agent.toml:7: there is no key "colour"; the keys are region, data, push_listen, push_token, read_listen, read_token, read_socket, cache_mib, memory_mib, authorize"#);
     assert_snapshot!(with("cache_mib = \"much\""), @"agent.toml:7: cache_mib must be a whole number, not a text");
     assert_snapshot!(with("cache_mib = 0"), @r#"agent.toml:7: cache_mib must be a whole number from 1 to 1048576, not "0""#);
     assert_snapshot!(with("read_token = 5"), @"agent.toml:7: read_token must be a text in quotes, not a number");
@@ -99,6 +100,106 @@ fn addresses_and_tokens_are_checked_before_anything_is_opened() {
     assert_snapshot!(without("push_token", "push_token = \"${NOT_SET}\""), @"agent.toml:6: push_token refers to the environment variable NOT_SET, which is not set");
     assert_snapshot!(without("push_token", "push_token = \"${file:/nowhere/token}\""), @"agent.toml:6: push_token refers to the file /nowhere/token, which cannot be read: No such file or directory (os error 2)");
     assert_snapshot!(without("push_token", "push_token = \"${TOKEN\""), @"agent.toml:6: push_token has a ${ without its }");
+}
+
+/// With a policy that ends with these lines; the first of them is line 12.
+fn with_policy(lines: &str) -> String {
+    with(&format!(
+        "[[authorize]]\nname = \"api\"\nheader = \"x-api-key\"\nkind = \"api_key\"\n\n{lines}"
+    ))
+}
+
+#[test]
+fn a_policy_is_read_with_its_defaults() {
+    let text = format!("{GOOD}{POLICY}");
+    let policies = read(&text, vec![], env(&[])).expect("good").authorize;
+    let [least, most] = policies.as_slice() else {
+        panic!("{policies:?}");
+    };
+    assert_eq!(
+        (&*least.name, least.header.as_str(), least.hash),
+        ("least", "x-key", Hash::None)
+    );
+    assert_eq!((&least.scheme, &least.tenant_header), (&None, &None));
+    assert_eq!((least.max_age, &least.then), (None, &None));
+    assert!(least.first.require.is_empty() && least.first.headers.is_empty());
+    assert_eq!((most.hash, most.max_age), (Hash::Sha256, Some(1.5)));
+    assert_eq!(most.first.require[0].names(), ["plan", "active"]);
+    let then = most.then.as_ref().expect("a second context");
+    assert_eq!(
+        (then.part.kind.as_str(), then.same_tenant),
+        ("cluster", true)
+    );
+    let sets: Vec<&str> = most.sets().map(|name| name.as_str()).collect();
+    assert_eq!(sets, ["x-a", "x-b", "x-tenant"]);
+}
+
+const POLICY: &str = r#"
+[[authorize]]
+name = "least"
+header = "X-Key"
+kind = "api_key"
+
+[[authorize]]
+name = "2-most_"
+header = "authorization"
+scheme = "Bearer"
+hash = "sha256"
+kind = "api_key"
+max_age = 1.5
+require = ["plan.active"]
+headers = { X-A = "a" }
+tenant_header = "X-Tenant"
+[authorize.then]
+kind = "cluster"
+key = "cluster_id"
+[authorize.then.headers]
+X-B = "b"
+"#;
+
+#[test]
+fn a_key_of_a_policy_that_is_wrong_is_named_with_its_place() {
+    assert_snapshot!(with_policy("hahs = \"sha256\""), @r#"agent.toml:12: there is no key "authorize.hahs"; did you mean "hash"?"#);
+    assert_snapshot!(with_policy("colour = 1"), @r#"agent.toml:12: there is no key "authorize.colour"; the keys are name, header, scheme, hash, kind, require, headers, tenant_header, max_age, then"#);
+    assert_snapshot!(with_policy("hash = \"md5\""), @r#"agent.toml:12: authorize.hash must be "none" or "sha256", not "md5""#);
+    assert_snapshot!(with_policy("hash = true"), @"agent.toml:12: authorize.hash must be a text in quotes, not true or false");
+    assert_snapshot!(with_policy("scheme = \"two words\""), @r#"agent.toml:12: authorize.scheme must be one word such as "Bearer", not "two words""#);
+    assert_snapshot!(with_policy("scheme = \"\""), @"agent.toml:12: authorize.scheme is empty");
+    assert_snapshot!(with_policy("require = \"active\""), @"agent.toml:12: authorize.require must be a list of fields, not a text");
+    assert_snapshot!(with_policy("require = [1]"), @"agent.toml:12: authorize.require must be a list of texts in quotes, not a number");
+    assert_snapshot!(with_policy("require = [\"plan.\"]"), @r#"agent.toml:12: authorize.require must name a field, such as "active" or, within an object, "plan.active", not "plan.""#);
+    assert_snapshot!(with_policy("max_age = \"30s\""), @"agent.toml:12: authorize.max_age must be a number of seconds, not a text");
+    assert_snapshot!(with_policy("max_age = 0"), @"agent.toml:12: authorize.max_age must be a number of seconds above 0, not 0");
+    assert_snapshot!(with_policy("max_age = nan"), @"agent.toml:12: authorize.max_age must be a number of seconds above 0, not nan");
+    assert_snapshot!(with_policy("headers = [\"x-a\"]"), @"agent.toml:12: authorize.headers must be a table of headers and fields, not a list");
+    assert_snapshot!(with_policy("headers = { \"x a\" = \"a\" }"), @r#"agent.toml:12: authorize.headers names "x a", which is not a header's name"#);
+    assert_snapshot!(with_policy("headers = { x-a = 1 }"), @"agent.toml:12: authorize.headers must be a table of headers and fields, which are texts in quotes, not a number");
+    assert_snapshot!(with_policy("headers = { x-a = \"\" }"), @r#"agent.toml:12: authorize.headers must name a field, such as "active" or, within an object, "plan.active", not """#);
+    assert_snapshot!(with_policy("headers = { x-a = \"a\", X-A = \"a\" }"), @r#"agent.toml:12: authorize.headers sets "x-a" a second time"#);
+    assert_snapshot!(with_policy("headers = { content-length = \"a\" }"), @r#"agent.toml:12: authorize.headers names "content-length", a header that a policy cannot set"#);
+    assert_snapshot!(with_policy("tenant_header = \"x-context-age\""), @r#"agent.toml:12: authorize.tenant_header names "x-context-age", a header that a policy cannot set"#);
+    assert_snapshot!(with_policy("headers = { x-a = \"a\" }\ntenant_header = \"x-a\""), @r#"agent.toml:13: authorize.tenant_header sets "x-a" a second time"#);
+}
+
+#[test]
+fn a_second_context_that_is_wrong_is_named_with_its_place() {
+    assert_snapshot!(with_policy("then = 1"), @"agent.toml:12: authorize.then must be a table, not a number");
+    assert_snapshot!(with_policy("[[authorize.then]]\nkind = \"cluster\""), @"agent.toml:12: authorize.then must be a table, not a list");
+    assert_snapshot!(with_policy("[authorize.then]\nkind = \"cluster\""), @"agent.toml:12: authorize.then.key is not set, and this table needs it");
+    assert_snapshot!(with_policy("[authorize.then]\nkind = \"cluster\"\nkey = \"a\"\nsame_tenant = 1"), @"agent.toml:15: authorize.then.same_tenant must be true or false, not a number");
+    assert_snapshot!(with_policy("[authorize.then]\nkind = \"cluster\"\nkey = \"a\"\nhash = \"none\""), @r#"agent.toml:15: there is no key "authorize.then.hash"; the keys are kind, key, require, headers, same_tenant"#);
+    assert_snapshot!(with_policy("headers = { x-a = \"a\" }\n[authorize.then]\nkind = \"cluster\"\nkey = \"a\"\nheaders = { x-a = \"b\" }"), @r#"agent.toml:16: authorize.then.headers sets "x-a" a second time"#);
+}
+
+#[test]
+fn a_policy_that_lacks_something_or_has_a_wrong_name_is_named_with_its_place() {
+    assert_snapshot!(with_policy("[[authorize]]\nname = \"api\"\nheader = \"a\"\nkind = \"b\""), @r#"agent.toml:13: authorize.name "api" is already the name of another policy"#);
+    assert_snapshot!(with_policy("[[authorize]]\nname = \"Api\"\nheader = \"a\"\nkind = \"b\""), @r#"agent.toml:13: authorize.name must be a-z, 0-9, - and _, at most 64 of them and no sign first, not "Api""#);
+    assert_snapshot!(with_policy("[[authorize]]\nname = \"b\"\nheader = \"a b\"\nkind = \"b\""), @r#"agent.toml:14: authorize.header names "a b", which is not a header's name"#);
+    assert_snapshot!(with_policy("[[authorize]]\nname = \"b\"\nheader = \"a\"\nkind = \"B\""), @r#"agent.toml:15: authorize.kind "B" is not a valid kind: a kind is a-z followed by a-z, 0-9 and _"#);
+    assert_snapshot!(with_policy("[[authorize]]\nname = \"b\"\nheader = \"a\""), @"agent.toml:12: authorize.kind is not set, and this table needs it");
+    assert_snapshot!(with_policy("[[authorize]]\nname = \"b\"\nkind = \"a\""), @"agent.toml:12: authorize.header is not set, and this table needs it");
+    assert_snapshot!(with_policy("[[authorize]]"), @"agent.toml:12: authorize.name is not set, and this table needs it");
 }
 
 #[test]

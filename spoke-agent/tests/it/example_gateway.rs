@@ -2,7 +2,6 @@
 
 use super::support::*;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -63,12 +62,8 @@ impl Drop for Gateway {
 }
 
 fn api_key(secret: &str, active: bool) -> contexts::bundle::Context {
-    let hash: String = Sha256::digest(secret)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
     let value = format!(r#"{{"cluster_id":"c/1","scopes":["read"],"active":{active}}}"#);
-    context("api_key", &hash, &value)
+    context("api_key", &sha256(secret), &value)
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The agent from outside: its two listeners, its file, its command line. One binary, one module per subject.
 
+mod authorize;
 mod command_line;
 mod configuration;
 mod conformance;

@@ -15,14 +15,16 @@ use contexts::version::{Holder, SessionId, SyncId, Term, Version};
 use reqwest::{Client, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::Digest;
 use spoke_agent::agent::{Agent, StartError};
 use spoke_agent::clock::Clock;
-use spoke_agent::config::{ReadConfig, RunConfig};
+use spoke_agent::config::authorize::Policy;
+use spoke_agent::config::{Layers, ReadConfig, RunConfig};
 use spoke_agent::reader::Options;
 use spoke_agent::reader::embedded::Embedded;
 use spoke_agent::store::redb::db::Db;
 use spoke_agent::store::redb::open;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -273,6 +275,7 @@ pub fn config(dir: &Path) -> RunConfig {
             socket: Some(dir.join("read.sock")),
             token: None,
         },
+        authorize: Vec::new(),
         memory_bytes: usize::MAX,
         cache_bytes: 8 << 20,
     }
@@ -375,4 +378,18 @@ pub fn file(dir: &Path, name: &str, text: &str) -> PathBuf {
     let path = dir.join(name);
     std::fs::write(&path, text).expect("written");
     path
+}
+
+/// The policies of a file that has nothing else.
+pub fn policies(text: &str) -> Vec<Policy> {
+    let dir = TempDir::new().expect("a directory");
+    let path = file(dir.path(), "agent.toml", text);
+    let layers = Layers::read(Some(&path), vec![], BTreeMap::new()).expect("good");
+    layers.policies().to_vec()
+}
+
+/// The SHA-256 of a secret as a key has it.
+pub fn sha256(secret: &str) -> String {
+    let bytes = sha2::Sha256::digest(secret);
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
