@@ -8,6 +8,7 @@ mod crash;
 mod damage;
 mod example_gateway;
 mod full_disk;
+mod nginx;
 mod read_api;
 mod readers;
 mod redo_log;

@@ -1,0 +1,286 @@
+//! A real nginx in front of a backend, with the configuration of `ops/examples` as it is: only addresses are put in.
+
+use super::support::*;
+use axum::Json;
+use axum::http::HeaderMap;
+use contexts::bundle::{Bundle, Context};
+use contexts::push::SyncVerdict;
+use reqwest::Response;
+use reqwest::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use serde_json::{Value, json};
+use spoke_agent::config::{Layers, for_run};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+const TOKEN_LINE: &str =
+    r#"# proxy_set_header X-Hubcast-Token "the agent's read_token, if it has one";"#;
+
+/// The program: `HUBCAST_NGINX`, or where distributions put it. Without one the test has to be left out, which it says
+/// aloud; where `CI` is `true` nothing is left out.
+fn find() -> Option<PathBuf> {
+    if let Some(bin) = std::env::var_os("HUBCAST_NGINX").filter(|bin| !bin.is_empty()) {
+        return Some(bin.into());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::env::split_paths(&path);
+    // Daemons are often not in the PATH of those who are not root.
+    let dirs = dirs.chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
+    let found = dirs
+        .map(|dir| dir.join("nginx"))
+        .find(|program| program.is_file());
+    if found.is_none() {
+        let missing = "there is no nginx: install it, or set HUBCAST_NGINX to its path";
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "{missing}");
+        eprintln!("LEFT OUT, NOTHING WAS TESTED: {missing}");
+    }
+    found
+}
+
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../ops/examples")
+        .join(name)
+}
+
+/// An nginx, gone with its handle.
+struct Nginx {
+    child: Child,
+    address: SocketAddr,
+    _dir: TempDir,
+}
+
+impl Nginx {
+    /// Starts one with the example's servers. A port that another program takes meanwhile makes it end; then another
+    /// port is tried.
+    async fn start(bin: &Path, agent: &str, token: &str, backend: SocketAddr) -> Self {
+        for _ in 0..10 {
+            let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = free.local_addr().expect("an address");
+            drop(free);
+            let mut site = std::fs::read_to_string(example("nginx.conf")).expect("the example");
+            let token = format!(r#"proxy_set_header X-Hubcast-Token "{token}";"#);
+            for (written, real) in [
+                ("server 127.0.0.1:7521;", format!("server {agent};")),
+                ("server 127.0.0.1:9000;", format!("server {backend};")),
+                ("listen 127.0.0.1:8080;", format!("listen {address};")),
+                (TOKEN_LINE, token),
+            ] {
+                assert_eq!(site.matches(written).count(), 1, "{written}");
+                site = site.replace(written, &real);
+            }
+            if let Some(nginx) = Self::start_at(bin, address, &site).await {
+                return nginx;
+            }
+        }
+        panic!("nginx found no free port in ten attempts");
+    }
+
+    async fn start_at(bin: &Path, address: SocketAddr, site: &str) -> Option<Self> {
+        let dir = TempDir::new().expect("a directory");
+        file(dir.path(), "site.conf", site);
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        let temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+        let temp = temp
+            .map(|name| format!("{name}_temp_path {};\n", at(name)))
+            .concat();
+        let main = format!(
+            "daemon off;\nmaster_process off;\npid {};\nerror_log stderr;\nevents {{}}\n\
+             http {{\naccess_log off;\n{temp}include {};\n}}\n",
+            at("pid"),
+            at("site.conf")
+        );
+        let main = file(dir.path(), "nginx.conf", &main);
+        let mut command = Command::new(bin);
+        command.arg("-p").arg(dir.path()).arg("-c").arg(main);
+        let log = std::fs::File::create(dir.path().join("log")).expect("a log");
+        let child = command.stderr(log).spawn().expect("nginx starts");
+        let mut nginx = Self {
+            child,
+            address,
+            _dir: dir,
+        };
+        // It writes its process id when it has its port.
+        while !nginx._dir.path().join("pid").exists() {
+            if nginx.child.try_wait().expect("can be asked").is_some() {
+                let log = std::fs::read_to_string(nginx._dir.path().join("log"));
+                let log = log.unwrap_or_default();
+                assert!(log.contains("Address already in use"), "{log}");
+                return None;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Some(nginx)
+    }
+
+    async fn ask(&self, key: Option<&str>) -> Response {
+        let mut request = client().post(format!("http://{}/orders?n=1", self.address));
+        if let Some(key) = key {
+            request = request.header("x-api-key", key);
+        }
+        for name in [
+            "x-tenant-id",
+            "x-tenant-scopes",
+            "x-cluster-id",
+            "x-cluster-plan",
+        ] {
+            request = request.header(name, "forged");
+        }
+        request = request.header("x-hubcast-token", "forged");
+        request.body("an order").send().await.expect("an answer")
+    }
+
+    async fn status(&self, key: &str) -> u16 {
+        self.ask(Some(key)).await.status().as_u16()
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A backend that answers with the headers that reached it and the body.
+async fn backend() -> SocketAddr {
+    let echo = async |headers: HeaderMap, body: String| {
+        let headers = headers.iter().map(|(name, value)| {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            (name.to_string(), Value::from(value))
+        });
+        let headers: serde_json::Map<String, Value> = headers.collect();
+        Json(json!({ "headers": headers, "body": body }))
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let routes = axum::Router::new().fallback(echo);
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    address
+}
+
+/// An agent with the policies of the example, and a token.
+async fn spoke() -> Spoke {
+    let env = BTreeMap::from([("HUBCAST_EU_TOKEN".to_owned(), TOKEN.to_owned())]);
+    let layers = Layers::read(Some(&example("agent.toml")), vec![], env).expect("the example");
+    let dir = Arc::new(TempDir::new().expect("a directory"));
+    let mut config = config(dir.path());
+    config.authorize = for_run(&layers).expect("the example").authorize;
+    config.read.token = Some("read-secret".to_owned().into());
+    Spoke::start_with(dir, config).await.expect("starts")
+}
+
+fn api_key(secret: &str, active: bool) -> Context {
+    let value = format!(r#"{{"cluster_id":"c1","scopes":["read","write"],"active":{active}}}"#);
+    context("api_key", &sha256(secret), &value)
+}
+
+fn content(active: bool) -> Bundle {
+    let orphan = r#"{"cluster_id":"none","active":true}"#;
+    let orphan = context("api_key", &sha256("orphan"), orphan);
+    let bare = r#"{"cluster_id":"c2","active":true}"#;
+    let bare = context("api_key", &sha256("bare"), bare);
+    let clusters = [
+        context("cluster", "c1", r#"{"plan":"gold"}"#),
+        context("cluster", "c2", "{}"),
+    ];
+    let keys = [
+        api_key("good", active),
+        api_key("other", true),
+        orphan,
+        bare,
+    ];
+    bundle("acme", keys.into_iter().chain(clusters).collect())
+}
+
+#[tokio::test]
+async fn nginx_lets_through_whom_the_agent_allows_over_tcp() {
+    let Some(bin) = find() else { return };
+    let spoke = spoke().await;
+    let agent = spoke.url("").replace("http://", "");
+    behind_nginx(&bin, &agent, spoke).await;
+}
+
+#[tokio::test]
+async fn nginx_lets_through_whom_the_agent_allows_over_a_socket() {
+    let Some(bin) = find() else { return };
+    let spoke = spoke().await;
+    let agent = format!("unix:{}", spoke.dir.path().join("read.sock").display());
+    behind_nginx(&bin, &agent, spoke).await;
+}
+
+async fn behind_nginx(bin: &Path, agent: &str, spoke: Spoke) {
+    let mut hub = spoke.hub(1);
+    hub.claim().await.expect("granted");
+    let nginx = Nginx::start(bin, agent, "read-secret", backend().await).await;
+    cannot_say(nginx.ask(Some("good")).await).await;
+
+    hub.push(vec![content(true)]).await;
+    cannot_say(nginx.ask(Some("unknown")).await).await;
+    let verdict = hub.synced(&["api_key", "cluster"], &[&content(true)]).await;
+    assert!(matches!(verdict, SyncVerdict::InStep { .. }));
+    reaches_the_backend(&nginx).await;
+    is_refused(&nginx).await;
+
+    // The very next request after the push is durable.
+    hub.push(vec![content(false)]).await;
+    assert_eq!(nginx.status("good").await, 403);
+    assert_eq!(nginx.status("other").await, 200);
+    hub.push(vec![Bundle::empty(tenant("acme"))]).await;
+    assert_eq!(nginx.status("other").await, 401);
+
+    spoke.stop().await;
+    cannot_say(nginx.ask(Some("good")).await).await;
+}
+
+async fn reaches_the_backend(nginx: &Nginx) {
+    let response = nginx.ask(Some("good")).await;
+    assert_eq!(response.status(), 200);
+    let seen: Value = response.json().await.expect("JSON");
+    assert_eq!(seen["body"], "an order");
+    for (name, value) in [
+        ("x-tenant-id", Value::from("acme")),
+        ("x-tenant-scopes", "read,write".into()),
+        ("x-cluster-id", "c1".into()),
+        ("x-cluster-plan", "gold".into()),
+        ("x-api-key", Value::Null),
+    ] {
+        assert_eq!(seen["headers"][name], value, "{name}");
+    }
+    let seen: Value = nginx.ask(Some("bare")).await.json().await.expect("JSON");
+    assert_eq!(seen["headers"]["x-tenant-id"], "acme");
+    for absent in ["x-tenant-scopes", "x-cluster-plan"] {
+        assert_eq!(
+            seen["headers"][absent],
+            Value::Null,
+            "{absent} of the client"
+        );
+    }
+}
+
+async fn is_refused(nginx: &Nginx) {
+    for key in [None, Some("unknown")] {
+        let response = nginx.ask(key).await;
+        assert_eq!(response.headers().get(WWW_AUTHENTICATE), None);
+        let expected = (401, r#"{"error":"unauthorized"}"#.to_owned());
+        assert_eq!(status_and_body(response).await, expected, "{key:?}");
+    }
+    let response = nginx.ask(Some("orphan")).await;
+    let expected = (403, r#"{"error":"forbidden"}"#.to_owned());
+    assert_eq!(status_and_body(response).await, expected);
+    let inside = client().get(format!("http://{}/_authorize", nginx.address));
+    assert_eq!(inside.send().await.expect("an answer").status(), 404);
+}
+
+/// Neither a refusal, after which a client would drop its key, nor a 500.
+async fn cannot_say(response: Response) {
+    assert_eq!(response.headers()[RETRY_AFTER], "1");
+    let expected = (503, r#"{"error":"unavailable"}"#.to_owned());
+    assert_eq!(status_and_body(response).await, expected);
+}
