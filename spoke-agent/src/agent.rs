@@ -5,11 +5,12 @@
 
 use crate::clock::Clock;
 use crate::config::{ReadConfig, RunConfig};
+use crate::peer::take::Peers;
 use crate::reader::Options;
 use crate::reader::embedded::Embedded;
 use crate::receive::{self, Receive};
 use crate::serve::watch::Watches;
-use crate::serve::{self, Serve};
+use crate::serve::{self, Parts};
 use crate::store::redb::open::{self, OpenError};
 use crate::store::redb::writer::{self, Writer, WriterHandle};
 use crate::store::view::Views;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -104,12 +106,17 @@ impl Agent {
         let read = Listeners::open(&config.read).await?;
 
         let incarnation = Incarnation(random::id().map_err(|error| system(&error))?);
+        let token = config.push_token.clone();
+        let peers = Peers::new(config.peers, token, config.region.clone());
+        let peers = peers.map_err(StartError::System)?;
+        let peers = (!peers.is_empty()).then(|| (peers, Handle::current()));
         let started = Writer::start(
             views.clone(),
             config.memory_bytes,
             opened,
             clock,
             incarnation,
+            peers,
         );
         let writer::Running {
             handle,
@@ -118,6 +125,7 @@ impl Agent {
         } = started.map_err(|error| system(&error))?;
         let push_routes = receive::routes(Receive {
             token: config.push_token,
+            region: config.region.clone(),
             writer: handle.clone(),
             live: live.clone(),
             db: views.db().clone(),
@@ -126,7 +134,7 @@ impl Agent {
         let (stop, stopped) = watch::channel(false);
         let watches = Watches::new(stopped.clone());
         let gathering = watches.clone().gather(views.clone(), live.clone());
-        let read_routes = serve::routes(Serve {
+        let read_routes = serve::routes(Parts {
             token: config.read.token,
             policies: config.authorize.into(),
             views: views.clone(),
@@ -134,6 +142,7 @@ impl Agent {
             live,
             writer: handle.clone(),
             clock,
+            gets: serve::counts_of_gets(),
             metrics,
         });
 

@@ -69,6 +69,9 @@ pub struct Keys {
     /// The same as `read_listen`, over a Unix socket.
     #[arg(long, global = true, value_name = "PATH")]
     read_socket: Option<String>,
+    /// Push addresses of other agents of the region, with commas between them, from which a new agent fills itself.
+    #[arg(long, global = true, value_name = "URLS")]
+    peers: Option<String>,
     /// Memory for pages of the store file, in MiB (default 64).
     #[arg(long, global = true, value_name = "MIB")]
     cache_mib: Option<String>,
@@ -88,6 +91,7 @@ impl Keys {
             read_listen,
             read_token,
             read_socket,
+            peers,
             cache_mib,
             memory_mib,
         } = self;
@@ -99,6 +103,7 @@ impl Keys {
             ("read_listen", read_listen),
             ("read_token", read_token),
             ("read_socket", read_socket),
+            ("peers", peers),
             ("cache_mib", cache_mib),
             ("memory_mib", memory_mib),
         ];

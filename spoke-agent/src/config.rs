@@ -9,6 +9,7 @@
 //! | `read_listen` | IP:PORT at which gateways read |
 //! | `read_token` | the gateways' token; required if `read_listen` is not loopback |
 //! | `read_socket` | the same as `read_listen`, over a Unix socket |
+//! | `peers` | push addresses of other agents of the region, from which a new or emptied one fills itself |
 //! | `cache_mib` | memory for pages of the store file, default 64 |
 //! | `memory_mib` | most memory for the contexts themselves, default all that they need; 0 reads them from the file |
 //!
@@ -37,7 +38,7 @@ pub const DEFAULT_CACHE_MIB: usize = 64;
 const MAX_CACHE_MIB: usize = 1 << 20;
 
 /// The keys, in the order in which messages list them.
-pub const KEYS: [&str; 9] = [
+pub const KEYS: [&str; 10] = [
     "region",
     "data",
     "push_listen",
@@ -45,6 +46,7 @@ pub const KEYS: [&str; 9] = [
     "read_listen",
     "read_token",
     "read_socket",
+    "peers",
     "cache_mib",
     "memory_mib",
 ];
@@ -119,6 +121,8 @@ pub struct RunConfig {
     pub read: ReadConfig,
     /// Who is let through.
     pub authorize: Vec<Policy>,
+    /// Other agents of the region, from which a new one fills itself, as `http://HOST:PORT`.
+    pub peers: Vec<String>,
     /// Most memory for the contexts themselves, in bytes.
     pub memory_bytes: usize,
     /// Memory for pages of the store file, in bytes.
@@ -159,12 +163,17 @@ pub fn for_run(layers: &Layers) -> Result<RunConfig, ConfigError> {
         Some(set) => set.number(1, MAX_CACHE_MIB)?,
         None => DEFAULT_CACHE_MIB,
     };
+    let peers = match layers.optional("peers")? {
+        Some(set) => set.addresses()?,
+        None => Vec::new(),
+    };
     let memory_bytes = match layers.optional("memory_mib")? {
         Some(set) => set.number(0, MAX_CACHE_MIB)? << 20,
         None => usize::MAX,
     };
     Ok(RunConfig {
         region: checked,
+        peers,
         memory_bytes,
         data: data.value.into(),
         push_listen,

@@ -8,6 +8,7 @@
 //! | [`store`] | the file: the one writer, durable first, readable second; snapshots |
 //! | [`serve`] | the read listener: one context, many, status |
 //!
+//! | [`peer`] | a new agent fills itself from another one of its region |
 //! | [`reader`] | the library for gateways: in this process, as a mirror, over HTTP |
 //!
 //! and around them:
@@ -29,6 +30,7 @@ pub mod clock;
 pub mod config;
 pub mod failpoint;
 pub mod metrics;
+pub mod peer;
 pub mod random;
 pub mod reader;
 pub mod receive;

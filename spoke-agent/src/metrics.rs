@@ -1,5 +1,7 @@
 //! The names of all metrics, and the text that `/metrics` answers.
 
+use axum::http::StatusCode;
+use metrics::Counter;
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use std::sync::{Mutex, PoisonError};
 
@@ -27,6 +29,42 @@ pub const COMMIT_SECONDS: &str = "hubcast_agent_commit_seconds";
 pub const WATCHERS_DROPPED: &str = "hubcast_agent_watchers_dropped_total";
 /// Findings of the audit at start-up, by `finding`.
 pub const REPAIRED: &str = "hubcast_agent_repaired_total";
+
+/// Answers of one route by their status, counted without looking for the counter each time.
+pub struct StatusCounts {
+    route: &'static str,
+    counters: Vec<(StatusCode, Counter)>,
+}
+
+impl StatusCounts {
+    /// Of this route, which is expected to answer these.
+    pub fn of(route: &'static str, statuses: &[StatusCode]) -> Self {
+        let counter = |status: &StatusCode| {
+            let label = status.as_str().to_owned();
+            (
+                *status,
+                metrics::counter!(REQUESTS, "route" => route, "status" => label),
+            )
+        };
+        let counters = statuses.iter().map(counter).collect();
+        Self { route, counters }
+    }
+
+    /// Counts one answer.
+    pub fn count(&self, status: StatusCode) {
+        match self
+            .counters
+            .iter()
+            .find(|(expected, _)| *expected == status)
+        {
+            Some((_, counter)) => counter.increment(1),
+            None => {
+                let status = status.as_str().to_owned();
+                metrics::counter!(REQUESTS, "route" => self.route, "status" => status).increment(1);
+            }
+        }
+    }
+}
 
 const COMMIT_BOUNDS: [f64; 10] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0];
 

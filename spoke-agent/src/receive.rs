@@ -11,11 +11,13 @@
 //! | `release` | `Release` | `Ack` | the writer |
 //! | `buckets` | `ListBuckets` | `Vec<Listed>` | a snapshot |
 //! | `read` | `ReadTenant` | `TenantsRead` | a snapshot |
+//! | `copy` | `Copy`, from an agent of this region | all rows, see [`crate::peer`] | a snapshot |
 //!
 //! Every call that was understood is answered with 200; a refusal is an answer. 401: wrong token. 400: not a message.
 //! 413: too large. 426: a protocol that this release does not speak.
 
 use crate::failpoint;
+use crate::peer::{Copy, give};
 use crate::store::live::Live;
 use crate::store::redb::StoreError;
 use crate::store::redb::db::Db;
@@ -29,6 +31,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use contexts::limits;
+use contexts::name::Region;
 use contexts::push::{
     BadBody, Claim, Heartbeat, Hello, ListBuckets, Listed, Push, ReadTenant, Refused, Release,
     StoreState, Synced, TenantsRead, decode, encode, plain_bytes,
@@ -47,6 +50,8 @@ const LARGE: usize = 32 << 10;
 pub struct Receive {
     /// The hub's token.
     pub token: SecretString,
+    /// The region that this agent serves.
+    pub region: Region,
     /// The way to the writer.
     pub writer: WriterHandle,
     /// What the writer published last.
@@ -93,6 +98,7 @@ pub fn routes(receive: Receive) -> Router {
         .route("/push/v1/release", post(release))
         .route("/push/v1/buckets", post(buckets))
         .route("/push/v1/read", post(read))
+        .route("/push/v1/copy", post(copy))
         .with_state(receive)
 }
 
@@ -196,4 +202,22 @@ async fn read(State(my): State<Receive>, request: Request) -> Answer {
     let read: Result<TenantsRead, Refused> =
         my.snapshot(move |snapshot| snapshot.tenants(&asked)).await;
     answer(&read)
+}
+
+async fn copy(State(my): State<Receive>, request: Request) -> Answer {
+    let asked: Copy = my.message(request).await?;
+    let conflict = |why: String| Ok((StatusCode::CONFLICT, format!("{why}\n")).into_response());
+    if asked.region != my.region {
+        return conflict(format!(
+            "this agent serves {:?}, not {:?}",
+            my.region, asked.region
+        ));
+    }
+    let (db, clock) = (my.db.clone(), my.clock);
+    let begun = tokio::task::spawn_blocking(move || give::copy(&db, clock)).await;
+    match begun {
+        Ok(Ok(body)) => Ok(body.into_response()),
+        Ok(Err(nothing)) => conflict(nothing.to_string()),
+        Err(error) => conflict(error.to_string()),
+    }
 }

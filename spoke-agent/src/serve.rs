@@ -31,11 +31,13 @@ use crate::store::view::Views;
 use crate::{metrics as names, token};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
+use std::ops::Deref;
 use std::sync::Arc;
 use tokio::sync::watch as channel;
 use watch::Watches;
@@ -43,9 +45,20 @@ use watch::Watches;
 /// Largest batch-get, in bytes: the most keys at their longest.
 const BODY_BYTES: usize = 32 << 20;
 
-/// What the read listener needs.
+/// The read listener. Cheap to clone, which happens several times for each request.
 #[derive(Clone)]
-pub struct Serve {
+pub struct Serve(Arc<Parts>);
+
+impl Deref for Serve {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// What the read listener needs.
+pub struct Parts {
     /// The gateways' token, if one is asked for.
     pub token: Option<SecretString>,
     /// Who is let through.
@@ -60,15 +73,17 @@ pub struct Serve {
     pub writer: WriterHandle,
     /// The clock.
     pub clock: Clock,
+    /// How often which status was answered to gets.
+    pub gets: names::StatusCounts,
     /// The counts for `/metrics`.
     pub metrics: PrometheusHandle,
 }
 
 /// The routes of the read listener.
-pub fn routes(serve: Serve) -> Router {
+pub fn routes(parts: Parts) -> Router {
+    let serve = Serve(Arc::new(parts));
     let guarded = Router::new()
         .route("/v1/contexts/batch-get", post(batch::batch_get))
-        .route("/v1/contexts/{kind}/{key}", get(one::get_one))
         .route("/v1/tenants/{tenant}/contexts", get(tenant::contexts))
         .route("/v1/watch", get(watch::watch))
         .route("/v1/status", get(status::status))
@@ -90,15 +105,30 @@ pub fn routes(serve: Serve) -> Router {
         .route("/metrics", get(status::metrics))
         .fallback(answer::no_such_route)
         .layer(middleware::from_fn(count))
+        // What gateways ask for on every request has no layer: it checks the token and counts by itself.
+        .route("/v1/contexts/{kind}/{key}", get(one::get_one))
         .with_state(serve)
 }
 
+impl Parts {
+    /// Whether a request with these headers may read.
+    fn admits(&self, headers: &HeaderMap) -> bool {
+        let token = self.token.as_ref();
+        token.is_none_or(|token| token::is_carried(headers, token))
+    }
+}
+
+/// Counts of gets, of what they can answer.
+pub fn counts_of_gets() -> names::StatusCounts {
+    let statuses = [200, 304, 400, 401, 404, 412, 503];
+    let statuses = statuses.map(|code| StatusCode::from_u16(code).unwrap_or_default());
+    names::StatusCounts::of(GET, &statuses)
+}
+
 async fn check_token(State(my): State<Serve>, request: Request, next: Next) -> Response {
-    match &my.token {
-        Some(token) if !token::is_carried(request.headers(), token) => {
-            answer::Failure::Token.into_response()
-        }
-        _ => next.run(request).await,
+    match my.admits(request.headers()) {
+        true => next.run(request).await,
+        false => answer::Failure::Token.into_response(),
     }
 }
 
@@ -123,11 +153,14 @@ async fn count(request: Request, next: Next) -> Response {
     response
 }
 
+/// The label of gets.
+pub const GET: &str = "get";
+
 /// The label of a path: few, whatever paths are asked for.
 fn route(path: &str) -> &'static str {
     match path {
         "/v1/contexts/batch-get" => "batch_get",
-        path if path.starts_with("/v1/contexts/") => "get",
+        path if path.starts_with("/v1/contexts/") => GET,
         "/v1/authorize" => "authorize",
         path if path.starts_with("/v1/authorize/") => "authorize",
         "/v1/watch" => "watch",

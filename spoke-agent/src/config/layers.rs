@@ -151,6 +151,26 @@ impl Set {
         }
     }
 
+    /// Addresses with commas between them.
+    pub(super) fn addresses(&self) -> Result<Vec<String>, ConfigError> {
+        let all = self
+            .value
+            .split(',')
+            .map(str::trim)
+            .filter(|text| !text.is_empty());
+        let checked = all.map(|text| {
+            let text = text.trim_end_matches('/');
+            match text.strip_prefix("http://").is_some_and(|host| host.contains(':')) {
+                true => Ok(text.to_owned()),
+                false => Err(self.bad(format!(
+                    "has {text:?}, which is no address; one looks like http://10.0.0.2:7511, where that agent has its \
+                     push_listen"
+                ))),
+            }
+        });
+        checked.collect()
+    }
+
     pub(super) fn number(&self, least: usize, most: usize) -> Result<usize, ConfigError> {
         let number = self.value.parse().ok();
         number
@@ -239,9 +259,22 @@ fn from_file(path: &Path) -> Result<FromFile, ConfigError> {
 }
 
 fn scalar(key: &str, value: &DeValue<'_>) -> Result<String, String> {
+    if let ("peers", DeValue::Array(list)) = (key, value) {
+        let texts = list.iter().map(|one| match one.get_ref() {
+            DeValue::String(text) => Ok(text.to_string()),
+            other => Err(format!(
+                "must be a list of texts, and has {} in it",
+                type_of(other)
+            )),
+        });
+        return Ok(texts.collect::<Result<Vec<_>, _>>()?.join(","));
+    }
     match (key.ends_with("_mib"), value) {
         (true, DeValue::Integer(number)) => Ok(number.to_string()),
         (true, other) => Err(format!("must be a whole number, not {}", type_of(other))),
+        (false, other) if key == "peers" => {
+            Err(format!("must be a list of texts, not {}", type_of(other)))
+        }
         (false, DeValue::String(text)) => Ok(text.to_string()),
         (false, other) => Err(format!("must be a text in quotes, not {}", type_of(other))),
     }

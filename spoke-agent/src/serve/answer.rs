@@ -11,6 +11,7 @@ use contexts::push::Reading;
 use contexts::version::Version;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
+use std::borrow::Cow;
 
 /// The owner of a context, percent-encoded.
 pub const TENANT: HeaderName = HeaderName::from_static("x-context-tenant");
@@ -121,8 +122,8 @@ pub fn put(headers: &mut HeaderMap, name: HeaderName, text: &str) {
 }
 
 /// A text as a header can carry it.
-pub fn percent_encoded(text: &str) -> String {
-    utf8_percent_encode(text, UNRESERVED).to_string()
+pub fn percent_encoded(text: &str) -> Cow<'_, str> {
+    utf8_percent_encode(text, UNRESERVED).into()
 }
 
 /// The least version that the reader accepts, if it names one.

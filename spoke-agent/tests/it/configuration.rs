@@ -81,7 +81,7 @@ fn a_value_can_come_from_a_file_and_its_last_line_break_is_not_part_of_it() {
 #[test]
 fn keys_that_are_unknown_missing_or_mistyped_are_named_with_their_place() {
     assert_snapshot!(with("read_lisen = \"127.0.0.1:1\""), @r#"agent.toml:7: there is no key "read_lisen"; did you mean "read_listen"?"#);
-    assert_snapshot!(with("colour = \"red\""), @r#"agent.toml:7: there is no key "colour"; the keys are region, data, push_listen, push_token, read_listen, read_token, read_socket, cache_mib, memory_mib, authorize"#);
+    assert_snapshot!(with("colour = \"red\""), @r#"agent.toml:7: there is no key "colour"; the keys are region, data, push_listen, push_token, read_listen, read_token, read_socket, peers, cache_mib, memory_mib, authorize"#);
     assert_snapshot!(with("cache_mib = \"much\""), @"agent.toml:7: cache_mib must be a whole number, not a text");
     assert_snapshot!(with("cache_mib = 0"), @r#"agent.toml:7: cache_mib must be a whole number from 1 to 1048576, not "0""#);
     assert_snapshot!(with("read_token = 5"), @"agent.toml:7: read_token must be a text in quotes, not a number");

@@ -9,6 +9,7 @@ mod damage;
 mod example_gateway;
 mod full_disk;
 mod nginx;
+mod peers;
 mod read_api;
 mod readers;
 mod redo_log;

@@ -21,7 +21,7 @@ impl Store {
         let dir = TempDir::new().expect("a directory");
         let (db, opened) = opened_store(dir.path());
         let views = Views::new(Arc::new(db));
-        let running = Writer::start(views, 0, opened, Clock::new(), Incarnation(1));
+        let running = Writer::start(views, 0, opened, Clock::new(), Incarnation(1), None);
         Self {
             _dir: dir,
             running: running.expect("starts"),

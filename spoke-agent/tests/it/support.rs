@@ -276,6 +276,7 @@ pub fn config(dir: &Path) -> RunConfig {
             token: None,
         },
         authorize: Vec::new(),
+        peers: Vec::new(),
         memory_bytes: usize::MAX,
         cache_bytes: 8 << 20,
     }
@@ -309,6 +310,10 @@ impl Spoke {
 
     pub fn hub(&self, epoch: u64) -> Hub {
         Hub::new(self.agent.push_addr, epoch)
+    }
+
+    pub fn push_addr(&self) -> SocketAddr {
+        self.agent.push_addr
     }
 
     /// Reads it as a gateway in whose process it runs.

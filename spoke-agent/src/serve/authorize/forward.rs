@@ -88,7 +88,7 @@ fn text(raw: &RawValue) -> Option<String> {
 
 fn element(text: String) -> String {
     match text.contains(',') {
-        true => percent_encoded(&text),
+        true => percent_encoded(&text).into_owned(),
         false => carried(text),
     }
 }
@@ -97,6 +97,6 @@ fn carried(text: String) -> String {
     let is_plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
     match is_plain && text.trim_ascii().len() == text.len() {
         true => text,
-        false => percent_encoded(&text),
+        false => percent_encoded(&text).into_owned(),
     }
 }

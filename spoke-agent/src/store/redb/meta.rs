@@ -107,6 +107,15 @@ impl Meta {
         })
     }
 
+    /// What a new store of this identity takes over from another one: whom that obeyed and how far it was.
+    pub fn taken_from(&self, theirs: Self) -> Self {
+        Self {
+            store: self.store,
+            region: self.region.clone(),
+            ..theirs
+        }
+    }
+
     /// Every change before this reading is here. One of another boot says nothing, and nothing makes the store older.
     pub fn freshen(&mut self, named: Option<Reading>, now: Reading) {
         let named = named.filter(|reading| reading.boot == now.boot);

@@ -300,7 +300,11 @@ pub fn check(db: &Db, region: &Region, clock: &Clock) -> Result<Checked, StoreEr
         bundles: 0,
     };
     let Some(key) = &meta.digest_key else {
-        return Ok(nothing(meta));
+        return match Tables::counts_of(&db.look()?)? {
+            (0, 0) => Ok(nothing(meta)),
+            // A copy of another agent that did not come to its end.
+            _ => begin(db, region, clock).map(nothing),
+        };
     };
     let audited = match audit::run(db, key) {
         Ok(audited) => audited,

@@ -92,6 +92,18 @@ impl<'txn> Tables<'txn> {
 }
 
 impl Tables<'_> {
+    /// Removes all rows of contexts; the facts and the log of changes stay.
+    ///
+    /// # Errors
+    /// If redb fails.
+    pub fn remove_contexts(&mut self) -> Result<(), StoreError> {
+        self.bundles.retain(|_, _| false)?;
+        self.contexts.retain(|_, _| false)?;
+        self.owners.retain(|_, _| false)?;
+        self.blind.retain(|_, ()| false)?;
+        Ok(())
+    }
+
     /// Records and heads, as a snapshot has them.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use super::db::Db;
 use super::meta::Meta;
 use super::open::{Checked, Opened};
 use crate::clock::Clock;
+use crate::peer::take::Peers;
 use crate::store::index::Index;
 use crate::store::live::Live;
 use crate::store::view::Views;
@@ -29,6 +30,7 @@ use contexts::version::Incarnation;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Commands that may wait; whoever brings another waits itself.
@@ -179,8 +181,8 @@ pub struct Running {
 }
 
 impl Writer {
-    /// Starts the thread. Before anything else it checks the rows of the file and fills the memory; readers are
-    /// answered from the file meanwhile.
+    /// Starts the thread. Before anything else a new store fills itself from a peer, if it has some; then the rows of the
+    /// file are checked and the memory is filled. Readers are answered from the file meanwhile.
     ///
     /// # Errors
     /// If the system gives no thread.
@@ -190,6 +192,7 @@ impl Writer {
         opened: Opened,
         clock: Clock,
         incarnation: Incarnation,
+        peers: Option<(Peers, Handle)>,
     ) -> std::io::Result<Running> {
         let state = State {
             incarnation,
@@ -219,7 +222,7 @@ impl Writer {
         let (commands, queue) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || writer.run(queue))?;
+            .spawn(move || writer.run(queue, peers))?;
         Ok(Running {
             handle: WriterHandle { commands },
             live: published,
@@ -227,10 +230,14 @@ impl Writer {
         })
     }
 
-    fn run(mut self, mut queue: mpsc::Receiver<Command>) {
-        self.check();
+    fn run(mut self, mut queue: mpsc::Receiver<Command>, peers: Option<(Peers, Handle)>) {
         let (mut group, mut stopping) = (Vec::new(), false);
-        while !stopping && let Some(first) = queue.blocking_recv() {
+        let mut waited = None;
+        if let Some((peers, runtime)) = peers.filter(|_| self.state.meta.granted.is_none()) {
+            waited = self.fill_from(&peers, &runtime, &mut queue);
+        }
+        self.check();
+        while !stopping && let Some(first) = waited.take().or_else(|| queue.blocking_recv()) {
             let more = std::iter::from_fn(|| queue.try_recv().ok());
             for command in std::iter::once(first).chain(more.take(GROUP - 1)) {
                 stopping |= matches!(command, Command::Stop);
@@ -239,6 +246,32 @@ impl Writer {
             self.commit_group(&mut group);
         }
         self.stop();
+    }
+
+    /// Asks the peers until one fills the store or somebody asks for something: a hub that is there has all of it.
+    /// Returns what was asked.
+    fn fill_from(
+        &mut self,
+        peers: &Peers,
+        runtime: &Handle,
+        queue: &mut mpsc::Receiver<Command>,
+    ) -> Option<Command> {
+        let mut said = Vec::new();
+        loop {
+            let filling = peers.fill(&self.db, &self.state.meta, self.clock);
+            let Err(why) = runtime.block_on(filling) else {
+                return None;
+            };
+            if why != said {
+                tracing::warn!(why = why.join("; "), "no peer fills this new store yet");
+                said = why;
+            }
+            // The ticks of the process come several times a second, and are what this waits for.
+            match queue.blocking_recv()? {
+                Command::Ran(_) => {}
+                command => return Some(command),
+            }
+        }
     }
 
     fn take(&mut self, command: Command, group: &mut Vec<Waiting>) {

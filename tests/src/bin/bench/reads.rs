@@ -100,6 +100,8 @@ async fn start_inside(agent: &Agent) -> Result<Inside> {
             socket: None,
             token: None,
         },
+        authorize: Vec::new(),
+        peers: Vec::new(),
         memory_bytes: usize::MAX,
         cache_bytes: 64 << 20,
     };

@@ -1,0 +1,263 @@
+//! Fills an empty store from a peer.
+
+use super::{Copy, Facts, Part, PeerError};
+use crate::clock::{Clock, wall_micros};
+use crate::store::fresh::Fresh;
+use crate::store::redb::changes;
+use crate::store::redb::db::{Db, Write};
+use crate::store::redb::meta::Meta;
+use crate::store::redb::tables::Tables;
+use contexts::name::Region;
+use contexts::push::encode;
+use reqwest::{Client, Response};
+use secrecy::{ExposeSecret, SecretString};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long to wait for a connection.
+const CONNECT: Duration = Duration::from_secs(1);
+/// How long to wait for the next piece.
+const SILENT: Duration = Duration::from_secs(5);
+/// Rows of one transaction.
+const ROWS: usize = 50_000;
+/// Longest part: a value of any size that a push can carry, and its names.
+const PART: usize = 600 << 20;
+
+/// Where to ask, and as whom.
+pub struct Peers {
+    addresses: Vec<String>,
+    token: SecretString,
+    region: Region,
+    client: Client,
+}
+
+impl Peers {
+    /// These agents of this region.
+    ///
+    /// # Errors
+    /// If there is no HTTP client.
+    pub fn new(
+        addresses: Vec<String>,
+        token: SecretString,
+        region: Region,
+    ) -> Result<Self, String> {
+        // The client wants a TLS provider even for plain HTTP. A second installation only says that there is one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let builder = Client::builder()
+            .no_proxy()
+            .connect_timeout(CONNECT)
+            .read_timeout(SILENT);
+        Ok(Self {
+            addresses,
+            token,
+            region,
+            client: builder.build().map_err(|error| error.to_string())?,
+        })
+    }
+
+    /// Whether there is nobody to ask.
+    pub fn is_empty(&self) -> bool {
+        self.addresses.is_empty()
+    }
+
+    /// Fills the store, which must be an empty one, from the first peer that can give. Returns what each of the others
+    /// said if none can; the store is empty then, or has rows without facts, which the next check removes.
+    ///
+    /// # Errors
+    /// As said.
+    pub async fn fill(&self, db: &Db, mine: &Meta, clock: Clock) -> Result<(), Vec<String>> {
+        let mut said = Vec::new();
+        for address in &self.addresses {
+            match self.fill_from(address, db, mine, clock).await {
+                Ok(rows) => {
+                    tracing::info!(
+                        peer = address,
+                        rows,
+                        "the store was filled from another agent"
+                    );
+                    return Ok(());
+                }
+                Err(error) => said.push(format!("{address}: {error}")),
+            }
+        }
+        Err(said)
+    }
+
+    async fn fill_from(
+        &self,
+        address: &str,
+        db: &Db,
+        mine: &Meta,
+        clock: Clock,
+    ) -> Result<u64, PeerError> {
+        let unreachable = |error: reqwest::Error| PeerError::Unreachable(chain(&error));
+        // What the peer says of its age was true after this.
+        let asked = clock.reading();
+        let region = self.region.clone();
+        let body = encode(&Copy { region }).map_err(|e| PeerError::Nonsense(e.to_string()))?;
+        let request = self
+            .client
+            .post(format!("{address}/push/v1/copy"))
+            .body(body);
+        let request = request.bearer_auth(self.token.expose_secret());
+        let response = request.send().await.map_err(unreachable)?;
+        let status = response.status().as_u16();
+        if status != 200 {
+            let why = response.text().await.unwrap_or_default().trim().to_owned();
+            return Err(PeerError::Refused { status, why });
+        }
+        let mut parts = Parts {
+            response,
+            unread: Vec::new(),
+            count: 0,
+        };
+        let Some(Part::Begin(facts)) = parts.next().await? else {
+            return Err(PeerError::Nonsense(
+                "it does not begin with its facts".into(),
+            ));
+        };
+        begin(db)?;
+        while !take_some(&mut parts, db).await? {}
+        let fresh = facts.age.map(|age| Fresh::before(asked, age));
+        let rows = parts.count;
+        end(db, &mine.taken_from(theirs(mine, *facts, fresh)), clock)?;
+        Ok(rows)
+    }
+}
+
+fn theirs(mine: &Meta, facts: Facts, fresh: Option<Fresh>) -> Meta {
+    Meta {
+        digest_key: Some(facts.digest_key),
+        granted: Some(facts.granted),
+        released: facts.released,
+        last_synced: facts.last_synced,
+        synced_kinds: Arc::new(facts.synced_kinds.into_iter().collect()),
+        position: facts.position,
+        fresh,
+        beat: facts.beat,
+        ..mine.clone()
+    }
+}
+
+/// Removes what an earlier copy left.
+fn begin(db: &Db) -> Result<(), PeerError> {
+    let txn = db.write()?;
+    let mut tables = Tables::open(&txn)?;
+    tables.remove_contexts()?;
+    drop(tables);
+    Ok(txn.commit()?)
+}
+
+/// The last step: only from here on it counts.
+fn end(db: &Db, meta: &Meta, clock: Clock) -> Result<(), PeerError> {
+    let txn = db.write()?;
+    let mut tables = Tables::open(&txn)?;
+    meta.save_whole(&mut tables, clock.reading(), wall_micros())?;
+    changes::append_everything(&mut tables)?;
+    drop(tables);
+    Ok(txn.commit()?)
+}
+
+/// Writes some rows; whether they were the last ones.
+async fn take_some(parts: &mut Parts, db: &Db) -> Result<bool, PeerError> {
+    let mut some = Vec::with_capacity(ROWS);
+    while some.len() < ROWS {
+        match parts.next().await? {
+            None => return Err(PeerError::Unreachable("it breaks off".into())),
+            Some(Part::End(count)) if count + 1 == parts.count => {
+                write(db.write()?, some)?;
+                return Ok(true);
+            }
+            Some(Part::End(_)) => return Err(PeerError::Nonsense("rows are missing".into())),
+            Some(part) => some.push(part),
+        }
+    }
+    write(db.write()?, some)?;
+    Ok(false)
+}
+
+fn write(txn: Write<'_>, parts: Vec<Part>) -> Result<(), PeerError> {
+    let mut tables = Tables::open(&txn)?;
+    for part in parts {
+        tables.put(part)?;
+    }
+    drop(tables);
+    Ok(txn.commit()?)
+}
+
+impl Tables<'_> {
+    fn put(&mut self, part: Part) -> Result<(), PeerError> {
+        match part {
+            Part::Blind(kind, tenant) => {
+                self.blind.insert((&*kind, &*tenant), ()).map_err(storage)?;
+            }
+            Part::Head(bucket, tenant, head) => {
+                self.bundles
+                    .insert((bucket, &*tenant), &*head)
+                    .map_err(storage)?;
+            }
+            Part::Context(tenant, kind, key, record) => {
+                let place = (&*tenant, &*kind, &*key);
+                self.contexts.insert(place, &*record).map_err(storage)?;
+            }
+            Part::Owner(kind, key, owner) => {
+                self.owners
+                    .insert((&*kind, &*key), &*owner)
+                    .map_err(storage)?;
+            }
+            Part::Begin(_) | Part::End(_) => {
+                return Err(PeerError::Nonsense("it begins twice".into()));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn storage(error: redb::StorageError) -> PeerError {
+    PeerError::Storage(error.into())
+}
+
+/// The parts as they arrive.
+struct Parts {
+    response: Response,
+    unread: Vec<u8>,
+    count: u64,
+}
+
+impl Parts {
+    async fn next(&mut self) -> Result<Option<Part>, PeerError> {
+        let mut at = 0;
+        loop {
+            if let Some((length, rest)) = self.unread[at..].split_first_chunk::<4>() {
+                let length = u32::from_le_bytes(*length) as usize;
+                if length > PART {
+                    return Err(PeerError::Nonsense("a part that is too long".into()));
+                }
+                if let Some(bytes) = rest.get(..length) {
+                    let part = postcard::from_bytes(bytes)
+                        .map_err(|error| PeerError::Nonsense(error.to_string()))?;
+                    at += 4 + length;
+                    self.unread.drain(..at);
+                    self.count += 1;
+                    return Ok(Some(part));
+                }
+            }
+            at = 0;
+            match self.response.chunk().await {
+                Ok(Some(chunk)) => self.unread.extend_from_slice(&chunk),
+                Ok(None) => return Ok(None),
+                Err(error) => return Err(PeerError::Unreachable(chain(&error))),
+            }
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

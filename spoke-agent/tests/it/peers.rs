@@ -1,0 +1,198 @@
+//! A region on its own: a new agent fills itself from another one, and says no more than that one knew.
+
+use super::support::*;
+use contexts::push::SyncVerdict;
+use spoke_agent::agent::StartError;
+use spoke_agent::store::redb::tables::{CONTEXTS, OWNERS};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+fn content() -> contexts::bundle::Bundle {
+    let mut gone = context("k", "gone", "0");
+    gone.expires = Some(1);
+    bundle(
+        "t",
+        vec![context("k", "a", "1"), context("l", "b", "2"), gone],
+    )
+}
+
+async fn with_peers(dir: &Arc<TempDir>, peers: &[&Spoke]) -> Result<Spoke, StartError> {
+    let mut config = config(dir.path());
+    config.peers = peers
+        .iter()
+        .map(|peer| format!("http://{}", peer.push_addr()))
+        .collect();
+    Spoke::start_with(dir.clone(), config).await
+}
+
+fn folder() -> Arc<TempDir> {
+    Arc::new(TempDir::new().expect("a directory"))
+}
+
+async fn answers(spoke: &Spoke, kind: &str, key: &str, wanted: u16) {
+    let begin = Instant::now();
+    loop {
+        let (status, body) = spoke.look_up(kind, key).await;
+        if status == wanted {
+            return;
+        }
+        let waited = begin.elapsed();
+        assert!(
+            waited < Duration::from_secs(10),
+            "{kind} {key}: {status} {body}, not {wanted}"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn age(spoke: &Spoke) -> f64 {
+    let response = spoke.get("/v1/contexts/k/a").await;
+    let age = response.headers()["x-context-age"].to_str().expect("text");
+    age.parse().expect("a number")
+}
+
+#[tokio::test]
+async fn a_new_agent_has_all_that_its_peer_has_and_goes_on_with_pushes() {
+    let old = Spoke::start().await;
+    let mut hub = old.hub(1);
+    hub.claim().await.expect("granted");
+    hub.push(vec![content()]).await;
+    let verdict = hub.synced(&["k"], &[&content()]).await;
+    assert!(matches!(verdict, SyncVerdict::InStep { .. }));
+    let state = hub.hello().await;
+
+    let dir = folder();
+    let new = with_peers(&dir, &[&old]).await.expect("starts");
+    answers(&new, "k", "a", 200).await;
+    answers(&new, "k", "none", 404).await;
+    answers(&new, "l", "b", 200).await;
+    answers(&new, "l", "none", 503).await;
+    let (before, here) = (age(&old).await, age(&new).await);
+    assert!(here >= before - 0.001, "{here} is no younger than {before}");
+    // It is a store of its own, in the same state.
+    let mut hub = new.hub_after(&hub);
+    let theirs = hub.hello().await;
+    assert_ne!(theirs.store, state.store);
+    assert_eq!((theirs.root, theirs.granted), (state.root, state.granted));
+    assert_eq!(
+        (theirs.last_synced, theirs.position),
+        (state.last_synced, state.position)
+    );
+    assert_eq!((theirs.contexts, theirs.bundles), (3, 1));
+
+    // The same writer goes on at once; one that is older does not pass.
+    let stale = new.hub(0).claim().await;
+    assert!(stale.is_err(), "{stale:?}");
+    hub.claim().await.expect("granted");
+    hub.push(vec![bundle("t", vec![context("k", "a", "5")])])
+        .await;
+    assert_eq!(new.look_up("k", "a").await, (200, "5".into()));
+    // And it is there after a restart, whatever the peer has by then.
+    old.stop().await;
+    let dir = new.stop().await;
+    let again = Spoke::start_in(dir).await.expect("starts");
+    assert_eq!(again.look_up("k", "a").await, (200, "5".into()));
+}
+
+#[tokio::test]
+async fn what_a_half_full_peer_does_not_know_its_copy_does_not_know() {
+    let half = Spoke::start().await;
+    let mut hub = half.hub(1);
+    hub.claim().await.expect("granted");
+    hub.push(vec![content()]).await;
+    let new = with_peers(&folder(), &[&half]).await.expect("starts");
+    answers(&new, "k", "a", 200).await;
+    answers(&new, "k", "none", 503).await;
+    let ready = new.get("/readyz").await.status();
+    assert_eq!(ready, 503);
+}
+
+#[tokio::test]
+async fn an_agent_whose_peers_have_nothing_waits_for_them_and_takes_what_a_hub_brings() {
+    let empty = Spoke::start().await;
+    let new = with_peers(&folder(), &[&empty]).await.expect("starts");
+    answers(&new, "k", "a", 503).await;
+    // A peer that has something by then fills it ...
+    let mut hub = empty.hub(1);
+    hub.claim().await.expect("granted");
+    hub.push(vec![content()]).await;
+    answers(&new, "k", "a", 200).await;
+    // ... and where none has, the hub does.
+    let other = Spoke::start().await;
+    let alone = with_peers(&folder(), &[&other]).await.expect("starts");
+    let mut hub = alone.hub(1);
+    hub.claim().await.expect("granted");
+    hub.push(vec![content()]).await;
+    assert_eq!(alone.look_up("k", "a").await.0, 200);
+}
+
+#[tokio::test]
+async fn an_agent_with_a_store_asks_nobody() {
+    let old = Spoke::start().await;
+    let mut hub = old.hub(1);
+    hub.claim().await.expect("granted");
+    hub.push(vec![bundle("t", vec![context("k", "a", "\"old\"")])])
+        .await;
+    let mine = Spoke::start().await;
+    let mut hub = mine.hub(1);
+    hub.claim().await.expect("granted");
+    hub.push(vec![bundle("t", vec![context("k", "a", "\"mine\"")])])
+        .await;
+    let dir = mine.stop().await;
+    let mine = with_peers(&dir, &[&old]).await.expect("starts");
+    answers(&mine, "k", "none", 503).await;
+    assert_eq!(mine.look_up("k", "a").await, (200, "\"mine\"".into()));
+}
+
+#[tokio::test]
+async fn a_copy_needs_the_token_and_the_region() {
+    let old = Spoke::start().await;
+    let mut hub = old.hub(1);
+    hub.claim().await.expect("granted");
+    let wanted = |region: &str| spoke_agent::peer::Copy {
+        region: contexts::name::Region::new(region).expect("a region"),
+    };
+    let body = |region| contexts::push::encode(&wanted(region)).expect("encodes");
+    for (token, region, status) in [
+        ("wrong", REGION, 401),
+        (TOKEN, "elsewhere", 409),
+        (TOKEN, REGION, 200),
+    ] {
+        let response = hub
+            .post("copy", token, body(region))
+            .await
+            .expect("an answer");
+        assert_eq!(response.status(), status, "{token} {region}");
+    }
+}
+
+/// What a copy that was cut leaves: rows, and no facts.
+fn cut(dir: &Path) {
+    tamper(dir, |txn| {
+        let record: &[u8] = &[0; 40];
+        let mut contexts = txn.open_table(CONTEXTS).expect("opens");
+        let place: (&[u8], &[u8], &[u8]) = (b"t", b"k", b"ghost");
+        contexts.insert(place, record).expect("inserts");
+        let mut owners = txn.open_table(OWNERS).expect("opens");
+        let place: (&[u8], &[u8]) = (b"k", b"ghost");
+        owners
+            .insert(place, &b"\x01\x01\x00t"[..])
+            .expect("inserts");
+    });
+}
+
+#[tokio::test]
+async fn a_copy_that_was_cut_leaves_nothing() {
+    let spoke = Spoke::start().await;
+    let dir = spoke.stop().await;
+    cut(dir.path());
+    let spoke = Spoke::start_in(dir).await.expect("starts");
+    let mut hub = spoke.hub(1);
+    let state = hub.claim().await.expect("granted");
+    assert_eq!((state.contexts, state.bundles), (0, 0));
+    hub.push(vec![bundle("u", vec![context("k", "ghost", "1")])])
+        .await;
+    assert_eq!(spoke.look_up("k", "ghost").await, (200, "1".into()));
+}
