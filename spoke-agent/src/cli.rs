@@ -1,6 +1,17 @@
 //! The command line. Every key of the configuration is a flag too, before or after the command.
+//!
+//! | module | is about |
+//! | --- | --- |
+//! | [`get`], [`list`], [`stats`] | what a running agent answers |
+//! | [`verify`] | the file of a stopped one |
+//! | [`ask`], [`out`] | how it is asked, and where results go |
 
+pub mod ask;
 pub mod get;
+pub mod list;
+pub mod out;
+pub mod stats;
+pub mod verify;
 
 use crate::config::Flags;
 use crate::telemetry::LogFormat;
@@ -36,6 +47,33 @@ pub enum Command {
         kind: String,
         /// The key.
         key: String,
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Lists contexts, read through the running agent: kind, key, tenant, version, value.
+    List {
+        /// Only those of this tenant.
+        #[arg(long)]
+        tenant: Option<String>,
+        /// Only those of this kind; may be given more than once.
+        #[arg(long, value_name = "KIND")]
+        kind: Vec<String>,
+        /// Without the values.
+        #[arg(long)]
+        keys: bool,
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Says what the running agent holds, how large it is, and how old.
+    Stats {
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Checks every record of a stopped agent's file against its hash; changes nothing.
+    Verify {
         /// Print one JSON document.
         #[arg(long)]
         json: bool,

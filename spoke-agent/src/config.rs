@@ -129,7 +129,18 @@ pub struct RunConfig {
     pub cache_bytes: usize,
 }
 
-/// Where gateways, and the command `get`, read.
+/// What a command that looks at the store file itself needs.
+#[derive(Debug, Clone)]
+pub struct FileConfig {
+    /// The region whose store it must be, if that is said.
+    pub region: Option<Region>,
+    /// The store file.
+    pub data: PathBuf,
+    /// Memory for pages of the store file, in bytes.
+    pub cache_bytes: usize,
+}
+
+/// Where gateways read, and the commands `get`, `list` and `stats`.
 #[derive(Debug, Clone)]
 pub struct ReadConfig {
     /// Over TCP.
@@ -159,10 +170,7 @@ pub fn for_run(layers: &Layers) -> Result<RunConfig, ConfigError> {
             "is {address}, which is not loopback: set read_token, or every host that reaches it can read"
         )));
     }
-    let cache_mib = match layers.optional("cache_mib")? {
-        Some(set) => set.number(1, MAX_CACHE_MIB)?,
-        None => DEFAULT_CACHE_MIB,
-    };
+    let cache_bytes = cache_bytes(layers)?;
     let peers = match layers.optional("peers")? {
         Some(set) => set.addresses()?,
         None => Vec::new(),
@@ -180,7 +188,29 @@ pub fn for_run(layers: &Layers) -> Result<RunConfig, ConfigError> {
         push_token,
         read,
         authorize: layers.policies().to_vec(),
-        cache_bytes: cache_mib << 20,
+        cache_bytes,
+    })
+}
+
+fn cache_bytes(layers: &Layers) -> Result<usize, ConfigError> {
+    let mib = match layers.optional("cache_mib")? {
+        Some(set) => set.number(1, MAX_CACHE_MIB)?,
+        None => DEFAULT_CACHE_MIB,
+    };
+    Ok(mib << 20)
+}
+
+/// What the layers say, for a command that looks at the store file itself.
+///
+/// # Errors
+/// [`ConfigError`] names the first key that is missing or wrong, and where it was set.
+pub fn for_file(layers: &Layers) -> Result<FileConfig, ConfigError> {
+    let region = layers.optional("region")?;
+    let checked = region.map(|set| Region::new(&set.value).map_err(|bad| set.bad(bad.to_string())));
+    Ok(FileConfig {
+        region: checked.transpose()?,
+        data: layers.required("data")?.value.into(),
+        cache_bytes: cache_bytes(layers)?,
     })
 }
 

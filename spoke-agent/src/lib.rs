@@ -16,13 +16,13 @@
 //! | module | is about |
 //! | --- | --- |
 //! | [`agent`] | the parts put together; start and stop |
-//! | [`cli`] | the command line, and `get` |
+//! | [`cli`] | the command line, and `get`, `list`, `stats`, `verify` |
 //! | [`config`] | file, environment, flags |
 //! | [`telemetry`], [`metrics`] | logs and counts |
 //! | [`clock`], [`random`], [`token`], [`failpoint`] | the small edges |
 //!
 //! An agent must never open a connection out of its region, and knows no address of the hub: a spoke is called and does
-//! not call. (Readers and `get` are clients of an agent, not the agent.)
+//! not call. (Readers, `get`, `list` and `stats` are clients of an agent, not the agent.)
 
 pub mod agent;
 pub mod cli;

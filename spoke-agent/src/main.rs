@@ -2,8 +2,11 @@
 
 use clap::Parser;
 use spoke_agent::agent::{Agent, StartError};
-use spoke_agent::cli::{Cli, Command, get};
+use spoke_agent::cli::list::{self, Asked};
+use spoke_agent::cli::out::{self, Stop};
+use spoke_agent::cli::{Cli, Command, get, stats, verify};
 use spoke_agent::config::{self, Layers, RunConfig};
+use spoke_agent::store::redb::open::OpenError;
 use spoke_agent::telemetry;
 use std::io::Write;
 use std::process::ExitCode;
@@ -47,6 +50,42 @@ fn start(cli: Cli) -> Result<ExitCode, (u8, String)> {
             let printed = runtime.block_on(get::get(&read, &kind, &key, json));
             print(&printed.map_err(|error| failed(&error))?)
         }
+        Command::List {
+            tenant,
+            kind: kinds,
+            keys,
+            json,
+        } => {
+            let read = config::for_read(&layers).map_err(|error| misused(&error))?;
+            let runtime = Runtime::new().map_err(|error| failed(&error))?;
+            let asked = Asked {
+                tenant,
+                kinds,
+                json,
+                keys,
+            };
+            let stdout = std::io::stdout();
+            let mut out = out::buffered(&stdout);
+            let listed = runtime.block_on(list::list(&read, &asked, &mut out));
+            // What was listed before something went wrong is shown all the same.
+            let shown = out.flush().map_err(Stop::from);
+            ended(listed.and(shown), true)
+        }
+        Command::Stats { json } => {
+            let read = config::for_read(&layers).map_err(|error| misused(&error))?;
+            let runtime = Runtime::new().map_err(|error| failed(&error))?;
+            let printed = runtime.block_on(stats::stats(&read, json));
+            ended(out::line(&printed.map_err(|error| failed(&error))?), true)
+        }
+        Command::Verify { json } => {
+            let file = config::for_file(&layers).map_err(|error| misused(&error))?;
+            let printed = verify::run(&file, json).map_err(|error| match error {
+                // It is a store, and that is what is wrong with it.
+                OpenError::Damaged { .. } => failed(&error),
+                _ => misused(&error),
+            })?;
+            ended(out::line(&printed.out), printed.sound)
+        }
     }
 }
 
@@ -81,14 +120,22 @@ async fn run(config: RunConfig) -> Result<ExitCode, (u8, String)> {
 fn print(printed: &get::Printed) -> Result<ExitCode, (u8, String)> {
     let written = match printed.out.is_empty() {
         true => Ok(()),
-        false => writeln!(std::io::stdout(), "{}", printed.out),
+        false => out::line(&printed.out),
     };
-    written.map_err(|error| (FAILED, format!("the value cannot be printed: {error}")))?;
+    let code = ended(written, printed.found)?;
     if !printed.note.is_empty() {
         let _ = writeln!(std::io::stderr(), "{}", printed.note);
     }
-    Ok(match printed.found {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::from(FAILED),
-    })
+    Ok(code)
+}
+
+/// The exit code once all was printed that somebody wanted to read.
+fn ended(printed: Result<(), Stop>, good: bool) -> Result<ExitCode, (u8, String)> {
+    match printed {
+        Err(Stop::Failed(line)) => Err((FAILED, line)),
+        Ok(()) | Err(Stop::Closed) => Ok(match good {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::from(FAILED),
+        }),
+    }
 }

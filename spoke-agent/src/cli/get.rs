@@ -1,17 +1,11 @@
 //! `spoke-agent get KIND KEY`: what gateways see, read through the running agent like any gateway.
 
+use super::ask::{Ask, chain, encoded, text};
 use crate::config::ReadConfig;
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use reqwest::{Client, Response};
-use secrecy::ExposeSecret;
+use percent_encoding::percent_decode_str;
+use reqwest::Response;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
-use std::time::Duration;
-
-/// An agent answers from memory or disk; one that takes longer is not well.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is printed.
 #[derive(Debug)]
@@ -40,32 +34,13 @@ struct Document<'a> {
 /// # Errors
 /// One line if the agent cannot be asked or answers something that is no context.
 pub async fn get(read: &ReadConfig, kind: &str, key: &str, json: bool) -> Result<Printed, String> {
-    let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
-    let (client, base) = client(read)?;
-    let mut request = client.get(format!(
-        "{base}/v1/contexts/{}/{}",
-        encode(kind),
-        encode(key)
-    ));
-    if let Some(token) = &read.token {
-        request = request.bearer_auth(token.expose_secret());
-    }
-    let from = place(read);
-    let response = request
-        .send()
-        .await
-        .map_err(|error| format!("the agent at {from} cannot be asked: {}", chain(&error)))?;
-    let status = response.status().as_u16();
-    match status {
+    let ask = Ask::of(read)?;
+    let path = format!("/v1/contexts/{}/{}", encoded(kind), encoded(key));
+    let response = ask.get(&path).await?;
+    match response.status().as_u16() {
         200 => found(response, kind, key, json).await,
         404 | 503 => absent(response, kind, key, json).await,
-        401 => Err(format!(
-            "the agent at {from} refuses the token: read_token is missing or wrong"
-        )),
-        _ => Err(format!(
-            "the agent at {from} answers {status}: {}",
-            text(response).await
-        )),
+        _ => Err(ask.refusal(response).await),
     }
 }
 
@@ -130,55 +105,4 @@ async fn absent(response: Response, kind: &str, key: &str, json: bool) -> Result
         note,
         found: false,
     })
-}
-
-async fn text(response: Response) -> String {
-    response.text().await.unwrap_or_default().trim().to_owned()
-}
-
-/// Through the socket where there is one, else over TCP.
-fn client(read: &ReadConfig) -> Result<(Client, String), String> {
-    // The client wants a TLS provider even for plain HTTP. A second installation only says that there is one.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = Client::builder().no_proxy().timeout(TIMEOUT);
-    let (builder, base) = match (socket(read), read.listen) {
-        (Some(socket), _) => (builder.unix_socket(socket), "http://agent".to_owned()),
-        (None, Some(address)) => (builder, format!("http://{}", reachable(address))),
-        (None, None) => (builder, "http://agent".to_owned()),
-    };
-    let client = builder.build().map_err(|error| chain(&error))?;
-    Ok((client, base))
-}
-
-fn socket(read: &ReadConfig) -> Option<&Path> {
-    let path = read.socket.as_deref()?;
-    (path.exists() || read.listen.is_none()).then_some(path)
-}
-
-fn place(read: &ReadConfig) -> String {
-    match (socket(read), read.listen) {
-        (Some(path), _) => path.display().to_string(),
-        (None, Some(address)) => reachable(address).to_string(),
-        (None, None) => "no address".into(),
-    }
-}
-
-/// Where to ask an agent that listens on every address.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -12,6 +12,7 @@
 //! | [`txn`] | a write transaction as the shared decisions see it |
 //! | [`redo`] | the log of pushes that the file would lose in a crash |
 //! | [`replay`] | what is done with it at an open |
+//! | [`overlay`], [`verify`] | a look at the file of a stopped agent, which changes nothing |
 //! | [`writer`] | the one thread that changes the store |
 //! | [`reader`] | snapshots for answers |
 //!
@@ -23,12 +24,14 @@ pub mod changes;
 pub mod db;
 pub mod meta;
 pub mod open;
+pub mod overlay;
 pub mod reader;
 pub mod redo;
 pub mod replay;
 pub mod rows;
 pub mod tables;
 pub mod txn;
+pub mod verify;
 pub mod writer;
 
 /// Why the store cannot do what it was asked.

@@ -28,6 +28,8 @@ fn wrong_use_is_one_line_and_exit_2() {
     assert_snapshot!(outcome(program().arg("run").env("RUST_LOG", "=="), at), @r#"2: spoke-agent: RUST_LOG="==" cannot be understood: invalid filter directive"#);
     let unknown = program().arg("walk").output().expect("runs");
     assert_eq!(unknown.status.code(), Some(2));
+    assert_snapshot!(outcome(program().arg("list"), at), @"2: spoke-agent: read_listen is not set; write it into the configuration file, or set HUBCAST_AGENT_READ_LISTEN or --read-listen");
+    assert_snapshot!(outcome(program().arg("stats"), at), @"2: spoke-agent: read_listen is not set; write it into the configuration file, or set HUBCAST_AGENT_READ_LISTEN or --read-listen");
 }
 
 #[test]

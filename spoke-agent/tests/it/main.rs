@@ -10,6 +10,7 @@ mod example_gateway;
 mod full_disk;
 mod nginx;
 mod peers;
+mod inspection;
 mod read_api;
 mod readers;
 mod redo_log;

@@ -7,7 +7,10 @@
 //! Mending must never turn damage into knowledge: wherever a key may have been lost, the kind is no longer synced, and
 //! its unknown keys are "not ready" until the next *synced*.
 
+mod findings;
 mod survey;
+
+pub use findings::{Finding, findings};
 
 use super::StoreError;
 use super::changes;
@@ -87,7 +90,7 @@ enum Fix {
 pub fn run(db: &Db, key: &DigestKey) -> Result<Audited, StoreError> {
     let mut findings = BTreeMap::new();
     for _ in 0..ROUNDS {
-        let survey = survey::look(&db.look()?, key)?;
+        let survey = survey::look(&db.look()?, key, &mut |_, _, _| {})?;
         if survey.fixes.is_empty() {
             if survey.unsound > 0 {
                 findings.insert("record_disagrees_with_its_hash", survey.unsound);

@@ -132,6 +132,23 @@ impl Db {
         })
     }
 
+    /// A file that is looked at and not changed: what `database` writes must not reach it. It has no log.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn borrowed(path: &Path, database: Database, cache_bytes: usize) -> std::io::Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            file: path.canonicalize()?,
+            cache_bytes,
+            open: RwLock::new(Open {
+                database: Some(database),
+                is_published: false,
+            }),
+            redo: Mutex::new(Redo::closed()),
+        })
+    }
+
     /// Opens the redo log. Who has the file has the log; so the file must be open, and known to be a store.
     ///
     /// # Errors
@@ -232,6 +249,11 @@ impl Db {
     /// Bytes of the file.
     pub fn file_bytes(&self) -> u64 {
         std::fs::metadata(&self.file).map_or(0, |file| file.len())
+    }
+
+    /// Where the path led at the open.
+    pub fn file(&self) -> &Path {
+        &self.file
     }
 
     /// Where it is.

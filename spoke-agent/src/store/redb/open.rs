@@ -115,7 +115,7 @@ pub fn open(
         why: error.to_string(),
     })?;
     let db = Db::open(path, cache_bytes).map_err(|error| why_not(path, error))?;
-    check_kind_of_file(&db, region)?;
+    check_kind_of_file(&db, Some(region))?;
     let opened = db.open_log().and_then(|()| load(&db, region, clock));
     let opened = opened.map_err(|error| not_loaded(path, error))?;
     Ok((db, opened))
@@ -123,7 +123,7 @@ pub fn open(
 
 /// Damage is for a person to move away, with all that the file and its log hold. What the system does not do at the
 /// moment must never look like it.
-fn not_loaded(path: &Path, error: StoreError) -> OpenError {
+pub(super) fn not_loaded(path: &Path, error: StoreError) -> OpenError {
     let path = path.to_owned();
     match error {
         // A file that ends too early stays so.
@@ -164,7 +164,7 @@ fn create_if_missing(path: &Path) -> io::Result<()> {
     }
 }
 
-fn why_not(path: &Path, error: DatabaseError) -> OpenError {
+pub(super) fn why_not(path: &Path, error: DatabaseError) -> OpenError {
     let path = path.to_owned();
     match error {
         DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
@@ -191,8 +191,8 @@ fn why_not(path: &Path, error: DatabaseError) -> OpenError {
     }
 }
 
-/// Refuses what is no store, or not ours. A file without any table is a new one.
-fn check_kind_of_file(db: &Db, region: &Region) -> Result<(), OpenError> {
+/// Refuses what is no store, or not of this region. A file without any table is a new one.
+pub(super) fn check_kind_of_file(db: &Db, region: Option<&Region>) -> Result<(), OpenError> {
     let path = db.path().to_owned();
     let damaged = |error: StoreError| not_loaded(db.path(), error);
     let txn = db.look().map_err(damaged)?;
@@ -208,18 +208,18 @@ fn check_kind_of_file(db: &Db, region: &Region) -> Result<(), OpenError> {
         Ok(Some(format)) if format > FORMAT => return Err(OpenError::Newer { path, format }),
         _ => {}
     }
-    match meta::region_of(&txn) {
-        Ok(Some(theirs)) if theirs != *region => Err(OpenError::Region {
+    match (meta::region_of(&txn), region) {
+        (Ok(Some(theirs)), Some(mine)) if theirs != *mine => Err(OpenError::Region {
             path,
             theirs,
-            mine: region.clone(),
+            mine: mine.clone(),
         }),
         _ => Ok(()),
     }
 }
 
 /// None if there are no tables; else whether the facts of a store are among them.
-fn has_tables(txn: &ReadTransaction) -> Result<Option<bool>, StoreError> {
+pub(super) fn has_tables(txn: &ReadTransaction) -> Result<Option<bool>, StoreError> {
     let names: Vec<String> = txn
         .list_tables()?
         .map(|table| table.name().to_owned())

@@ -110,12 +110,38 @@ impl Redo {
         })
     }
 
+    /// The log of a store file that is looked at and not changed; nothing can be appended to it. Its file may be missing.
+    ///
+    /// # Errors
+    /// As [`Redo::open`].
+    pub fn look(path: &Path) -> io::Result<Self> {
+        let log = Log::look(path)?;
+        Ok(Self {
+            log,
+            ..Self::closed()
+        })
+    }
+
     /// What a state of the store file with this mark does not contain. It is on the disk when this returns: the log may
     /// have been read from memory, after a flush of it failed.
     ///
     /// # Errors
     /// If the file cannot be read, or not be flushed.
     pub fn after(&self, mark: Option<Mark>) -> io::Result<Missing> {
+        let missing = self.not_in(mark)?;
+        if let (Some(log), Some(next), false) =
+            (&self.log, missing.next, missing.records.is_empty())
+        {
+            log.write(&log.read()?[file::HEADER..next.at], file::HEADER)?;
+        }
+        Ok(missing)
+    }
+
+    /// What a state of the store file with this mark does not contain, whether or not it is on the disk.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn not_in(&self, mark: Option<Mark>) -> io::Result<Missing> {
         let mut missing = Missing {
             records: Vec::new(),
             is_of_another_log: false,
@@ -138,9 +164,6 @@ impl Redo {
             }
         }
         missing.is_of_another_log = missing.records.is_empty() && log.era != mark.era;
-        if !missing.records.is_empty() {
-            log.write(&bytes[file::HEADER..at], file::HEADER)?;
-        }
         missing.next = Some(Next { at, link });
         Ok(missing)
     }

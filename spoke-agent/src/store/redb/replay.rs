@@ -39,6 +39,9 @@ struct Read {
     progress: Progress,
 }
 
+/// Records that were read, each with the mark of a state that contains it.
+type Records = Vec<(Mark, Read)>;
+
 impl Record<'_> {
     /// As the log keeps it.
     ///
@@ -87,17 +90,39 @@ fn mark_of(db: &Db) -> Result<Option<Mark>, StoreError> {
     }
 }
 
-fn apply_all(db: &Db, missing: &Missing, last: Mark) -> Result<(), StoreError> {
+/// Applies what can be applied of a log, without mending the rows that it meets. Returns how many commits are left.
+///
+/// # Errors
+/// If redb fails, or a fact of the store cannot be read.
+pub fn apply_unmended(db: &Db, missing: &Missing) -> Result<usize, StoreError> {
+    let (key, records) = fitting(db, missing)?;
+    let mut applied = 0;
+    for record in &records {
+        let Some(key) = &key else { break };
+        match apply_at_once(db, key, std::slice::from_ref(record)) {
+            Err(StoreError::Damaged { .. }) => break,
+            other => other?,
+        }
+        applied += 1;
+    }
+    Ok(missing.records.len() - applied)
+}
+
+/// The records at the beginning that are of this state of the file, and the key to apply them with.
+fn fitting(db: &Db, missing: &Missing) -> Result<(Option<DigestKey>, Records), StoreError> {
     let snapshot = db.look()?;
     let (key, granted) = (
         meta::digest_key_of(&snapshot)?,
         meta::granted_of(&snapshot)?,
     );
-    drop(snapshot);
     // A record of another grant is not of this state, whatever its link says: every claim is durable before its pushes.
     let fitting = |bytes: &[u8]| decode(bytes).filter(|read| read.granted == granted);
     let marked = |(mark, bytes): &(Mark, Vec<u8>)| Some((*mark, fitting(bytes)?));
-    let records: Vec<(Mark, Read)> = missing.records.iter().map_while(marked).collect();
+    Ok((key, missing.records.iter().map_while(marked).collect()))
+}
+
+fn apply_all(db: &Db, missing: &Missing, last: Mark) -> Result<(), StoreError> {
+    let (key, records) = fitting(db, missing)?;
     let applied = match &key {
         Some(key) => apply_mended(db, key, &records)?,
         None => 0,

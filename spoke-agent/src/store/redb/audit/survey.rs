@@ -10,8 +10,12 @@ use contexts::name::{Key, Kind, TenantId};
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTableMetadata};
 use std::collections::BTreeSet;
 
+/// Is told of each record that disagrees with its hash.
+type EachUnsound<'a> = &'a mut dyn FnMut(&TenantId, &Kind, &Key);
+
 struct Look<'a> {
     key: &'a DigestKey,
+    each_unsound: EachUnsound<'a>,
     bundles: ReadOnlyTable<BucketTenant, Bytes>,
     contexts: ReadOnlyTable<Three, Bytes>,
     owners: ReadOnlyTable<Two, Bytes>,
@@ -20,9 +24,14 @@ struct Look<'a> {
 }
 
 /// Looks at every row.
-pub(super) fn look(txn: &ReadTransaction, key: &DigestKey) -> Result<Survey, StoreError> {
+pub(super) fn look(
+    txn: &ReadTransaction,
+    key: &DigestKey,
+    each_unsound: EachUnsound<'_>,
+) -> Result<Survey, StoreError> {
     let mut look = Look {
         key,
+        each_unsound,
         bundles: txn.open_table(BUNDLES)?,
         contexts: txn.open_table(CONTEXTS)?,
         owners: txn.open_table(OWNERS)?,
@@ -117,7 +126,10 @@ impl Look<'_> {
             } else {
                 mark(real, record.hash)
             };
-            unsound += u64::from(real != record.hash);
+            if real != record.hash {
+                unsound += 1;
+                (self.each_unsound)(tenant, &record.context.kind, &record.context.key);
+            }
             records.push((record.context.kind, record.context.key, digest));
             Ok(())
         })?;

@@ -13,6 +13,9 @@ pub(super) const SIZE: usize = 1 << 20;
 pub(super) const HEADER: usize = 16 + 16 + CHECKSUM;
 const MAGIC: [u8; 16] = *b"hubcast redo 1\n\0";
 
+const FOREIGN: &str =
+    "this is not the redo log of a spoke-agent; move it away, or name another file as `data`";
+
 /// An open log.
 #[derive(Debug)]
 pub(super) struct Log {
@@ -60,8 +63,7 @@ impl Log {
                 begin(&file)?
             }
             Header::Foreign => {
-                let why = "this is not the redo log of a spoke-agent; move it away, or name another file as `data`";
-                return Err(io::Error::new(ErrorKind::InvalidInput, why));
+                return Err(io::Error::new(ErrorKind::InvalidInput, FOREIGN));
             }
         };
         match extend(&file) {
@@ -76,6 +78,20 @@ impl Log {
         let size = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
         let size = size.min(SIZE);
         Ok(Self { file, era, size })
+    }
+
+    /// An existing log that is not written to; none if there is none, or nothing of it can be read.
+    pub(super) fn look(path: &Path) -> io::Result<Option<Self>> {
+        let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+        let file = match File::open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(named)?,
+        };
+        match header_of(&file).map_err(named)? {
+            Header::Ours(era) => Ok(Some(Self { file, era, size: 0 })),
+            Header::Damaged | Header::Empty => Ok(None),
+            Header::Foreign => Err(named(io::Error::new(ErrorKind::InvalidInput, FOREIGN))),
+        }
     }
 
     /// All of it.
