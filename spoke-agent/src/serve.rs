@@ -9,6 +9,7 @@
 //! | `tenant` | `GET /v1/tenants/{tenant}/contexts` |
 //! | `authorize` | `/v1/authorize/{policy}`, for nginx and Envoy |
 //! | `watch` | `GET /v1/watch` |
+//! | `openapi` | `GET /v1/openapi.json` |
 //! | `status` | `/v1/status`, `/healthz`, `/readyz`, `/metrics` |
 //!
 //! An answer must never say "no such key" but from the store's own knowledge: everything that goes wrong here is a 4xx
@@ -19,6 +20,7 @@ mod authorize;
 mod batch;
 mod element;
 mod one;
+pub mod openapi;
 mod status;
 mod tenant;
 pub mod watch;
@@ -34,7 +36,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get, post};
+use axum::routing::{MethodRouter, any, get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::SecretString;
 use std::ops::Deref;
@@ -79,35 +81,85 @@ pub struct Parts {
     pub metrics: PrometheusHandle,
 }
 
+/// Which token a route asks for, where one is configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asks {
+    /// None.
+    Nothing,
+    /// That of the gateways.
+    Token,
+    /// The same, also beside `Authorization`, which may carry what is to be decided on.
+    TokenBeside,
+    /// That of the gateways, and the route looks and counts by itself: it is what gateways ask on every request, and has
+    /// no layer.
+    TokenItself,
+}
+
+/// A route of the read listener.
+pub struct Route {
+    /// Its method, in small letters.
+    pub method: &'static str,
+    /// Its path, with the names of its parts in braces.
+    pub path: &'static str,
+    /// The token that it asks for.
+    pub asks: Asks,
+    answer: fn() -> MethodRouter<Serve>,
+}
+
+const fn route_of(
+    method: &'static str,
+    path: &'static str,
+    asks: Asks,
+    answer: fn() -> MethodRouter<Serve>,
+) -> Route {
+    Route {
+        method,
+        path,
+        asks,
+        answer,
+    }
+}
+
+/// All routes of the read listener. Each is described in `openapi.json`.
+pub const ROUTES: &[Route] = &[
+    route_of("get", "/v1/contexts/{kind}/{key}", Asks::TokenItself, || get(one::get_one)),
+    route_of("post", "/v1/contexts/batch-get", Asks::Token, || post(batch::batch_get)),
+    route_of("get", "/v1/tenants/{tenant}/contexts", Asks::Token, || get(tenant::contexts)),
+    route_of("get", "/v1/watch", Asks::Token, || get(watch::watch)),
+    // With any method, as gateways like it.
+    route_of("get", "/v1/authorize/{policy}", Asks::TokenBeside, || any(authorize::authorize)),
+    route_of("get", "/v1/status", Asks::Token, || get(status::status)),
+    route_of("get", "/v1/openapi.json", Asks::Nothing, || get(openapi::openapi)),
+    route_of("get", "/healthz", Asks::Nothing, || get(status::healthz)),
+    route_of("get", "/readyz", Asks::Nothing, || get(status::readyz)),
+    route_of("get", "/metrics", Asks::Nothing, || get(status::metrics)),
+];
+
 /// The routes of the read listener.
 pub fn routes(parts: Parts) -> Router {
     let serve = Serve(Arc::new(parts));
-    let guarded = Router::new()
-        .route("/v1/contexts/batch-get", post(batch::batch_get))
-        .route("/v1/tenants/{tenant}/contexts", get(tenant::contexts))
-        .route("/v1/watch", get(watch::watch))
-        .route("/v1/status", get(status::status))
+    let with = |asks: Asks, router: Router<Serve>| {
+        let routes = ROUTES.iter().filter(|route| route.asks == asks);
+        routes.fold(router, |router, route| {
+            router.route(route.path, (route.answer)())
+        })
+    };
+    let guarded = with(Asks::Token, Router::new())
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .route_layer(middleware::from_fn_with_state(serve.clone(), check_token));
     // Whatever a gateway appends is the path of its client.
-    let authorize = Router::new()
+    let authorize = with(Asks::TokenBeside, Router::new())
         .route("/v1/authorize", any(authorize::authorize))
         .route("/v1/authorize/", any(authorize::authorize))
-        .route("/v1/authorize/{*path}", any(authorize::authorize))
+        .route("/v1/authorize/{policy}/{*path}", any(authorize::authorize))
         .route_layer(middleware::from_fn_with_state(
             serve.clone(),
             check_either_token,
         ));
-    guarded
-        .merge(authorize)
-        .route("/healthz", get(status::healthz))
-        .route("/readyz", get(status::readyz))
-        .route("/metrics", get(status::metrics))
+    let counted = with(Asks::Nothing, guarded.merge(authorize))
         .fallback(answer::no_such_route)
-        .layer(middleware::from_fn(count))
-        // What gateways ask for on every request has no layer: it checks the token and counts by itself.
-        .route("/v1/contexts/{kind}/{key}", get(one::get_one))
-        .with_state(serve)
+        .layer(middleware::from_fn(count));
+    with(Asks::TokenItself, counted).with_state(serve)
 }
 
 impl Parts {
@@ -166,6 +218,7 @@ fn route(path: &str) -> &'static str {
         "/v1/watch" => "watch",
         path if path.starts_with("/v1/tenants/") => "tenant",
         "/v1/status" => "status",
+        "/v1/openapi.json" => "openapi",
         "/healthz" => "healthz",
         "/readyz" => "readyz",
         "/metrics" => "metrics",

@@ -11,6 +11,7 @@ mod full_disk;
 mod nginx;
 mod peers;
 mod inspection;
+mod openapi;
 mod read_api;
 mod readers;
 mod redo_log;
