@@ -12,6 +12,7 @@ mod nginx;
 mod peers;
 mod inspection;
 mod openapi;
+mod python_client;
 mod read_api;
 mod readers;
 mod redo_log;
