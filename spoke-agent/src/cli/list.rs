@@ -3,8 +3,8 @@
 //! All of them are a full copy by `/v1/watch`, printed as it comes: a million contexts are never in memory at once. What
 //! changes meanwhile is told again behind the copy; the list has each key once, as it was at some moment while it ran.
 //!
-//! It must not look whole where it is not: a store that was never in step is refused, and a copy that ends before its
-//! `sync` is an error.
+//! It must not look whole where it is not: a store that was never in step is refused, a copy that ends before its `sync` is
+//! an error, and so is one of kinds of which the store does not know everything.
 
 use super::ask::{Ask, chain, encoded};
 use super::out::{Stop, compact, word};
@@ -13,7 +13,7 @@ use crate::config::ReadConfig;
 use reqwest::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 
@@ -65,11 +65,15 @@ pub async fn list(read: &ReadConfig, asked: &Asked, out: &mut impl Write) -> Res
         asked,
         printed: 0,
     };
-    match &asked.tenant {
-        Some(tenant) => of_tenant(&ask, tenant, &mut printer).await?,
+    let doubt = match &asked.tenant {
+        Some(tenant) => {
+            of_tenant(&ask, tenant, &mut printer).await?;
+            None
+        }
         None => of_all(&ask, &mut printer).await?,
-    }
-    printer.end()
+    };
+    printer.end()?;
+    doubt.map_or(Ok(()), |line| Err(line.into()))
 }
 
 /// The kinds as a query.
@@ -123,7 +127,8 @@ async fn of_tenant<W: Write>(
     Ok(())
 }
 
-async fn of_all<W: Write>(ask: &Ask, printer: &mut Printer<'_, W>) -> Result<(), Stop> {
+/// Returns what makes it doubtful that this is all.
+async fn of_all<W: Write>(ask: &Ask, printer: &mut Printer<'_, W>) -> Result<Option<String>, Stop> {
     is_able(ask, &printer.asked.kinds).await?;
     // A follower is told also of keys that exist without a value.
     let query = query(&printer.asked.kinds);
@@ -137,14 +142,23 @@ async fn of_all<W: Write>(ask: &Ask, printer: &mut Printer<'_, W>) -> Result<(),
         at: 0,
     };
     let hasher = RandomState::new();
-    let mut seen = HashSet::new();
+    let (mut seen, mut kinds) = (
+        HashSet::new(),
+        BTreeSet::from_iter(printer.asked.kinds.clone()),
+    );
+    let mut is_over = false;
     loop {
         let (name, data) = events.next().await.map_err(|why| cut(ask, &why))?;
         match name.as_str() {
-            "sync" => return Ok(()),
-            "put" | "withheld" => {
+            "sync" => is_over = true,
+            // It speaks of a moment of which everything was told before.
+            "state" if is_over => return Ok(doubt(ask, &data, &kinds)?),
+            "put" | "withheld" if !is_over => {
                 let element: Element = serde_json::from_str(&data)
                     .map_err(|error| cut(ask, &format!("it tells {error}")))?;
+                if !kinds.contains(&element.kind) {
+                    kinds.insert(element.kind.clone());
+                }
                 if seen.insert(hasher.hash_one((&element.kind, &element.key))) {
                     printer.print(&element)?;
                 }
@@ -153,6 +167,26 @@ async fn of_all<W: Write>(ask: &Ask, printer: &mut Printer<'_, W>) -> Result<(),
             _ => {}
         }
     }
+}
+
+/// What the store does not know of these kinds.
+fn doubt(ask: &Ask, state: &str, kinds: &BTreeSet<String>) -> Result<Option<String>, String> {
+    #[derive(Deserialize)]
+    struct State {
+        complete: BTreeSet<String>,
+    }
+    let State { complete } =
+        serde_json::from_str(state).map_err(|error| cut(ask, &format!("it tells {error}")))?;
+    let missing: Vec<&str> = kinds.difference(&complete).map(String::as_str).collect();
+    let what = match (missing.is_empty(), complete.is_empty()) {
+        (true, false) => return Ok(None),
+        (true, true) => "it does not know all of any kind".to_owned(),
+        (false, _) => format!("it does not know all of {}", missing.join(", ")),
+    };
+    let place = &ask.place;
+    Ok(Some(format!(
+        "the agent at {place} may have more than was listed: {what}; the next scan of the hub mends that"
+    )))
 }
 
 fn cut(ask: &Ask, why: &str) -> String {

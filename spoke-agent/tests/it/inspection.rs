@@ -142,6 +142,31 @@ async fn list_refuses_what_it_cannot_list_whole() {
     }
 }
 
+/// Would catch a list that leaves out what damage took away, and calls itself whole.
+#[tokio::test]
+async fn list_says_so_where_the_store_lost_something() {
+    let dir = stopped().await;
+    tamper(dir.path(), |txn| {
+        let mut contexts = txn.open_table(CONTEXTS).expect("opens");
+        let row = (b"t".as_slice(), b"k".as_slice(), b"old".as_slice());
+        contexts.remove(row).expect("removes");
+    });
+    let spoke = Spoke::start_in(dir).await.expect("starts");
+    assert_eq!(spoke.look_up("k", "old").await.0, 503);
+    let (code, out, said) = loop {
+        let listed = ask(spoke.dir.path(), &["list"]).await;
+        if !listed.2.contains("still checks its file") {
+            break listed;
+        }
+    };
+    assert_eq!((code, out.lines().count()), (Some(1), 4));
+    assert_snapshot!(said, @"spoke-agent: the agent at DIR/read.sock may have more than was listed: it does not know all of k; the next scan of the hub mends that");
+    let (code, out, _) = ask(spoke.dir.path(), &["list", "--json"]).await;
+    let document: Value = serde_json::from_str(&out).expect("one document all the same");
+    let count = document["contexts"].as_array().map(Vec::len);
+    assert_eq!((code, count), (Some(1), Some(4)));
+}
+
 #[tokio::test]
 async fn a_long_list_has_each_key_once_and_may_be_cut_off() {
     let spoke = Spoke::start().await;
