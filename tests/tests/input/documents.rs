@@ -121,6 +121,18 @@ async fn what_reads_prints_one_document_when_all_is_well() -> Result<()> {
         &found,
     )?;
     let listen = format!("127.0.0.1:{}", desk.agents[0].read);
+    for (args, part) in [
+        (&["list", "--json"][..], "/contexts/0/value"),
+        (&["list", "--tenant", "t1", "--json"], "/contexts/0/version"),
+        (&["stats", "--json"], "/memory/reads"),
+    ] {
+        let args = [args, &["--read-listen", &listen]].concat();
+        let ran = run("spoke-agent", &args, &[], desk.dir.path())
+            .await?
+            .ok()?;
+        let found = ran.json()?;
+        expect(found.pointer(part).is_some(), &found)?;
+    }
     let args = ["get", "item", "i1", "--json", "--read-listen", &listen];
     let ran = run("spoke-agent", &args, &[], desk.dir.path())
         .await?

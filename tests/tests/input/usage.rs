@@ -17,6 +17,9 @@ async fn unknown_flags_and_commands_are_refused() -> Result<()> {
         ("publisher", &["scan", "--log-format", "xml"]),
         ("spoke-agent", &["run", "--regoin", "eu"]),
         ("spoke-agent", &["get", "item"]),
+        ("spoke-agent", &["list", "--tenants", "t1"]),
+        ("spoke-agent", &["list", "item"]),
+        ("spoke-agent", &["verify", "store.redb"]),
     ] {
         let ran = run(name, args, &[], dir.path()).await?;
         out.push_str(&transcript(name, args, &ran));
