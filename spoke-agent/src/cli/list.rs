@@ -163,6 +163,10 @@ async fn of_all<W: Write>(ask: &Ask, printer: &mut Printer<'_, W>) -> Result<Opt
                     printer.print(&element)?;
                 }
             }
+            "error" if data.contains("too_slow") => {
+                let why = "whoever reads the list is slower than it waits; write it to a file";
+                return Err(cut(ask, why).into());
+            }
             "error" => return Err(cut(ask, &data).into()),
             _ => {}
         }
