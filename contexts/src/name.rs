@@ -92,6 +92,11 @@ macro_rules! name {
                 Ok(Self(text.into()))
             }
 
+            /// Whether `text` is such a name.
+            pub fn is_one(text: &str) -> bool {
+                $check(text).is_ok()
+            }
+
             /// The text.
             pub fn as_str(&self) -> &str {
                 &self.0

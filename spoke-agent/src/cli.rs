@@ -110,7 +110,7 @@ pub struct Keys {
     /// Push addresses of other agents of the region, with commas between them, from which a new agent fills itself.
     #[arg(long, global = true, value_name = "URLS")]
     peers: Option<String>,
-    /// Memory for pages of the store file, in MiB (default 64).
+    /// Memory for pages of the store file, in MiB (default 24).
     #[arg(long, global = true, value_name = "MIB")]
     cache_mib: Option<String>,
     /// Most memory for the contexts themselves, in MiB (default: all that they need; 0 reads them from the file).

@@ -10,7 +10,7 @@
 //! | `read_token` | the gateways' token; required if `read_listen` is not loopback |
 //! | `read_socket` | the same as `read_listen`, over a Unix socket |
 //! | `peers` | push addresses of other agents of the region, from which a new or emptied one fills itself |
-//! | `cache_mib` | memory for pages of the store file, default 64 |
+//! | `cache_mib` | memory for pages of the store file, default 24 |
 //! | `memory_mib` | most memory for the contexts themselves, default all that they need; 0 reads them from the file |
 //!
 //! `[[authorize]]` tables, in the file alone, say who is let through; see [`authorize`].
@@ -32,8 +32,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Memory for pages of the store file unless `cache_mib` says otherwise. Enough for the branches of a large tree; what
-/// is read often beyond it comes from the page cache of the system.
-pub const DEFAULT_CACHE_MIB: usize = 64;
+/// gateways read comes from memory of its own, and the rest from the page cache of the system.
+pub const DEFAULT_CACHE_MIB: usize = 24;
 /// More than any machine has; a larger number is a mistake.
 const MAX_CACHE_MIB: usize = 1 << 20;
 

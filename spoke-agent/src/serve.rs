@@ -122,14 +122,27 @@ const fn route_of(
 
 /// All routes of the read listener. Each is described in `openapi.json`.
 pub const ROUTES: &[Route] = &[
-    route_of("get", "/v1/contexts/{kind}/{key}", Asks::TokenItself, || get(one::get_one)),
-    route_of("post", "/v1/contexts/batch-get", Asks::Token, || post(batch::batch_get)),
-    route_of("get", "/v1/tenants/{tenant}/contexts", Asks::Token, || get(tenant::contexts)),
+    route_of(
+        "get",
+        "/v1/contexts/{kind}/{key}",
+        Asks::TokenItself,
+        || get(one::get_one),
+    ),
+    route_of("post", "/v1/contexts/batch-get", Asks::Token, || {
+        post(batch::batch_get)
+    }),
+    route_of("get", "/v1/tenants/{tenant}/contexts", Asks::Token, || {
+        get(tenant::contexts)
+    }),
     route_of("get", "/v1/watch", Asks::Token, || get(watch::watch)),
     // With any method, as gateways like it.
-    route_of("get", "/v1/authorize/{policy}", Asks::TokenBeside, || any(authorize::authorize)),
+    route_of("get", "/v1/authorize/{policy}", Asks::TokenBeside, || {
+        any(authorize::authorize)
+    }),
     route_of("get", "/v1/status", Asks::Token, || get(status::status)),
-    route_of("get", "/v1/openapi.json", Asks::Nothing, || get(openapi::openapi)),
+    route_of("get", "/v1/openapi.json", Asks::Nothing, || {
+        get(openapi::openapi)
+    }),
     route_of("get", "/healthz", Asks::Nothing, || get(status::healthz)),
     route_of("get", "/readyz", Asks::Nothing, || get(status::readyz)),
     route_of("get", "/metrics", Asks::Nothing, || get(status::metrics)),
@@ -151,6 +164,7 @@ pub fn routes(parts: Parts) -> Router {
     let authorize = with(Asks::TokenBeside, Router::new())
         .route("/v1/authorize", any(authorize::authorize))
         .route("/v1/authorize/", any(authorize::authorize))
+        .route("/v1/authorize/{policy}/", any(authorize::authorize))
         .route("/v1/authorize/{policy}/{*path}", any(authorize::authorize))
         .route_layer(middleware::from_fn_with_state(
             serve.clone(),

@@ -152,6 +152,7 @@ async fn of_all<W: Write>(ask: &Ask, printer: &mut Printer<'_, W>) -> Result<Opt
         match name.as_str() {
             "sync" => is_over = true,
             // It speaks of a moment of which everything was told before.
+            "copied" => return Ok(doubt(ask, &data, &kinds)?.or_else(|| Some(unknown(ask)))),
             "state" if is_over => return Ok(doubt(ask, &data, &kinds)?),
             "put" | "withheld" if !is_over => {
                 let element: Element = serde_json::from_str(&data)
@@ -191,6 +192,14 @@ fn doubt(ask: &Ask, state: &str, kinds: &BTreeSet<String>) -> Result<Option<Stri
     Ok(Some(format!(
         "the agent at {place} may have more than was listed: {what}; the next scan of the hub mends that"
     )))
+}
+
+/// The store lost something to damage, and does not know of which kind.
+fn unknown(ask: &Ask) -> String {
+    format!(
+        "the agent at {} may have more than was listed: it lost something to damage; the next scan of the hub mends that",
+        ask.place
+    )
 }
 
 fn cut(ask: &Ask, why: &str) -> String {

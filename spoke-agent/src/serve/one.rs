@@ -1,17 +1,24 @@
 //! `GET /v1/contexts/{kind}/{key}`: the value as it is, or why not.
 
 use super::Serve;
-use super::answer::{ASK_FIRST, Failure, TENANT, min_version, percent_encoded, put, stamp};
+use super::answer::{
+    AGE, ASK_FIRST, Failure, MIN_VERSION, POSITION, TENANT, VERSION, min_version, percent_encoded,
+    put, stamp,
+};
 use crate::clock::wall_micros;
 use crate::store::index::Lookup;
 use crate::store::index::known::Known;
-use axum::body::Body;
+use crate::store::live::Live;
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use contexts::push::Reading;
+use contexts::version::Version;
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
+use std::io::Write;
 
 /// Answers one context.
 pub async fn get_one(State(my): State<Serve>, request: Request) -> Response {
@@ -52,13 +59,36 @@ fn answer(my: &Serve, path: &str, headers: &HeaderMap) -> Result<Response, Failu
             Failure::Expired.into_response()
         }
         Lookup::Found(known, versions) => {
-            let mut response = value(&known, headers);
-            stamp(response.headers_mut(), versions.value, &live, now);
-            return Ok(response);
+            return Ok(value(&known, versions.value, &live, now, headers));
         }
     };
     stamp(response.headers_mut(), live.position, &live, now);
     Ok(response)
+}
+
+/// Where the texts of an answer stand in the one piece of memory that has them all: what is answered on every request is
+/// not made of a dozen.
+struct Texts {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Texts {
+    fn add(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.bytes);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// The texts, in their order.
+    fn split(self) -> impl Iterator<Item = Bytes> {
+        let all = Bytes::from(self.bytes);
+        let mut begin = 0;
+        self.ends.into_iter().map(move |end| {
+            let text = all.slice(begin..end);
+            begin = end;
+            text
+        })
+    }
 }
 
 /// The digest as a strong entity tag.
@@ -72,25 +102,49 @@ fn etag(known: &Known) -> [u8; 34] {
     tag
 }
 
-fn value(known: &Known, request: &HeaderMap) -> Response {
+fn value(
+    known: &Known,
+    version: Version,
+    live: &Live,
+    now: Reading,
+    request: &HeaderMap,
+) -> Response {
     let etag = etag(known);
-    let mut response = match is_known(request, &etag) {
-        true => StatusCode::NOT_MODIFIED.into_response(),
-        false => {
-            let mut response = Response::new(Body::from(known.bytes().to_vec()));
-            let json = HeaderValue::from_static("application/json");
-            response.headers_mut().insert(CONTENT_TYPE, json);
-            response
-        }
+    let is_known = is_known(request, &etag);
+    let mut texts = Texts {
+        bytes: Vec::with_capacity(160 + known.bytes().len()),
+        ends: Vec::with_capacity(5),
     };
-    let headers = response.headers_mut();
-    headers.reserve(7);
-    headers.insert(CACHE_CONTROL, ASK_FIRST);
-    // It is made of quotes and hexadecimal digits.
-    if let Ok(etag) = HeaderValue::from_bytes(&etag) {
-        headers.insert(ETAG, etag);
+    texts.add(|to| to.extend(etag));
+    texts.add(|to| to.extend(percent_encoded(known.tenant()).as_bytes()));
+    // Writing to memory does not fail.
+    texts.add(|to| drop(write!(to, "{version}")));
+    let age = live.fresh.map(|fresh| fresh.micros_until(now) / 1_000);
+    texts.add(|to| drop(age.map(|age| write!(to, "{}.{:03}", age / 1_000, age % 1_000))));
+    if !is_known {
+        texts.add(|to| to.extend(known.bytes()));
     }
-    put(headers, TENANT, &percent_encoded(known.tenant()));
+    let mut texts = texts.split();
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(CACHE_CONTROL, ASK_FIRST);
+    for name in [ETAG, TENANT, VERSION, AGE] {
+        let text = texts.next().filter(|text| !text.is_empty());
+        // All of them are plain text.
+        if let Some(Ok(value)) = text.map(HeaderValue::from_maybe_shared) {
+            headers.insert(name, value);
+        }
+    }
+    if request.contains_key(MIN_VERSION) {
+        put(&mut headers, POSITION, &live.position.to_string());
+    }
+    let mut response = match texts.next() {
+        Some(body) => Response::new(Body::from(body)),
+        None => StatusCode::NOT_MODIFIED.into_response(),
+    };
+    if !is_known {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    *response.headers_mut() = headers;
     response
 }
 

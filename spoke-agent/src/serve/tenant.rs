@@ -37,14 +37,14 @@ pub async fn contexts(
     let bad = |why: &str| Failure::BadRequest(why.to_owned());
     let Path(tenant) = path.map_err(|_| bad("the tenant must be percent-encoded UTF-8"))?;
     let Query(query) = query.map_err(|error| Failure::BadRequest(error.body_text()))?;
-    let kinds = query.into_iter().filter(|(_, value)| !value.is_empty());
-    let kinds = kinds.map(|(name, value)| match name.as_str() {
+    let kinds = query.into_iter().map(|(name, value)| match name.as_str() {
         "kind" => Ok(value),
         _ => Err(bad(
             "the only parameter is kind, which may stand more than once",
         )),
     });
-    let kinds: Vec<String> = kinds.collect::<Result<_, _>>()?;
+    let mut kinds: Vec<String> = kinds.collect::<Result<_, _>>()?;
+    kinds.retain(|kind| !kind.is_empty());
     let least = min_version(&headers)?;
     // What was published is taken before the snapshot, so that the snapshot has at least that.
     let live = my.live.borrow().clone();
@@ -92,9 +92,10 @@ fn answer(
         .map(|head| head.version);
     let knows = match &whole {
         Some(whole) => knows_all(whole, &asked),
-        None => is_checked && knows_absence(snapshot, live, kinds)?,
+        None => knows_absence(snapshot, live, kinds)?,
     };
-    if !knows {
+    // What may have been lost may have been this tenant's.
+    if !knows || !is_checked || live.lost {
         return Err(Failure::NotReady);
     }
     if least.is_some_and(|least| least > here.unwrap_or_default().max(live.position)) {

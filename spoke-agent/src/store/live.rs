@@ -33,6 +33,8 @@ pub struct Live {
     pub synced_kinds: Arc<BTreeSet<Kind>>,
     /// The kinds of which an unknown key does not exist: those, where no tenant's part is missing.
     pub complete: Arc<Vec<Kind>>,
+    /// Whether something may have been lost to damage since it was in step.
+    pub lost: bool,
     /// The highest version of which nothing is under way to it.
     pub position: Version,
     /// Tenants in the store.

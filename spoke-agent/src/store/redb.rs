@@ -13,6 +13,7 @@
 //! | [`redo`] | the log of pushes that the file would lose in a crash |
 //! | [`replay`] | what is done with it at an open |
 //! | [`overlay`], [`verify`] | a look at the file of a stopped agent, which changes nothing |
+//! | [`scrub`] | looking for rot while nothing else is to be done |
 //! | [`writer`] | the one thread that changes the store |
 //! | [`reader`] | snapshots for answers |
 //!
@@ -29,6 +30,7 @@ pub mod reader;
 pub mod redo;
 pub mod replay;
 pub mod rows;
+pub mod scrub;
 pub mod tables;
 pub mod txn;
 pub mod verify;

@@ -49,7 +49,7 @@ fn the_file_is_overridden_by_the_environment_and_that_by_flags() {
     let from_file = read(GOOD, vec![], env(&[])).expect("good");
     assert_eq!(from_file.region.as_str(), "eu-west-1");
     assert_eq!(from_file.data.to_str(), Some("/var/lib/hubcast/eu.redb"));
-    assert_eq!(from_file.cache_bytes, 64 << 20);
+    assert_eq!(from_file.cache_bytes, 24 << 20);
     assert!(from_file.read.socket.is_none() && from_file.read.token.is_none());
     let over = env(&[
         ("HUBCAST_AGENT_REGION", "from-env"),

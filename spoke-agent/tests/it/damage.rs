@@ -7,6 +7,7 @@ use insta::assert_snapshot;
 use redb::ReadableTable;
 use spoke_agent::agent::StartError;
 use spoke_agent::store::redb::rows;
+use spoke_agent::store::redb::scrub::Scrub;
 use spoke_agent::store::redb::tables::{BUNDLES, CONTEXTS, META, OWNERS};
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -66,6 +67,50 @@ async fn is_seen_and_healed(dir: Arc<TempDir>) {
     assert!(matches!(verdict, SyncVerdict::InStep { .. }));
     assert_eq!(spoke.look_up("k", "a").await, (200, "\"good\"".into()));
     assert_eq!(spoke.look_up("k", "none").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_scrub_finds_rot_wherever_it_is_and_rests_in_between() {
+    let spoke = Spoke::start().await;
+    let mut hub = spoke.hub(1);
+    hub.claim().await.expect("granted");
+    let many = (0..1_200).map(|n| context("k", &format!("k{n:04}"), "\"good\""));
+    hub.push(vec![bundle("t", many.collect())]).await;
+    let dir = spoke.stop().await;
+    for rotten in ["k0000", "k0500", "k0501", "k1199"] {
+        let (db, _) = open_store(dir.path());
+        let mut scrub = Scrub::default();
+        let pass = |scrub: &mut Scrub, from: u64| {
+            let steps = (from..from + 5).map(|at| scrub.step(&db, &digest_key(), at));
+            steps
+                .filter(|found| *found.as_ref().expect("reads"))
+                .count()
+        };
+        assert_eq!(pass(&mut scrub, 0), 0, "nothing is wrong yet");
+        let flip = || {
+            let txn = db.write().expect("begins");
+            let mut table = txn.open_table(CONTEXTS).expect("opens");
+            let row: Row = (b"t", b"k", rotten.as_bytes());
+            let mut record = table
+                .get(row)
+                .expect("reads")
+                .expect("there")
+                .value()
+                .to_vec();
+            *record.last_mut().expect("bytes") ^= 1;
+            table.insert(row, record.as_slice()).expect("inserts");
+            drop(table);
+            txn.commit().expect("commits");
+        };
+        flip();
+        assert_eq!(pass(&mut scrub, 100), 0, "it rests");
+        assert_eq!(
+            pass(&mut scrub, 3_600_000_000),
+            1,
+            "{rotten} is found, once in a pass"
+        );
+        flip();
+    }
 }
 
 #[tokio::test]

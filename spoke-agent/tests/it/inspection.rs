@@ -353,8 +353,8 @@ async fn verify_names_each_bad_row() {
     assert_eq!((code, said.as_str()), (Some(1), ""));
     assert_snapshot!(out, @r"
     l	b	t	the record disagrees with its hash
-    k	old	-	it has an owner and no record
     -	-	t	the head of the tenant disagrees with its records
+    k	old	-	it has an owner and no record
     k	u	ü	the record has no owner, or another one
     4 contexts of 2 tenants, 0 commits of them from the redo log; 4 things are wrong; an agent mends what it can at its start, and the next scan of the hub the rest
     ");

@@ -9,8 +9,8 @@ use contexts::push::SyncVerdict;
 use reqwest::Response;
 use serde_json::{Value, json};
 use spoke_agent::clock::wall_micros;
-use spoke_agent::serve::{Asks, ROUTES};
 use spoke_agent::serve::openapi::DOCUMENT;
+use spoke_agent::serve::{Asks, ROUTES};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -66,6 +66,7 @@ fn probes(etag: &str) -> Vec<Probe> {
     let one = "/v1/contexts/{kind}/{key}";
     let batch = "/v1/contexts/batch-get";
     let tenant = "/v1/tenants/{tenant}/contexts";
+    let authorize = "/v1/authorize/{policy}";
     let keys = |kind: &str| {
         let names = ["a", "none", "held"].map(|key| json!({"kind": kind, "key": key}));
         json!({ "keys": names })
@@ -97,6 +98,12 @@ fn probes(etag: &str) -> Vec<Probe> {
         probe("/v1/watch", "/v1/watch?follow=true", 200),
         probe("/v1/watch", "/v1/watch?follow=maybe", 400),
         probe("/v1/watch", "/v1/watch", 401).without_token(),
+        probe(authorize, "/v1/authorize/api", 200).with("x-api-key", "a"),
+        probe(authorize, "/v1/authorize/api", 401),
+        probe(authorize, "/v1/authorize/api", 401).with("x-api-key", "none"),
+        probe(authorize, "/v1/authorize/api", 401).without_token(),
+        probe(authorize, "/v1/authorize/none", 403),
+        probe(authorize, "/v1/authorize/api", 503).with("x-api-key", "held"),
         probe("/v1/status", "/v1/status", 200),
         probe("/v1/status", "/v1/status", 401).without_token(),
         probe("/v1/openapi.json", "/v1/openapi.json", 200).without_token(),
@@ -113,6 +120,8 @@ async fn filled() -> (Spoke, Hub) {
     let dir = Arc::new(TempDir::new().expect("a directory"));
     let mut config = config(dir.path());
     config.read.token = Some(SECRET.to_owned().into());
+    let policy = "[[authorize]]\nname = \"api\"\nheader = \"x-api-key\"\nkind = \"k\"\n";
+    config.authorize = policies(policy);
     let spoke = Spoke::start_with(dir, config).await.expect("starts");
     let mut hub = spoke.hub(1);
     hub.claim().await.expect("granted");

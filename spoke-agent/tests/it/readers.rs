@@ -3,12 +3,15 @@
 use super::support::*;
 use contexts::bundle::Bundle;
 use contexts::push::SyncVerdict;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use serde::Deserialize;
 use spoke_agent::reader::embedded::Embedded;
 use spoke_agent::reader::follower::{Follower, FollowerConfig};
 use spoke_agent::reader::remote::{Remote, RemoteConfig};
 use spoke_agent::reader::typed::{Typed, TypedAnswer};
 use spoke_agent::reader::{Answer, Changed, ContextReader, Freshness, Options, Reply};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -469,4 +472,104 @@ async fn agents_are_restarted_in_turn_and_every_read_is_answered() {
     }
     over.store(true, Ordering::Relaxed);
     assert!(reading.await.expect("every read was answered") > 100);
+}
+
+/// A follower over two agents that are restarted, cut and behind each other in turn, and that is itself restarted: what it
+/// shows of a key never goes back, and in the end it is the truth.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_ends_in_the_truth_whatever_its_agents_do() {
+    for seed in 0..3 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let home = TempDir::new().expect("a directory");
+        let file = home.path().join("mirror");
+        let mut spokes = [Spoke::start().await, Spoke::start().await];
+        let mut hubs = [spokes[0].hub(1), spokes[1].hub(1)];
+        for hub in &mut hubs {
+            hub.claim().await.expect("granted");
+            hub.synced(&["k"], &[]).await;
+        }
+        let mut truth: BTreeMap<String, u32> = BTreeMap::new();
+        let mut shown: BTreeMap<String, u32> = BTreeMap::new();
+        let mut mirror = None;
+        // What the second agent was not told yet.
+        let mut owed: Vec<Bundle> = Vec::new();
+        for state in 1..=60_u32 {
+            let tenant_ = format!("t{}", random.random_range(0..5));
+            let keys = (0..4).filter(|_| random.random_ratio(2, 3));
+            let keys: Vec<String> = keys.map(|n| format!("{tenant_}-{n}")).collect();
+            truth.retain(|key, _| !key.starts_with(&tenant_));
+            truth.extend(keys.iter().map(|key| (key.clone(), state)));
+            let contexts = keys.iter().map(|key| context("k", key, &state.to_string()));
+            let change = bundle(&tenant_, contexts.collect());
+            hubs[0].push(vec![change.clone()]).await;
+            owed.push(change);
+            if random.random_ratio(1, 2) {
+                for change in owed.drain(..) {
+                    hubs[1].push(vec![change]).await;
+                }
+                let position = version(1, hubs[1].n);
+                hubs[1].heartbeat(Some(position)).await.expect("heard");
+            }
+            hubs[0]
+                .heartbeat(Some(version(1, hubs[0].n)))
+                .await
+                .expect("heard");
+            if random.random_ratio(1, 6) {
+                let at = random.random_range(0..2);
+                let [one, two] = spokes;
+                spokes = match at {
+                    0 => [one.restart().await, two],
+                    _ => [one, two.restart().await],
+                };
+                let hub = spokes[at].hub_after(&hubs[at]);
+                hubs[at] = hub;
+                hubs[at].claim().await.expect("granted");
+            }
+            if mirror.is_none() || random.random_ratio(1, 8) {
+                if let Some(before) = mirror.take() {
+                    Follower::stop(before).await;
+                }
+                let order = random.random_ratio(1, 2);
+                let agents = if order {
+                    [&spokes[0], &spokes[1]]
+                } else {
+                    [&spokes[1], &spokes[0]]
+                };
+                let with_file = |config: &mut FollowerConfig| {
+                    config.file = Some(file.clone());
+                    config.switch_after = Duration::from_millis(50);
+                };
+                mirror = Some(follower(&agents, with_file).await);
+            }
+            let reader = mirror.as_ref().expect("a follower");
+            for key in truth.keys() {
+                if let Answer::Found(found) = reader.look_up("k", key).answer {
+                    let value: u32 = String::from_utf8_lossy(found.bytes())
+                        .parse()
+                        .expect("a number");
+                    let last = shown.insert(key.clone(), value).unwrap_or(0);
+                    assert!(
+                        value >= last,
+                        "seed {seed}: {key} was {last} and is {value}"
+                    );
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(random.random_range(0..10))).await;
+        }
+        for change in owed {
+            hubs[1].push(vec![change]).await;
+        }
+        hubs[1]
+            .heartbeat(Some(version(1, hubs[1].n)))
+            .await
+            .expect("heard");
+        let reader = mirror.expect("a follower");
+        for tenant_ in 0..5 {
+            for n in 0..4 {
+                let key = format!("t{tenant_}-{n}");
+                let wanted = truth.get(&key).map_or("Absent".to_owned(), u32::to_string);
+                says(&reader, &key, &wanted).await;
+            }
+        }
+    }
 }

@@ -4,8 +4,10 @@ use super::support::*;
 use contexts::push::{SyncVerdict, Verdict};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use redb::ReadableTable;
 use reqwest::Response;
 use serde_json::{Value, json};
+use spoke_agent::store::redb::tables::CONTEXTS;
 use std::collections::BTreeMap;
 
 /// A watcher, with what it was told.
@@ -256,6 +258,82 @@ async fn a_store_that_was_never_in_step_does_not_say_that_it_told_all() {
     assert_eq!((told.event.as_str(), told.id), ("put", None));
     hub.synced(&["k"], &[&one]).await;
     assert_eq!(watcher.up_to_cursor().await, [sync()]);
+}
+
+/// Changes the file of a stopped agent: one row of `k/a`.
+async fn tampered(change: impl FnOnce(&mut redb::Table<'_, Row, &'static [u8]>)) -> (Spoke, Hub) {
+    let (spoke, hub) = filled().await;
+    let dir = spoke.stop().await;
+    tamper(dir.path(), |txn| {
+        change(&mut txn.open_table(CONTEXTS).expect("opens"));
+    });
+    let spoke = Spoke::start_in(dir).await.expect("starts");
+    let hub = spoke.hub_after(&hub);
+    (spoke, hub)
+}
+
+type Row = (&'static [u8], &'static [u8], &'static [u8]);
+const ROW: Row = (b"t", b"k", b"a");
+
+#[tokio::test]
+async fn what_was_lost_to_damage_is_not_said_to_be_gone() {
+    let (spoke, mut hub) = tampered(|table| {
+        table.remove(ROW).expect("removes");
+    })
+    .await;
+    let mut watcher = Watcher::open(&spoke, "").await;
+    let told = watcher.next().await.expect("told");
+    assert_eq!(
+        (told.event.as_str(), told.data["key"].as_str()),
+        ("put", Some("b"))
+    );
+    for path in [
+        "/v1/tenants/t/contexts",
+        "/v1/tenants/none/contexts",
+        "/v1/tenants/t/contexts?kind=l",
+    ] {
+        let answer = status_and_body(spoke.get(path).await).await;
+        assert_eq!(answer, (503, r#"{"error":"not_ready"}"#.into()), "{path}");
+    }
+    // The next scan of the hub brings it, and only then all is said to be told.
+    hub.claim().await.expect("granted");
+    let whole = bundle("t", vec![context("k", "a", "1"), context("l", "b", "2")]);
+    hub.push(vec![whole.clone()]).await;
+    hub.synced(&["k", "l"], &[&whole]).await;
+    let mut rest = Vec::new();
+    while rest.last() != Some(&sync()) {
+        let told = watcher.next().await.expect("told");
+        rest.push((told.event, told.data));
+    }
+    assert!(
+        rest.contains(&put("k", "a", "t", "1.2", json!(1))),
+        "{rest:?}"
+    );
+    assert_eq!(spoke.get("/v1/tenants/t/contexts").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_copy_says_of_which_kinds_it_may_lack_something() {
+    let (spoke, _hub) = tampered(|table| {
+        let mut record = table
+            .get(ROW)
+            .expect("reads")
+            .expect("there")
+            .value()
+            .to_vec();
+        *record.last_mut().expect("bytes") ^= 1;
+        table.insert(ROW, record.as_slice()).expect("inserts");
+    })
+    .await;
+    let mut watcher = Watcher::open(&spoke, "").await;
+    let told = watcher.up_to_cursor().await;
+    let last = (
+        "sync".to_owned(),
+        json!({"full": true, "incomplete": ["k"]}),
+    );
+    assert_eq!((told.len(), told.last()), (2, Some(&last)));
+    let mut other = Watcher::open(&spoke, "?kind=l").await;
+    assert_eq!(other.up_to_cursor().await.last(), Some(&sync()));
 }
 
 #[tokio::test]

@@ -15,11 +15,13 @@ pub use findings::{Finding, findings};
 use super::StoreError;
 use super::changes;
 use super::db::Db;
+use super::meta;
 use super::rows;
 use super::tables::Tables;
 use contexts::apply::{Head, Owner};
 use contexts::digest::{Buckets, DigestKey};
 use contexts::name::TenantId;
+use redb::ReadableTable;
 use std::collections::BTreeMap;
 
 /// Rounds of mending after which a file is given up. Each round mends what the one before laid open.
@@ -126,10 +128,16 @@ fn mend(db: &Db, key: &DigestKey, fixes: &[(&'static str, Fix)]) -> Result<(), S
 fn mend_one(tables: &mut Tables<'_>, key: &DigestKey, fix: &Fix) -> Result<(), StoreError> {
     match fix {
         Fix::DropHead { bucket, tenant } => {
+            meta::set_lost(&mut tables.meta)?;
             tables.bundles.remove((*bucket, tenant.as_slice()))?;
         }
         Fix::SetHead { tenant, head } => {
             let place = (key.bucket(tenant) as u16, tenant.as_str().as_bytes());
+            let before = tables.bundles.get(place)?;
+            let before = before.and_then(|bytes| rows::head(bytes.value()).ok());
+            if before.is_none_or(|before| before.contexts > head.contexts) {
+                meta::set_lost(&mut tables.meta)?;
+            }
             tables
                 .bundles
                 .insert(place, rows::encode(head)?.as_slice())?;
@@ -173,6 +181,7 @@ fn mend_one(tables: &mut Tables<'_>, key: &DigestKey, fix: &Fix) -> Result<(), S
 
 /// The store no longer knows which keys of the kind do not exist; of no kind, if the name itself is damaged.
 fn forget_synced(tables: &mut Tables<'_>, kind: &[u8]) -> Result<(), StoreError> {
+    meta::set_lost(&mut tables.meta)?;
     match rows::kind(kind) {
         Ok(_) => {
             tables.synced.remove(kind)?;

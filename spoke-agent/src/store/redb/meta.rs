@@ -11,6 +11,7 @@
 //! | `last_synced` | `SyncId` |
 //! | `position` | `Version` |
 //! | `fresh` | [`StoredFresh`] |
+//! | `lost` | `bool`, whether something may have been lost to damage since it was in step |
 //! | `beat` | `u64`, the last beat of the hub |
 //! | `redo` | [`Mark`], what this state contains of the redo log; from format 2 on |
 //!
@@ -54,6 +55,8 @@ pub struct Meta {
     pub last_synced: Option<SyncId>,
     /// The kinds for which it was in step.
     pub synced_kinds: Arc<BTreeSet<Kind>>,
+    /// Whether something may have been lost to damage since it was in step: of no tenant it can say that it has all.
+    pub lost: bool,
     /// The highest version of which nothing is under way to it.
     pub position: Version,
     /// The moment up to which every change is here.
@@ -73,6 +76,7 @@ impl Meta {
             released: false,
             last_synced: None,
             synced_kinds: Arc::default(),
+            lost: false,
             position: Version::default(),
             fresh: None,
             beat: 0,
@@ -101,6 +105,7 @@ impl Meta {
             released: get(&table, "released")?.unwrap_or(false),
             last_synced: get(&table, "last_synced")?,
             synced_kinds: Arc::new(kinds),
+            lost: get(&table, "lost")?.unwrap_or(false),
             position: get(&table, "position")?.unwrap_or_default(),
             fresh: stored.map(|fresh| fresh.on_this_boot(now, wall)),
             beat: get(&table, "beat")?.unwrap_or(0),
@@ -140,6 +145,7 @@ impl Meta {
         put_option(table, "digest_key", self.digest_key.as_ref())?;
         put_option(table, "granted", self.granted.as_ref())?;
         put(table, "released", &self.released)?;
+        put(table, "lost", &self.lost)?;
         put_option(table, "last_synced", self.last_synced.as_ref())?;
         self.progress(now, wall).save(table)
     }
@@ -191,6 +197,14 @@ impl Progress {
         put(table, "beat", &self.beat)?;
         put_option(table, "fresh", self.fresh.as_ref())
     }
+}
+
+/// Something may have been lost.
+///
+/// # Errors
+/// If redb fails.
+pub fn set_lost(table: &mut MetaTable<'_>) -> Result<(), StoreError> {
+    put(table, "lost", &true)
 }
 
 /// Sets what a transaction contains of the redo log.

@@ -20,6 +20,9 @@ use contexts::name::{Key, Kind, TenantId};
 use contexts::push::{Listed, ReadTenant, TenantState, TenantsRead};
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata};
 
+/// Names of a tenant up to which each is looked up by itself.
+const FEW: usize = 4;
+
 /// All that a store knows of one tenant.
 #[derive(Debug, Clone)]
 pub struct Whole {
@@ -259,7 +262,7 @@ impl Snapshot {
     pub fn index(&self, most: usize) -> Result<Index, StoreError> {
         let (mut contexts, mut tenants) = (Vec::new(), Vec::new());
         let (mut bytes, mut is_whole) = (0, true);
-        let mut last: Vec<u8> = Vec::new();
+        let mut last: Option<TenantId> = None;
         for row in self.contexts.iter()? {
             let (name, row) = row?;
             let (tenant, kind, key) = name.value();
@@ -267,14 +270,18 @@ impl Snapshot {
                 is_whole = false;
                 break;
             }
-            let tenant_id = rows::tenant(tenant)?;
             let (kind, key) = (rows::text(kind)?, rows::text(key)?);
-            if tenant != last {
-                last = tenant.to_vec();
-                let head = self.head(&tenant_id)?;
-                tenants.extend(head.map(|head| Tenant::new(&tenant_id, head)));
-            }
-            let known = self.record(tenant_id.as_str(), kind, key, row.value());
+            let owner = match last.take() {
+                Some(last) if last.as_str().as_bytes() == tenant => last,
+                _ => {
+                    let next = rows::tenant(tenant)?;
+                    let head = self.head(&next)?;
+                    tenants.extend(head.map(|head| Tenant::new(&next, head)));
+                    next
+                }
+            };
+            let known = self.record(owner.as_str(), kind, key, row.value());
+            last = Some(owner);
             bytes += known.weight();
             contexts.push(known);
         }
@@ -297,9 +304,26 @@ impl Snapshot {
         for (tenant, changed) in &touched.tenants {
             let head = self.head(tenant)?.filter(|head| head.contexts > 0);
             index.set_tenant(tenant, head.map(|head| Tenant::new(tenant, head)));
+            // A whole tenant is read at once, in the order in which it is stored; a few names one by one.
+            let whole = match changed.names.len() > FEW {
+                true => self
+                    .whole(tenant)?
+                    .map_or_else(Vec::new, |whole| whole.contexts),
+                false => Vec::new(),
+            };
+            let mut read = whole.into_iter().peekable();
             for (kind, key) in &changed.names {
-                let known = self.known(kind.as_str(), key.as_str())?;
-                index.set(kind.as_str(), key.as_str(), known, most);
+                let (kind, key) = (kind.as_str(), key.as_str());
+                while read
+                    .next_if(|known| (known.kind(), known.key()) < (kind, key))
+                    .is_some()
+                {}
+                let here = read.next_if(|known| (known.kind(), known.key()) == (kind, key));
+                let known = match here {
+                    Some(known) => Some(known),
+                    None => self.known(kind, key)?,
+                };
+                index.set(kind, key, known, most);
             }
         }
         index.as_of(self.end()?.commit, &self.complete_kinds()?);

@@ -182,6 +182,7 @@ fn give_up(db: &Db, left: usize, last: Mark) -> Result<(), StoreError> {
     let write = db.write()?;
     let mut tables = Tables::open(&write)?;
     tables.synced.retain(|_, ()| false)?;
+    meta::set_lost(&mut tables.meta)?;
     changes::append_everything(&mut tables)?;
     drop(tables);
     write.commit_as_logged(last)

@@ -116,6 +116,23 @@ fn record_parts(bytes: &[u8]) -> Option<([u8; 16], Option<i64>, &[u8])> {
     Some((*hash, expires, value))
 }
 
+/// Kind and key of a row as text; none if they are no kind and no key.
+pub fn name<'row>(kind: &'row [u8], key: &'row [u8]) -> Option<(&'row str, &'row str)> {
+    let (kind, key) = (
+        std::str::from_utf8(kind).ok()?,
+        std::str::from_utf8(key).ok()?,
+    );
+    (Kind::is_one(kind) && Key::is_one(key)).then_some((kind, key))
+}
+
+/// The hash that the bytes of a record have, and the one that stands with them.
+pub fn hashes(digest_key: &DigestKey, kind: &str, key: &str, bytes: &[u8]) -> (Digest, Digest) {
+    let (stored, expires, value) = record_parts(bytes).unwrap_or(([0; 16], None, bytes));
+    let value = String::from_utf8_lossy(value);
+    let real = digest_key.context_of(kind, key, expires, &value);
+    (real, Digest(stored))
+}
+
 /// Hash, `expires` and value of a record; none if they disagree.
 pub fn sound<'row>(
     digest_key: &DigestKey,

@@ -15,6 +15,7 @@ mod session;
 use super::db::Db;
 use super::meta::Meta;
 use super::open::{Checked, Opened};
+use super::scrub::Scrub;
 use crate::clock::Clock;
 use crate::peer::take::Peers;
 use crate::store::index::Index;
@@ -120,6 +121,7 @@ pub struct Writer {
     failed: bool,
     /// When the file is made durable, or opened again, in microseconds of the clock.
     settle_at: u64,
+    scrub: Scrub,
     live: watch::Sender<Arc<Live>>,
 }
 
@@ -152,6 +154,7 @@ impl State {
             last_synced: self.meta.last_synced,
             synced_kinds: self.meta.synced_kinds.clone(),
             complete: self.complete.clone(),
+            lost: self.meta.lost,
             position: self.meta.position,
             bundles: self.bundles,
             contexts: self.contexts,
@@ -217,6 +220,7 @@ impl Writer {
             state,
             failed: false,
             settle_at: 0,
+            scrub: Scrub::default(),
             live,
         };
         let (commands, queue) = mpsc::channel(QUEUE);
@@ -279,6 +283,7 @@ impl Writer {
             Command::Ran(step) => {
                 self.gate.ran(step);
                 self.settle();
+                self.scrub();
             }
             Command::Stop => {}
             Command::Heartbeat(beat, reply) => {

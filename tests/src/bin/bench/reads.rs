@@ -88,7 +88,7 @@ pub fn measure(runtime: &Runtime, plan: Plan) -> Result<Report> {
 }
 
 /// The agent in this process, on the file that was filled.
-async fn start_inside(agent: &Agent) -> Result<Inside> {
+async fn start_inside(agent: &Agent, memory_bytes: usize) -> Result<Inside> {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = RunConfig {
         region: REGION.parse_region()?,
@@ -102,7 +102,7 @@ async fn start_inside(agent: &Agent) -> Result<Inside> {
         },
         authorize: Vec::new(),
         peers: Vec::new(),
-        memory_bytes: usize::MAX,
+        memory_bytes,
         cache_bytes: 64 << 20,
     };
     Ok(Inside::start(config).await?)
@@ -132,7 +132,7 @@ fn inside(
         .worker_threads(1)
         .enable_all()
         .build()?;
-    let embedded = running.block_on(start_inside(agent))?;
+    let embedded = running.block_on(start_inside(agent, usize::MAX))?;
     let reader = embedded.reader(Options::default());
     let in_memory = async {
         until(
@@ -175,6 +175,21 @@ fn inside(
         );
     }
     running.block_on(embedded.stop());
+    let from_file = running.block_on(start_inside(agent, 0))?;
+    let reader = from_file.reader(Options::default());
+    let mut bounded = Vec::new();
+    for (round, (_, ours)) in quiet.iter().enumerate() {
+        let keys = inside::keys(size.contexts, size.reads / 10, round as u64);
+        bounded.push((*ours, of_reader(&reader, &keys)?.p50));
+    }
+    running.block_on(from_file.stop());
+    report.rows.push(Row {
+        id: "",
+        what: "the same without memory (`memory_mib = 0`), beside R1".into(),
+        unit: "ns",
+        rounds: bounded,
+        goal: None,
+    });
     report.rows.push(Row {
         id: "R1",
         what: "in-process get, p50, beside HashMap<String, Arc<[u8]>>".into(),

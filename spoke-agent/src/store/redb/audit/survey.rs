@@ -9,6 +9,7 @@ use contexts::digest::{Digest, DigestKey};
 use contexts::name::{Key, Kind, TenantId};
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTableMetadata};
 use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
 
 /// Is told of each record that disagrees with its hash.
 type EachUnsound<'a> = &'a mut dyn FnMut(&TenantId, &Kind, &Key);
@@ -20,7 +21,27 @@ struct Look<'a> {
     contexts: ReadOnlyTable<Three, Bytes>,
     owners: ReadOnlyTable<Two, Bytes>,
     blind: ReadOnlyTable<Two, ()>,
+    hashers: [RandomState; 2],
+    /// The names of the records that have a head.
+    records: Names,
     found: Survey,
+}
+
+/// A set of names: how many, and a sum over their hashes that no order changes. Two different sets have the same sum by
+/// chance only, and nobody can choose names for it, since the hashes have random keys.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Names {
+    count: u64,
+    sums: [u64; 2],
+}
+
+impl Names {
+    fn add(&mut self, hashers: &[RandomState; 2], name: (&[u8], &[u8], &[u8])) {
+        self.count += 1;
+        for (sum, hasher) in self.sums.iter_mut().zip(hashers) {
+            *sum = sum.wrapping_add(hasher.hash_one(name));
+        }
+    }
 }
 
 /// Looks at every row.
@@ -36,6 +57,8 @@ pub(super) fn look(
         contexts: txn.open_table(CONTEXTS)?,
         owners: txn.open_table(OWNERS)?,
         blind: txn.open_table(BLIND)?,
+        hashers: [RandomState::new(), RandomState::new()],
+        records: Names::default(),
         found: Survey::default(),
     };
     look.found.contexts = look.contexts.len()?;
@@ -43,8 +66,12 @@ pub(super) fn look(
     let owned = look.owners()?;
     let headed = look.heads()?;
     look.blinds()?;
-    // Every owner has its record, and names in `owners` are unique: with equal counts no record lacks an owner.
-    if owned != look.found.contexts || headed != look.found.contexts {
+    // Names in `owners` are unique. With the same names on both sides every owner has its record, and no record lacks
+    // one; to look each of them up would take most of the time of a start.
+    if owned != look.records {
+        look.owners_without_record()?;
+    }
+    if owned != look.records || headed != look.found.contexts {
         look.records()?;
     }
     Ok(look.found)
@@ -61,19 +88,18 @@ impl Look<'_> {
         Ok(bytes.and_then(|bytes| rows::head(bytes.value()).ok()))
     }
 
-    /// Owners without what they own. Returns how many own a record.
-    fn owners(&mut self) -> Result<u64, StoreError> {
-        let mut owned = 0;
+    /// The names that have an owner with a value. Owners that cannot be read, or that wait for what no head holds, are
+    /// noted.
+    fn owners(&mut self) -> Result<Names, StoreError> {
+        let mut owned = Names::default();
         for row in self.owners.range::<(&[u8], &[u8])>(..)? {
             let (name, bytes) = row?;
             let (kind, key) = name.value();
             let agrees = match rows::owner(bytes.value()) {
                 Err(_) => false,
                 Ok(owner) if owner.has_value => {
-                    let place = (owner.tenant.as_str().as_bytes(), kind, key);
-                    let there = self.contexts.get(place)?.is_some();
-                    owned += u64::from(there);
-                    there
+                    owned.add(&self.hashers, (owner.tenant.as_str().as_bytes(), kind, key));
+                    true
                 }
                 Ok(owner) => self.head(&owner.tenant)?.is_some_and(|head| {
                     head.held.iter().any(|held| {
@@ -89,6 +115,23 @@ impl Look<'_> {
             }
         }
         Ok(owned)
+    }
+
+    /// Owners without what they own.
+    fn owners_without_record(&mut self) -> Result<(), StoreError> {
+        for row in self.owners.range::<(&[u8], &[u8])>(..)? {
+            let (name, bytes) = row?;
+            let (kind, key) = name.value();
+            let Ok(owner) = rows::owner(bytes.value()) else {
+                continue;
+            };
+            let place = (owner.tenant.as_str().as_bytes(), kind, key);
+            if owner.has_value && self.contexts.get(place)?.is_none() {
+                let name = (kind.to_vec(), key.to_vec());
+                self.fix("owner_without_record", Fix::DropOwner { name });
+            }
+        }
+        Ok(())
     }
 
     /// Heads that disagree with their records; the sums. Returns how many records have a head.
@@ -111,26 +154,30 @@ impl Look<'_> {
     }
 
     fn bundle(&mut self, tenant: &TenantId, head: Head) -> Result<u64, StoreError> {
-        let mut records: Vec<(Kind, Key, Digest)> = Vec::new();
+        // Names matter to the digest only where some are held. Of a million records they would cost most of the time.
+        let holds = !head.held.is_empty() || !head.held_kinds.is_empty();
+        let (mut digests, mut names): (Vec<Digest>, Vec<(Kind, Key)>) = Default::default();
         let (mut count, mut unsound, mut unnamed) = (0, 0, Vec::new());
+        let owner = tenant.as_str().as_bytes();
         each_of_tenant(&self.contexts, tenant.as_str(), |kind, key, bytes| {
             count += 1;
-            let (Ok(kind), Ok(key)) = (rows::kind(kind), rows::key(key)) else {
+            self.records.add(&self.hashers, (owner, kind, key));
+            let Some((kind_text, key_text)) = rows::name(kind, key) else {
                 unnamed.push((kind.to_vec(), key.to_vec()));
                 return Ok::<(), StoreError>(());
             };
-            let record = rows::record(kind, key, bytes);
-            let real = record.context.digest(self.key);
-            let digest = if real == record.hash {
-                real
-            } else {
-                mark(real, record.hash)
-            };
-            if real != record.hash {
+            let (real, stored) = rows::hashes(self.key, kind_text, key_text, bytes);
+            if real != stored {
                 unsound += 1;
-                (self.each_unsound)(tenant, &record.context.kind, &record.context.key);
+                (self.each_unsound)(tenant, &rows::kind(kind)?, &rows::key(key)?);
             }
-            records.push((record.context.kind, record.context.key, digest));
+            digests.push(match real == stored {
+                true => real,
+                false => mark(real, stored),
+            });
+            if holds {
+                names.push((rows::kind(kind)?, rows::key(key)?));
+            }
             Ok(())
         })?;
         for name in unnamed {
@@ -143,10 +190,15 @@ impl Look<'_> {
             self.fix("record_unreadable", fix);
         }
         self.found.unsound += unsound;
-        let digest = head.digest_of(
-            self.key,
-            records.iter().map(|(kind, key, d)| (kind, key, d)),
-        );
+        let digest = match holds {
+            true => {
+                let named = names.iter().zip(&digests);
+                head.digest_of(self.key, named.map(|((kind, key), d)| (kind, key, d)))
+            }
+            false => self
+                .key
+                .bundle(digests.iter(), std::iter::empty(), std::iter::empty()),
+        };
         self.found.buckets.add(self.key, tenant, &digest);
         for whole in head.held_kinds.iter().filter(|whole| whole.kept.is_none()) {
             let (kind, name) = (whole.kind.as_str().as_bytes(), tenant.as_str().as_bytes());

@@ -34,6 +34,23 @@ impl Writer {
         }
     }
 
+    /// Looks for rot. What is found is audited at once: readers of the file get no answer for it, and the hub sees that
+    /// the store differs.
+    pub(super) fn scrub(&mut self) {
+        let Some(key) = self.state.meta.digest_key.clone().filter(|_| !self.failed) else {
+            return;
+        };
+        let now = self.clock.reading().micros;
+        let found = self.scrub.step(&self.db, &key, now);
+        let audited = found.and_then(|found| match found {
+            true => self.reread(&key),
+            false => Ok(()),
+        });
+        if let Err(error) = audited {
+            self.fail("look for rot", &error);
+        }
+    }
+
     /// Ends the session and reads the file again.
     pub(super) fn fail(&mut self, doing: &str, error: &StoreError) -> Refused {
         tracing::error!(

@@ -108,6 +108,7 @@ impl Writer {
         let mut in_step = Meta {
             last_synced: Some(synced.id),
             synced_kinds: Arc::new(kinds),
+            lost: false,
             position: meta.position.max(synced.position),
             ..meta.clone()
         };
@@ -138,7 +139,7 @@ impl Writer {
     }
 
     /// Audits the file and takes the sums from there.
-    fn reread(&mut self, key: &DigestKey) -> Result<(), StoreError> {
+    pub(super) fn reread(&mut self, key: &DigestKey) -> Result<(), StoreError> {
         let audited = audit::run(&self.db, key)?;
         open::report(&self.db, &audited);
         let is_mended = !audited.findings.is_empty();
@@ -146,6 +147,7 @@ impl Writer {
         let on_disk = Meta::load(&self.db.look()?, now, clock::wall_micros())?;
         // The position in memory is ahead of the one on disk; only what the audit may have changed is taken.
         self.state.meta.synced_kinds = on_disk.synced_kinds;
+        self.state.meta.lost = on_disk.lost;
         self.state.buckets = audited.buckets;
         (self.state.contexts, self.state.bundles) = (audited.contexts, audited.bundles);
         self.state.roll_up();
