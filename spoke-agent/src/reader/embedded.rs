@@ -31,12 +31,12 @@ impl Embedded {
         let index = self.views.guard();
         let answer = match index.as_ref() {
             Some(state) if state.is_whole() => answer_from(index, kind, key),
-            _ => self.from_view(kind, key),
+            _ => self.said_by_view(kind, key),
         };
         self.options.reply_at(answer, fresh, self.clock.reading())
     }
 
-    fn from_view(&self, kind: &str, key: &str) -> Answer {
+    fn said_by_view(&self, kind: &str, key: &str) -> Answer {
         match self.views.take().and_then(|view| view.look_up(kind, key)) {
             Ok(lookup) => answer(lookup, wall_micros()),
             Err(error) => {

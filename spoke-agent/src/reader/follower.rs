@@ -40,7 +40,7 @@ pub struct FollowerConfig {
     pub token: Option<SecretString>,
     /// Where the mirror is kept, so that it is there after a restart; in memory only without.
     pub file: Option<PathBuf>,
-    /// Only these kinds; all without any. Of others the answer is [`Answer::NotReady`].
+    /// Only these kinds; all without any. Of others the answer is [`super::Answer::NotReady`].
     pub kinds: Vec<String>,
     /// Only these tenants; all without any. With some, nobody can say of a key that it does not exist.
     pub tenants: Vec<String>,

@@ -231,6 +231,10 @@ fn load(database: &Database, query: &str, clock: Clock) -> Result<Mirror, redb::
 }
 
 impl File {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a thread of its own, which no task runs on"
+    )]
     fn run(self, saves: &Receiver<Save>) {
         while let Ok(first) = saves.recv() {
             let batch: Vec<Save> = std::iter::once(first).chain(saves.try_iter()).collect();
