@@ -9,6 +9,9 @@ use reqwest::Response;
 use serde_json::{Value, json};
 use spoke_agent::store::redb::tables::CONTEXTS;
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// A watcher, with what it was told.
 struct Watcher {
@@ -359,6 +362,63 @@ async fn a_mirror_is_told_what_is_withheld_and_how_old_all_is() {
     assert!(
         events.contains(&("withheld".into(), withheld)),
         "{events:?}"
+    );
+}
+
+/// A watcher that does not read is dropped, costs nobody anything, and is told why once it reads again.
+#[tokio::test]
+async fn a_watcher_that_does_not_read_is_dropped_and_told_so() {
+    let (spoke, mut hub) = filled().await;
+    // More than the buffers of any connection take.
+    let large = format!("\"{}\"", "x".repeat(1 << 20));
+    let all = (0..24).map(|n| {
+        bundle(
+            &format!("large{n}"),
+            vec![context("k", &format!("l{n}"), &large)],
+        )
+    });
+    for one in all {
+        hub.push(vec![one]).await;
+    }
+    let address = spoke.url("").replace("http://", "");
+    let mut stream = TcpStream::connect(address).await.expect("connects");
+    let request = "GET /v1/watch HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut other = Watcher::open(&spoke, "?kind=l").await;
+    other.up_to_cursor().await;
+    let begin = Instant::now();
+    loop {
+        let metrics = spoke.get("/metrics").await.text().await.expect("text");
+        if metrics
+            .lines()
+            .any(|line| line.starts_with("hubcast_agent_watchers_dropped_total 1"))
+        {
+            break;
+        }
+        assert!(
+            begin.elapsed() < Duration::from_secs(60),
+            "nobody is dropped: {metrics}"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let mut told = Vec::new();
+    stream.read_to_end(&mut told).await.expect("an end");
+    let told = String::from_utf8_lossy(&told);
+    let end = "event: error\ndata: {\"error\":\"too_slow\"}\n\n";
+    let last = told
+        .trim_end_matches("\r\n0\r\n\r\n")
+        .trim_end_matches("\r\n");
+    assert!(
+        last.ends_with(end),
+        "{}",
+        &told[told.len().saturating_sub(200)..]
+    );
+    // Who reads is told as before.
+    hub.push(vec![bundle("t", vec![context("l", "b", "3")])])
+        .await;
+    assert_eq!(
+        other.up_to_cursor().await,
+        [put("l", "b", "t", "1.26", json!(3))]
     );
 }
 

@@ -39,6 +39,9 @@ struct Args {
     /// One JSON document instead of tables
     #[arg(long)]
     json: bool,
+    /// Of `reads`: only this part
+    #[arg(long)]
+    only: Option<Part>,
     /// Also say where the time of a change goes; the relays that this needs are part of the figures then
     #[arg(long)]
     trace: bool,
@@ -56,6 +59,21 @@ enum Name {
     Reads,
 }
 
+/// A part of `reads`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// R1, R2
+    Inside,
+    /// R3
+    Http,
+    /// R4, R5
+    Starts,
+    /// R6
+    Followers,
+    /// R7
+    Updates,
+}
+
 /// How much to measure.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
@@ -63,6 +81,8 @@ pub struct Plan {
     pub rounds: usize,
     /// Changes per round and side.
     pub samples: usize,
+    /// Only this part; all without.
+    pub only: Option<Part>,
     /// No figure, only a try.
     pub quick: bool,
     /// Relays that look at what passes.
@@ -83,6 +103,7 @@ impl Args {
         Plan {
             rounds,
             samples,
+            only: self.only,
             quick: self.quick,
             trace: self.trace,
         }

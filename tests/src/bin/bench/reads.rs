@@ -5,9 +5,9 @@ mod http;
 mod inside;
 mod push;
 
-use crate::Plan;
 use crate::clock;
 use crate::report::{Goal, Report, Row};
+use crate::{Part, Plan};
 use http::Address;
 use inside::{Map, of_map, of_reader};
 use push::{KIND, Pusher, VALUE_BYTES, key, value};
@@ -79,11 +79,22 @@ pub fn measure(runtime: &Runtime, plan: Plan) -> Result<Report> {
         eprintln!("filled in {:.1} s", begin.elapsed().as_secs_f64());
         agent.stop().await
     })?;
-    inside(runtime, plan, &size, &agent, &mut report)?;
-    starts(runtime, plan, &size, &mut agent, &mut report)?;
-    over_http(runtime, plan, &size, &agent, &mut report)?;
-    runtime.block_on(followers(plan, &mut agent, &mut report))?;
-    runtime.block_on(updates(&size, &mut agent, &mut report))?;
+    let is_wanted = |part| plan.only.is_none_or(|only| only == part);
+    if is_wanted(Part::Inside) {
+        inside(runtime, plan, &size, &agent, &mut report)?;
+    }
+    if is_wanted(Part::Starts) {
+        starts(runtime, plan, &size, &mut agent, &mut report)?;
+    }
+    if is_wanted(Part::Http) {
+        over_http(runtime, plan, &size, &agent, &mut report)?;
+    }
+    if is_wanted(Part::Followers) {
+        runtime.block_on(followers(plan, &mut agent, &mut report))?;
+    }
+    if is_wanted(Part::Updates) {
+        runtime.block_on(updates(&size, &mut agent, &mut report))?;
+    }
     Ok(report)
 }
 
@@ -274,14 +285,17 @@ fn starts(
             })?;
             let begin = Instant::now();
             let mut process = Process::start(agent.command()?, &agent.data.with_extension("log"))?;
-            let first = runtime.block_on(first_answer(agent, &key(12_345)))?;
-            let seconds = first.duration_since(begin).as_secs_f64();
+            let seconds_until = |moment: Instant| moment.duration_since(begin).as_secs_f64();
+            let first = runtime.block_on(first_answer(agent, &key(12_345), 200))?;
+            let seconds = seconds_until(first);
+            let checked = seconds_until(runtime.block_on(first_answer(agent, "none", 404))?);
             runtime.block_on(whole(agent))?;
-            let all = begin.elapsed().as_secs_f64();
-            eprintln!(
-                "round {}: first answer {seconds:.3} s after exec, all checked and in memory after {all:.1} s (clean stop before: {is_clean})",
-                round + 1
-            );
+            let all = seconds_until(Instant::now());
+            report.notes.push(format!(
+                "R5, round {}, {}: first answer {seconds:.3} s after exec, absence known after {checked:.1} s, all in memory after {all:.1} s",
+                round + 1,
+                if is_clean { "clean stop" } else { "kill -9" },
+            ));
             match is_clean {
                 true => clean.push((1.0, seconds)),
                 false => killed.push((1.0, seconds)),
@@ -343,13 +357,13 @@ async fn whole(agent: &Agent) -> Result<()> {
     .await
 }
 
-/// The moment of the first answer over a connection of its own.
-async fn first_answer(agent: &Agent, key: &str) -> Result<Instant> {
+/// The moment of the first answer with this status over a connection of its own.
+async fn first_answer(agent: &Agent, key: &str, status: u16) -> Result<Instant> {
     let url = agent.url(&format!("/v1/contexts/{KIND}/{key}"));
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_secs(60) {
         let answer = agent.client().get(&url).send().await;
-        if answer.is_ok_and(|answer| answer.status().is_success()) {
+        if answer.is_ok_and(|answer| answer.status() == status) {
             return Ok(Instant::now());
         }
         tokio::time::sleep(Duration::from_millis(1)).await;

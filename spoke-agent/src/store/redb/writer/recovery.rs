@@ -102,7 +102,10 @@ impl Writer {
         (self.state.contexts, self.state.bundles) = (checked.contexts, checked.bundles);
         self.state.roll_up();
         self.views.set_checked(true);
-        self.publish();
+        if self.index.is_none() {
+            self.publish();
+        }
+        // What is said of the store must not be ahead of what is read in memory.
         self.fill_memory();
         self.publish();
     }
