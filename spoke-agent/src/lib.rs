@@ -26,6 +26,7 @@
 
 pub mod agent;
 pub mod cli;
+mod client;
 pub mod clock;
 pub mod config;
 pub mod failpoint;

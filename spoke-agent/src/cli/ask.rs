@@ -2,6 +2,8 @@
 //!
 //! It must never show the token.
 
+use crate::client;
+pub use crate::client::chain;
 use crate::config::ReadConfig;
 use percent_encoding::{NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use reqwest::{Client, Response};
@@ -28,9 +30,7 @@ impl Ask {
     /// # Errors
     /// One line if there can be no client.
     pub fn of(read: &ReadConfig) -> Result<Self, String> {
-        // The client wants a TLS provider even for plain HTTP. A second installation only says that there is one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let builder = Client::builder().no_proxy();
+        let builder = client::builder();
         let builder = builder.connect_timeout(TIMEOUT).read_timeout(TIMEOUT);
         let agent = "http://agent".to_owned();
         let (builder, base) = match (socket(read), read.listen) {
@@ -128,15 +128,4 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
-}
-
-/// An error with its causes.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

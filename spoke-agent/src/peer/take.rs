@@ -1,6 +1,7 @@
 //! Fills an empty store from a peer.
 
 use super::{Copy, Facts, Part, PeerError};
+use crate::client::{self, chain};
 use crate::clock::{Clock, wall_micros};
 use crate::store::fresh::Fresh;
 use crate::store::redb::changes;
@@ -41,10 +42,7 @@ impl Peers {
         token: SecretString,
         region: Region,
     ) -> Result<Self, String> {
-        // The client wants a TLS provider even for plain HTTP. A second installation only says that there is one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let builder = Client::builder()
-            .no_proxy()
+        let builder = client::builder()
             .connect_timeout(CONNECT)
             .read_timeout(SILENT);
         Ok(Self {
@@ -250,14 +248,4 @@ impl Parts {
             }
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -8,6 +8,7 @@
 
 use super::sse::Events;
 use super::{Answer, Changed, Changes, ContextReader, Found, Options, Reply, Stamp, mirror};
+use crate::client::{self, chain};
 use crate::store::index::known::Known;
 use contexts::version::Version;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -91,10 +92,7 @@ impl Place {
         connect: Duration,
         read: Duration,
     ) -> Result<Self, BadAddress> {
-        // The client wants a TLS provider even for plain HTTP. A second installation only says that there is one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let builder = Client::builder()
-            .no_proxy()
+        let builder = client::builder()
             .connect_timeout(connect)
             .read_timeout(read);
         let (builder, base) = match name.split_once(':') {
@@ -143,17 +141,6 @@ impl Place {
 /// Text within a query string.
 pub(super) fn in_query(text: &str) -> String {
     utf8_percent_encode(text, IN_PATH).to_string()
-}
-
-/// An error with all its causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// Reads agents over the network. Cheap to clone.

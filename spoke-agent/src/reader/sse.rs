@@ -57,7 +57,7 @@ impl Events {
                         }
                     }
                     Ok(None) => return Ok(None),
-                    Err(error) => return Err(super::remote::chain(&error)),
+                    Err(error) => return Err(crate::client::chain(&error)),
                 },
             }
         }

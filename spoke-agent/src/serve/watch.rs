@@ -167,6 +167,11 @@ impl Watcher {
                         _ => break,
                     },
                     _ = ticks.tick() => {
+                        // News can be missed, and there may be no others for long.
+                        let commit = self.my.live.borrow().commit;
+                        if self.at.is_some_and(|at| at.commit != commit) {
+                            break;
+                        }
                         quiet += 1;
                         self.tell_state(None).await?;
                         if quiet % QUIET_TICKS == 0 {

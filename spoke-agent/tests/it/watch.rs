@@ -365,6 +365,44 @@ async fn a_mirror_is_told_what_is_withheld_and_how_old_all_is() {
     );
 }
 
+/// More names than one batch has: it is told in parts, each of which ends with a cursor to go on from.
+#[tokio::test]
+async fn a_watcher_that_missed_much_is_told_in_parts() {
+    const NAMES: usize = 4_000;
+    let (spoke, mut hub) = filled().await;
+    let of = |n: usize, value: &str| {
+        let names = (0..NAMES).map(|k| context("k", &format!("{n}-{k}"), value));
+        bundle(&format!("part{n}"), names.collect())
+    };
+    for n in 0..4 {
+        hub.push(vec![of(n, "1")]).await;
+    }
+    let mut watcher = Watcher::open(&spoke, "").await;
+    watcher.up_to_cursor().await;
+    let mut cursor = watcher.last_id.clone().expect("a cursor");
+    for n in 0..4 {
+        hub.push(vec![of(n, "2")]).await;
+    }
+    let mut told: BTreeMap<String, Value> = BTreeMap::new();
+    let mut parts = 0;
+    while told.len() < 4 * NAMES {
+        // Whoever is cut after a part goes on behind it.
+        let mut watcher = Watcher::open(&spoke, &format!("?after={cursor}")).await;
+        for (event, data) in watcher.up_to_cursor().await {
+            assert_eq!(event, "put");
+            let key = data["key"].as_str().expect("text").to_owned();
+            told.insert(key, data["value"].clone());
+        }
+        cursor = watcher.last_id.clone().expect("a cursor");
+        parts += 1;
+    }
+    assert!(parts > 1, "it is more than one batch");
+    assert!(
+        told.values().all(|value| *value == json!(2)),
+        "what is told is of now"
+    );
+}
+
 /// A watcher that does not read is dropped, costs nobody anything, and is told why once it reads again.
 #[tokio::test]
 async fn a_watcher_that_does_not_read_is_dropped_and_told_so() {

@@ -69,25 +69,35 @@ impl Watches {
     /// Gathers what changes, as long as somebody watches, until the agent stops.
     pub async fn gather(self, views: Views, mut live: watch::Receiver<Arc<Live>>) {
         let mut stopped = self.stopped.clone();
-        let mut at = None;
+        let (mut at, mut is_behind) = (None, false);
         loop {
+            let next = async {
+                match is_behind {
+                    true => Ok(()),
+                    false => live.changed().await,
+                }
+            };
             tokio::select! {
+                biased;
                 _ = stopped.wait_for(|stopped| *stopped) => return,
-                changed = live.changed() => if changed.is_err() { return },
+                changed = next => if changed.is_err() { return },
             }
             let now = live.borrow_and_update().clone();
             // Where nobody listens only the place is kept, so that the next one is told what comes from here on.
             let listeners = self.news.receiver_count() + self.changed.receiver_count();
             let from = at.filter(|_| listeners > 0);
-            let batch = match read(&views, move |snapshot| next_batch(snapshot, from)).await {
-                Ok(batch) => batch,
-                // The watchers see for themselves.
-                Err(_) => continue,
+            let gathered = read(&views, move |snapshot| next_batch(snapshot, from)).await;
+            is_behind = false;
+            // The watchers see for themselves.
+            let Ok(batch) = gathered else {
+                continue;
             };
             if listeners == 0 {
                 at = Some(batch.to);
                 continue;
             }
+            // A batch has its bounds, and nothing else may happen for long.
+            is_behind = batch.from != batch.to && batch.to.commit < now.commit;
             let is_new = at != Some(batch.to);
             let is_whole_story = at == Some(batch.from);
             at = Some(batch.to);
