@@ -5,6 +5,7 @@ mod visible;
 
 use crate::ask::{Ask, Orders, Reply};
 use crate::config::Config;
+use crate::console::{self, pane::Pane, session::Sessions};
 use crate::delegate::{self, Stage};
 use crate::engine::{EngineView, Parts};
 use crate::writer::{Delivery, RegionFilter};
@@ -42,6 +43,20 @@ pub struct Api {
     pub metrics: PrometheusHandle,
     /// Scans asked for, for their ids.
     pub scans: AtomicU64,
+    /// Who is signed in at the console.
+    pub sessions: Sessions,
+    /// What the console shows.
+    pub pane: Pane,
+    /// Whether the publisher stops.
+    pub stopped: watch::Receiver<bool>,
+}
+
+impl Api {
+    /// Whether this is the token of the API.
+    pub(crate) fn is_token(&self, shown: &str) -> bool {
+        let token = self.config.hub.api_token.expose_secret();
+        bool::from(shown.as_bytes().ct_eq(token.as_bytes()))
+    }
 }
 
 /// The routes.
@@ -52,15 +67,18 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/status", get(read_status))
         .route("/v1/visible", get(visible::visible))
         .route("/v1/tenants/{tenant}", get(read_tenant))
+        .merge(console::guarded())
         .route_layer(middleware::from_fn_with_state(api.clone(), authorize));
     let open = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .route("/metrics", get(read_metrics));
+        .route("/metrics", get(read_metrics))
+        .merge(console::open());
     guarded.merge(open).fallback(nowhere).with_state(api)
 }
 
-fn problem(status: StatusCode, error: &str, message: &str) -> Response {
+/// An error as the API answers it.
+pub(crate) fn problem(status: StatusCode, error: &str, message: &str) -> Response {
     (status, Json(json!({ "error": error, "message": message }))).into_response()
 }
 
@@ -90,9 +108,11 @@ async fn authorize(
         .get(header::AUTHORIZATION)
         .and_then(|v| v.to_str().ok())
         .and_then(|v| v.strip_prefix("Bearer "));
-    let token = api.config.hub.api_token.expose_secret();
-    let good = shown.is_some_and(|s| bool::from(s.as_bytes().ct_eq(token.as_bytes())));
-    match good {
+    let may = match shown {
+        Some(shown) => api.is_token(shown),
+        None => api.sessions.admits(request.method(), &headers),
+    };
+    match may {
         true => next.run(request).await,
         false => problem(
             StatusCode::UNAUTHORIZED,

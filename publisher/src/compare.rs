@@ -256,7 +256,8 @@ async fn look(
     Ok(())
 }
 
-fn differences(bundle: &contexts::bundle::Bundle, state: &TenantState) -> Vec<Differs> {
+/// How a store's side of a tenant differs from the bundle that belongs there.
+pub(crate) fn differences(bundle: &contexts::bundle::Bundle, state: &TenantState) -> Vec<Differs> {
     type Name<'a> = (&'a Kind, &'a Key);
     let mut found: BTreeMap<(Kind, Option<Key>), Difference> = BTreeMap::new();
     let hub: BTreeMap<Name<'_>, &Context> = bundle.contexts.iter().map(|c| (c.name(), c)).collect();

@@ -5,6 +5,8 @@ use crate::api::{self, Api};
 use crate::ask::{Ask, Orders};
 use crate::candidate::{Candidate, Look};
 use crate::config::Config;
+use crate::console::pane::{self, Pane};
+use crate::console::session::Sessions;
 use crate::engine::{EngineView, Parts, TermEnd};
 use crate::source::SourceError;
 use crate::writer::RegionFilter;
@@ -62,20 +64,25 @@ pub async fn run(
         view: seen,
         metrics,
         scans: AtomicU64::new(0),
+        sessions: Sessions::default(),
+        pane: Pane::default(),
+        stopped: stop.clone(),
     };
+    let api = Arc::new(api);
+    let watching = tokio::spawn(pane::keep(api.clone(), stop.clone()));
     let mut stopped = stop.clone();
     let (ending, mut ended) = watch::channel(false);
-    let serving =
-        axum::serve(listener, api::router(Arc::new(api))).with_graceful_shutdown(async move {
-            tokio::select! {
-                _ = stopped.wait_for(|s| *s) => {}
-                _ = ended.wait_for(|e| *e) => {}
-            }
-        });
+    let serving = axum::serve(listener, api::router(api)).with_graceful_shutdown(async move {
+        tokio::select! {
+            _ = stopped.wait_for(|s| *s) => {}
+            _ = ended.wait_for(|e| *e) => {}
+        }
+    });
     let serving = tokio::spawn(serving.into_future());
     tracing::info!(listen = %listen, scan = config.hub.scan, regions = config.spokes.len(), "publisher started");
     let end = stand_by(&parts, &config, &mut incoming, &view, &mut stop).await;
     drop(scheduler);
+    watching.abort();
     ending.send_replace(true);
     // Requests under way get a moment; the process ends with or without them.
     let _ = tokio::time::timeout(Duration::from_secs(2), serving).await;

@@ -12,6 +12,7 @@
 //! | [`daemon`] | `publisher run` |
 //! | [`delegate`] | how a command gets something done, by the writer or as the writer |
 //! | [`api`] | the HTTP API |
+//! | [`console`] | the page for the operator's browser |
 //! | [`cli`] | the command line |
 //! | [`status`], [`compare`], [`lookup`] | looking, without changing anything |
 
@@ -21,6 +22,7 @@ pub mod candidate;
 pub mod cli;
 pub mod compare;
 pub mod config;
+pub mod console;
 pub mod daemon;
 pub mod delegate;
 pub mod engine;

@@ -90,6 +90,14 @@ pub struct Status {
 }
 
 impl Status {
+    /// Replaces what the writer knew when the stores were asked by what it knows now.
+    pub fn see(&mut self, engine: Option<EngineView>) {
+        for report in &mut self.stores {
+            report.writer_view = writer_view(engine.as_ref(), &report.store);
+        }
+        self.engine = engine;
+    }
+
     /// Whether a person should look.
     pub fn is_well(&self) -> bool {
         let store = |s: &StoreReport| {
@@ -170,12 +178,15 @@ pub async fn collect(
     status
 }
 
+/// What the writer knows of a store.
+fn writer_view(engine: Option<&EngineView>, store: &str) -> Option<StoreView> {
+    let stores = &engine?.stores;
+    stores.iter().find(|s| s.store == store).cloned()
+}
+
 async fn report(spoke: Arc<Spoke>, engine: &Option<EngineView>) -> StoreReport {
     let (store, region) = (spoke.name(), spoke.region.clone());
-    let writer_view = engine
-        .as_ref()
-        .and_then(|e| e.stores.iter().find(|s| s.store == store))
-        .cloned();
+    let writer_view = writer_view(engine.as_ref(), &store);
     let unknown = StoreReport {
         store,
         region,

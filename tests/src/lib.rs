@@ -3,6 +3,7 @@
 //! Every test has its own database, ports, folder and processes. Nothing here waits for a time to pass; it waits for a
 //! condition, with a deadline that says what was waited for.
 
+pub mod browser;
 pub mod gateway;
 pub mod hub;
 pub mod pgbouncer;

@@ -1,7 +1,7 @@
 //! A throw-away PgBouncer in transaction mode: between any two transactions the server may be another connection.
 
 use crate::postgres::unprivileged;
-use crate::process::Process;
+use crate::process::{Process, foreign};
 use crate::{Result, free_port, until};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
@@ -21,29 +21,12 @@ pub struct PgBouncer {
     process: Option<Process>,
 }
 
-/// The program: `HUBCAST_PGBOUNCER`, or where distributions put it. Without one a test has to be left out, which it says
-/// aloud; where `CI` is `true` nothing is left out.
+/// The program; none if its tests have to be left out.
 ///
 /// # Errors
-/// If there is none and `CI` is `true`.
+/// As [`foreign`].
 pub fn find() -> Result<Option<PathBuf>> {
-    if let Some(bin) = std::env::var_os("HUBCAST_PGBOUNCER").filter(|b| !b.is_empty()) {
-        return Ok(Some(bin.into()));
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let dirs = std::env::split_paths(&path);
-    // Daemons are often not in the PATH of those who are not root.
-    let dirs = dirs.chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
-    let mut programs = dirs.map(|dir| dir.join("pgbouncer"));
-    let missing = "there is no PgBouncer: install it, or set HUBCAST_PGBOUNCER to its path";
-    match programs.find(|program| program.is_file()) {
-        Some(program) => Ok(Some(program)),
-        None if std::env::var("CI").is_ok_and(|ci| ci == "true") => Err(missing.into()),
-        None => {
-            eprintln!("LEFT OUT, NOTHING WAS TESTED: {missing}");
-            Ok(None)
-        }
-    }
+    foreign("pgbouncer", "HUBCAST_PGBOUNCER")
 }
 
 impl PgBouncer {

@@ -139,3 +139,28 @@ pub fn program(name: &str) -> Result<PathBuf> {
     }
     Err(format!("{name} is not built: run `cargo build --workspace --all-targets` first").into())
 }
+
+/// A program that is not ours: what `variable` says, or where distributions put it. Without it a test has to be left
+/// out, which is said aloud; where `CI` is `true` nothing is left out.
+///
+/// # Errors
+/// If there is none and `CI` is `true`.
+pub fn foreign(name: &str, variable: &str) -> Result<Option<PathBuf>> {
+    if let Some(program) = std::env::var_os(variable).filter(|path| !path.is_empty()) {
+        return Ok(Some(program.into()));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::env::split_paths(&path);
+    // Daemons are often not in the PATH of those who are not root.
+    let dirs = dirs.chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
+    let mut programs = dirs.map(|dir| dir.join(name));
+    let missing = format!("there is no {name}: install it, or set {variable} to its path");
+    match programs.find(|program| program.is_file()) {
+        Some(program) => Ok(Some(program)),
+        None if std::env::var("CI").is_ok_and(|ci| ci == "true") => Err(missing.into()),
+        None => {
+            eprintln!("LEFT OUT, NOTHING WAS TESTED: {missing}");
+            Ok(None)
+        }
+    }
+}

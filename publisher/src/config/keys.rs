@@ -18,6 +18,7 @@ const CONTEXT: &[&str] = &[
     "watch",
     "max_value_bytes",
     "regions_required",
+    "sensitive",
 ];
 const WATCH: &[&str] = &["table", "tenant", "columns", "tenants"];
 

@@ -54,6 +54,8 @@ struct RawContext {
     max_value_bytes: Option<u64>,
     #[serde(default)]
     regions_required: bool,
+    #[serde(default)]
+    sensitive: bool,
 }
 
 /// The whole configuration.
@@ -82,6 +84,14 @@ pub struct HubConfig {
     pub scan: String,
     /// What callers of the API have to show.
     pub api_token: SecretString,
+}
+
+impl Config {
+    /// The kinds whose values nobody is shown.
+    pub fn sensitive(&self) -> impl Iterator<Item = &Kind> {
+        let sensitive = self.contexts.iter().filter(|context| context.sensitive);
+        sensitive.map(|context| &context.kind)
+    }
 }
 
 impl HubConfig {
@@ -118,6 +128,8 @@ pub struct ContextConfig {
     pub max_value_bytes: u64,
     /// Whether NULL regions are an error rather than every region.
     pub regions_required: bool,
+    /// Whether the console masks its values.
+    pub sensitive: bool,
 }
 
 /// One entry of `watch`: a table and whose contexts a change of it concerns.
@@ -343,5 +355,6 @@ fn check_context(i: usize, raw: RawContext) -> Result<ContextConfig, Fault> {
         watch: raw.watch,
         max_value_bytes,
         regions_required: raw.regions_required,
+        sensitive: raw.sensitive,
     })
 }

@@ -373,6 +373,17 @@ impl Source {
         Ok(())
     }
 
+    /// The scans that are remembered, newest first: when each ended (seconds ago), and its summary.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database fails.
+    pub async fn scans(&self) -> Result<Vec<(f64, serde_json::Value)>, SourceError> {
+        let sql = "SELECT extract(epoch FROM clock_timestamp() - ended_at)::float8, summary FROM hubcast.scans \
+                   ORDER BY ended_at DESC";
+        let rows = self.fetch_all("reading the scans", Statement::new(sql));
+        Ok(rows.await?.iter().map(|r| (r.get(0), r.get(1))).collect())
+    }
+
     /// When the last scan ended (seconds ago), and its summary as JSON.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ mod agents;
 mod api;
 mod comparison;
 mod configuration;
+mod console;
 mod daemon;
 mod database;
 mod desk;
