@@ -2,7 +2,6 @@
 
 use crate::process::{Process, foreign};
 use crate::{Result, free_port, until};
-use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -217,10 +216,6 @@ impl Browser {
 impl Drop for Browser {
     fn drop(&mut self) {
         // Asked to stop it ends its browser; killed it would leave it behind.
-        let _ = self.driver.signal(Signal::TERM);
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while self.driver.is_running() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let _ = self.driver.stop_here();
     }
 }
