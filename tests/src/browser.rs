@@ -3,6 +3,8 @@
 use crate::process::{Process, foreign};
 use crate::{Result, free_port, until};
 use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -215,7 +217,17 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Asked to stop it ends its browser; killed it would leave it behind.
-        let _ = self.driver.stop_here();
+        // The driver leaves a browser behind that it was not asked to end. Nothing can be awaited here.
+        if let Some((address, session)) = self.session.trim_start_matches("http://").split_once('/')
+            && let Ok(mut driver) = TcpStream::connect(address)
+        {
+            let _ = driver.set_read_timeout(Some(Duration::from_secs(5)));
+            let _ = write!(
+                driver,
+                "DELETE /{session} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+            );
+            let _ = driver.read_to_end(&mut Vec::new());
+        }
+        let _ = self.driver.kill();
     }
 }

@@ -90,15 +90,6 @@ impl Process {
         self.ended(Duration::from_secs(15)).await
     }
 
-    /// The same where nothing can be awaited, and for as long as it takes.
-    ///
-    /// # Errors
-    /// If it cannot be waited for.
-    pub fn stop_here(&mut self) -> Result<ExitStatus> {
-        let _ = self.signal(Signal::TERM);
-        Ok(self.child.wait()?)
-    }
-
     /// Waits for the end.
     ///
     /// # Errors
