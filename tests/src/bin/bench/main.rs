@@ -4,6 +4,7 @@
 
 mod bulk;
 mod clock;
+mod console;
 mod load;
 mod primary;
 mod propagation;
@@ -57,6 +58,8 @@ enum Name {
     Wake,
     /// How fast and how small reads are in a region (R1 to R7)
     Reads,
+    /// How soon the console shows what there is (O1)
+    Console,
 }
 
 /// A part of `reads`.
@@ -93,7 +96,7 @@ impl Args {
     fn plan(&self) -> Plan {
         // Rates depend more on what the disk does just then.
         let usual = match self.name {
-            Name::Propagation | Name::Wake | Name::Reads => 3,
+            Name::Propagation | Name::Wake | Name::Reads | Name::Console => 3,
             Name::Primary => 5,
         };
         let (rounds, samples) = match self.quick {
@@ -140,6 +143,7 @@ fn measured(args: &Args) -> Result<Report> {
         Name::Propagation => propagation::measure(&runtime, args.plan())?,
         Name::Wake => wake::measure(&runtime, args.plan())?,
         Name::Reads => reads::measure(&runtime, args.plan())?,
+        Name::Console => console::measure(&runtime, args.plan())?,
     };
     report.about.push(format!(
         "before it began, other work had {:.0} % of the processors",
