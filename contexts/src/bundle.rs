@@ -60,6 +60,8 @@ pub enum HoldReason {
         /// What Postgres or the check said.
         why: String,
     },
+    /// Somebody pressed the stop button for its region or kind.
+    Paused,
 }
 
 /// Whether a store keeps its last good value for a held name.
@@ -92,6 +94,9 @@ impl fmt::Display for HoldReason {
                 write!(f, "tenant {owner:?} has the same key and had it first")
             }
             Self::CannotBuild { why } => f.write_str(why),
+            Self::Paused => {
+                f.write_str("paused: it keeps its value; `publisher status` says by whom and why")
+            }
         }
     }
 }

@@ -74,6 +74,17 @@ async function ask(path, body) {
   return answer;
 }
 
+// ---- who looks
+
+let me = null;
+
+async function identify() {
+  const answer = await ask("/console/session");
+  if (!answer.is_signed_in) throw new SignedOut();
+  me = answer;
+  signOut.textContent = `Sign out ${me.who}`;
+}
+
 // ---- what is told
 
 let told = null;
@@ -245,7 +256,7 @@ function drawOverview() {
       engine && engine.scan && ["Scanning", `${Math.round(engine.scan.progress * 100)} % (${engine.scan.cause})`],
       ["Release", told.release],
     ]),
-    h("p", {}, h("button", { id: "scan", type: "button", onclick: startScan, disabled: !!(engine && engine.scan) }, "Scan now")),
+    h("p", {}, h("button", { id: "scan", type: "button", onclick: startScan, disabled: !me.may_republish || !!(engine && engine.scan) }, "Scan now")),
     h("div", { class: "tiles" }, all.map(tile)),
     h("div", { class: "wide" },
       h("section", { class: "card" }, h("h3", {}, "Hub and regions"), picture(all)),
@@ -325,7 +336,7 @@ async function drawSides(tenant, query, into) {
   next.set("skip", Number(query.get("skip") || 0) + side.contexts.length);
   into.replaceChildren(put(document.createDocumentFragment(), [
     h("h2", {}, `Tenant ${side.tenant}`), summary,
-    h("p", {}, h("button", { type: "button", id: "republish", onclick: republish }, "Republish"), " ",
+    h("p", {}, h("button", { type: "button", id: "republish", onclick: republish, disabled: !me.may_republish }, "Republish"), " ",
       h("button", { type: "button", id: "compare", onclick: () => drawSides(tenant, query, into).catch((error) => fail(error, receipt)) }, "Compare again")),
     receipt,
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Contexts side by side" }, h("table", {},
@@ -383,7 +394,7 @@ async function drawDefinitions() {
 
 function drawSignIn() {
   deaf();
-  told = null;
+  told = me = null;
   signOut.hidden = true;
   verdict.replaceChildren();
   const token = h("input", { id: "token", type: "password", name: "token", autocomplete: "current-password", required: true });
@@ -397,8 +408,8 @@ function drawSignIn() {
     } catch (error) { said.replaceChildren(notice("bad", error.message)); }
   };
   show(h("section", { class: "card sign-in" }, h("h1", {}, "Sign in"),
-    h("form", { onsubmit: enter }, h("label", {}, "API token of this hub", token), h("button", { class: "main", type: "submit" }, "Sign in")),
-    said, h("p", { class: "quiet" }, "It is hub.api_token of the publisher's configuration.")));
+    h("form", { onsubmit: enter }, h("label", {}, "Token", token), h("button", { class: "main", type: "submit" }, "Sign in")),
+    said, h("p", { class: "quiet" }, "hub.api_token of the publisher's configuration, or the token of a [[hub.token]].")));
   token.focus();
 }
 
@@ -422,7 +433,7 @@ async function draw() {
     else link.removeAttribute("aria-current");
   }
   try {
-    if (!told && !(await ask("/console/session")).is_signed_in) throw new SignedOut();
+    if (!me) await identify();
     if (name === "tenant") await drawTenant(part, query);
     else if (name === "scans") await drawScans();
     else if (name === "definitions") await drawDefinitions();

@@ -1,31 +1,33 @@
 //! The hub's HTTP API, for the job service and for whoever watches. A publisher that is not the writer passes requests
 //! on to the one that is.
 
+pub(crate) mod auth;
+mod stops;
 mod visible;
 
 use crate::ask::{Ask, Orders, Reply};
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::console::{self, pane::Pane, session::Sessions};
 use crate::delegate::{self, Stage};
 use crate::engine::{EngineView, Parts};
+use crate::source::{SourceError, audit};
 use crate::writer::{Delivery, RegionFilter};
 use crate::{lookup, status};
+use auth::Caller;
 use axum::body::Bytes;
-use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use contexts::name::{Kind, Region, TenantId};
 use metrics_exporter_prometheus::PrometheusHandle;
-use secrecy::ExposeSecret;
 use serde::Deserialize;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
 /// What the API works with.
@@ -51,24 +53,25 @@ pub struct Api {
     pub stopped: watch::Receiver<bool>,
 }
 
-impl Api {
-    /// Whether this is the token of the API.
-    pub(crate) fn is_token(&self, shown: &str) -> bool {
-        let token = self.config.hub.api_token.expose_secret();
-        bool::from(shown.as_bytes().ct_eq(token.as_bytes()))
-    }
-}
-
 /// The routes.
 pub fn router(api: Arc<Api>) -> Router {
-    let guarded = Router::new()
-        .route("/v1/republish", post(republish))
-        .route("/v1/scan", post(scan))
+    let may = |role| middleware::from_fn_with_state((api.clone(), role), auth::authorize);
+    let read = Router::new()
         .route("/v1/status", get(read_status))
         .route("/v1/visible", get(visible::visible))
         .route("/v1/tenants/{tenant}", get(read_tenant))
         .merge(console::guarded())
-        .route_layer(middleware::from_fn_with_state(api.clone(), authorize));
+        .route("/v1/audit", get(stops::audit))
+        .route_layer(may(Role::Read));
+    let republish = Router::new()
+        .route("/v1/republish", post(republish))
+        .route("/v1/scan", post(scan))
+        .route_layer(may(Role::Republish));
+    let operate = Router::new()
+        .route("/v1/pause", post(stops::pause))
+        .route("/v1/resume", post(stops::resume))
+        .route_layer(may(Role::Operate));
+    let guarded = read.merge(republish).merge(operate);
     let open = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
@@ -98,30 +101,6 @@ async fn nowhere() -> Response {
     )
 }
 
-async fn authorize(
-    State(api): State<Arc<Api>>,
-    headers: HeaderMap,
-    request: Request,
-    next: Next,
-) -> Response {
-    let shown = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|v| v.to_str().ok())
-        .and_then(|v| v.strip_prefix("Bearer "));
-    let may = match shown {
-        Some(shown) => api.is_token(shown),
-        None => api.sessions.admits(request.method(), &headers),
-    };
-    match may {
-        true => next.run(request).await,
-        false => problem(
-            StatusCode::UNAUTHORIZED,
-            "unauthorized",
-            "send Authorization: Bearer <hub.api_token>",
-        ),
-    }
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(
     deny_unknown_fields,
@@ -138,6 +117,8 @@ struct Republish {
     regions: Option<BTreeSet<Region>>,
     #[serde(default)]
     wait: bool,
+    #[serde(default)]
+    despite_pause: bool,
 }
 
 /// The names of the tenants, as text.
@@ -157,7 +138,11 @@ fn names<'a>(
     }
 }
 
-async fn republish(State(api): State<Arc<Api>>, body: Bytes) -> Response {
+async fn republish(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Response {
     let wanted: Republish = match serde_json::from_slice(&body) {
         Ok(wanted) => wanted,
         Err(e) => return problem(StatusCode::BAD_REQUEST, "bad_request", &e.to_string()),
@@ -185,12 +170,19 @@ async fn republish(State(api): State<Arc<Api>>, body: Bytes) -> Response {
         Err(e) => return problem(StatusCode::BAD_REQUEST, "bad_request", &e.to_string()),
     };
     let regions = wanted.regions.map_or(RegionFilter::All, RegionFilter::Only);
-    let ask = Ask::Republish { tenants, regions };
+    if wanted.despite_pause
+        && let Err(refusal) = caller.require(Role::Operate)
+    {
+        return refusal;
+    }
+    if let Err(e) = admit(&api, &caller, &tenants, wanted.despite_pause).await {
+        return stops::refused(&e);
+    }
+    let going = tokio::spawn(go(api, tenants, regions, wanted.despite_pause));
     if !wanted.wait {
-        tokio::spawn(async move { pass_on(&api, ask).await });
         return (StatusCode::ACCEPTED, Json(json!({ "accepted": true }))).into_response();
     }
-    match pass_on(&api, ask).await {
+    match going.await.unwrap_or_else(|e| Err(e.to_string())) {
         Ok(Reply::Republished(receipts)) => {
             let all = receipts
                 .receipts
@@ -203,6 +195,39 @@ async fn republish(State(api): State<Arc<Api>>, body: Bytes) -> Response {
         Ok(_) => answered_otherwise(),
         Err(why) => problem(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &why),
     }
+}
+
+/// Records the request, and lets its tenants through if they are to go despite a pause.
+async fn admit(
+    api: &Api,
+    caller: &Caller,
+    tenants: &[TenantId],
+    despite_pause: bool,
+) -> Result<(), SourceError> {
+    let (source, by) = (&api.parts.source, &caller.actor);
+    match despite_pause {
+        true => source.except(tenants, by).await,
+        false => source.audit(by, "republish", &audit::named(tenants)).await,
+    }
+}
+
+/// In a task of its own, so that an exception from a pause ends also if the caller went away.
+async fn go(
+    api: Arc<Api>,
+    tenants: Vec<TenantId>,
+    regions: RegionFilter,
+    despite_pause: bool,
+) -> Result<Reply, String> {
+    let ask = Ask::Republish {
+        tenants: tenants.clone(),
+        regions,
+    };
+    let reply = pass_on(&api, ask).await;
+    if despite_pause {
+        let ended = api.parts.source.end_exceptions(&tenants).await;
+        ended.map_err(|e| e.to_string())?;
+    }
+    reply
 }
 
 /// Checks that kinds and regions are in the configuration.
@@ -233,9 +258,13 @@ pub fn known(
     Ok(())
 }
 
-async fn scan(State(api): State<Arc<Api>>) -> Response {
+async fn scan(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>) -> Response {
     let id = api.scans.fetch_add(1, Ordering::Relaxed) + 1;
     let id = format!("{}-{id}", std::process::id());
+    let what = json!({ "id": id });
+    if let Err(e) = api.parts.source.audit(&caller.actor, "scan", &what).await {
+        return stops::refused(&e);
+    }
     let ask = Ask::Scan {
         cause: format!("asked for over the API ({id})"),
         regions: RegionFilter::All,

@@ -32,6 +32,8 @@ pub enum Ask {
         /// Compare what is on the stores' disks, read again.
         reread: bool,
     },
+    /// Call back what was built before now: something that shapes content was changed in the database.
+    Recall,
     /// Where a transaction is visible.
     Visible {
         /// Its number.
@@ -53,6 +55,8 @@ pub enum Reply {
     Republished(Receipts),
     /// To [`Ask::Scan`].
     Scanned(Box<ScanSummary>),
+    /// To [`Ask::Recall`]: nothing is under way any more that was built before.
+    Recalled,
     /// To [`Ask::Visible`].
     Visible(Vec<VisibleAt>),
     /// It cannot be done.

@@ -26,16 +26,21 @@ const SAY_STANDBY_EVERY: Duration = Duration::from_secs(5);
 
 impl Default for Candidate {
     fn default() -> Self {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         Self {
             holder: draw_holder(),
-            host: format!("{} (process {})", host.trim(), std::process::id()),
+            host: format!("{} (process {})", host(), std::process::id()),
             born: Instant::now(),
             observer: Observer::default(),
             own: None,
             stood_by: None,
         }
     }
+}
+
+/// The name of this machine.
+pub(crate) fn host() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    host.trim().to_owned()
 }
 
 fn draw_holder() -> Holder {

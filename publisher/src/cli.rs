@@ -3,10 +3,12 @@
 //! Exit codes: 0 done and in step; 1 ran, but something differs, was refused, is held or is unreachable; 2 wrong use
 //! or wrong configuration.
 
+mod audit;
 mod check;
 mod compare;
 mod get;
 mod migrate;
+mod pause;
 mod progress;
 mod republish;
 mod run;
@@ -18,6 +20,7 @@ mod uninstall;
 
 use crate::config::{self, Config};
 use crate::engine::Parts;
+use crate::source::audit::Actor;
 use crate::source::{Source, SourceError};
 use crate::spoke::Spoke;
 use crate::writer::RegionFilter;
@@ -114,6 +117,19 @@ enum Command {
         #[arg(long, global = true)]
         wait: bool,
     },
+    /// The stop button: what is chosen keeps its values in every store, and only removals leave
+    ///
+    /// Kept in the database, so that it survives restarts and counts for every publisher. New contexts and changed values
+    /// are held meanwhile.
+    Pause(pause::What),
+    /// End a pause, and send what changed meanwhile
+    Resume(pause::What),
+    /// Who did what, when, and from where; the newest first
+    Audit {
+        /// How many acts
+        #[arg(long, default_value = "50")]
+        limit: u32,
+    },
     /// Stores, lag, counts, the last scan, refusals, what is held
     Status {
         /// The API of the daemon, if it is not at hub.listen
@@ -154,6 +170,9 @@ enum Republish {
         /// The tenants
         #[arg(required = true)]
         tenants: Vec<String>,
+        /// Although they are paused; recorded in the audit trail
+        #[arg(long)]
+        despite_pause: bool,
     },
     /// All stores of a region: a scan that reads their contents back
     Region {
@@ -268,6 +287,25 @@ impl Context {
     }
 }
 
+/// Who runs a command. The name of the user is what the environment says; the number is what the system says.
+fn actor(command: &str) -> Actor {
+    let uid = rustix::process::getuid().as_raw();
+    let name = ["USER", "LOGNAME"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok())
+        .filter(|name| !name.is_empty());
+    let who = match name {
+        Some(name) => format!("{name} (uid {uid})"),
+        None => format!("uid {uid}"),
+    };
+    let origin = format!("publisher {command} on {}", crate::candidate::host());
+    Actor { who, origin }
+}
+
+fn answered_otherwise() -> Stop {
+    Stop::Failed("the writer answered something else than was asked".into())
+}
+
 /// Runs a command and returns the exit code.
 pub async fn execute(cli: Cli) -> u8 {
     let outcome = match Context::new(&cli.global) {
@@ -310,6 +348,9 @@ async fn dispatch(context: Context, command: Command) -> Result<Exit, Stop> {
             region,
             wait: _,
         } => republish::run(&context, what, kind.as_deref(), region.as_deref()).await,
+        Command::Pause(what) => pause::pause(&context, &what).await,
+        Command::Resume(what) => pause::resume(&context, &what).await,
+        Command::Audit { limit } => audit::run(&context, limit).await,
         Command::Takeover { force } => takeover::run(&context, force).await,
         Command::Status { hub } => status::run(&context, hub).await,
         Command::Diff { tenant, region } => {

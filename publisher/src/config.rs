@@ -6,7 +6,7 @@ mod env;
 mod keys;
 mod model;
 
-pub use model::{Config, ContextConfig, HubConfig, SpokeConfig, Watch};
+pub use model::{ApiToken, Config, ContextConfig, HubConfig, Role, SpokeConfig, Watch};
 
 use std::path::{Path, PathBuf};
 

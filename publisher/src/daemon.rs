@@ -72,7 +72,8 @@ pub async fn run(
     let watching = tokio::spawn(pane::keep(api.clone(), stop.clone()));
     let mut stopped = stop.clone();
     let (ending, mut ended) = watch::channel(false);
-    let serving = axum::serve(listener, api::router(api)).with_graceful_shutdown(async move {
+    let service = api::router(api).into_make_service_with_connect_info::<std::net::SocketAddr>();
+    let serving = axum::serve(listener, service).with_graceful_shutdown(async move {
         tokio::select! {
             _ = stopped.wait_for(|s| *s) => {}
             _ = ended.wait_for(|e| *e) => {}

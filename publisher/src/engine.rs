@@ -93,6 +93,7 @@ struct Engine<'a> {
     republishing: HashMap<Ticket, Asker>,
     scanning: HashMap<ScanId, Asker>,
     asking: HashMap<Ticket, Asker>,
+    recalling: HashMap<Ticket, Asker>,
     reporter: Reporter,
     view: &'a watch::Sender<Option<EngineView>>,
 }
@@ -169,6 +170,7 @@ pub async fn run_term(
         republishing: HashMap::new(),
         scanning: HashMap::new(),
         asking: HashMap::new(),
+        recalling: HashMap::new(),
         reporter: Reporter::default(),
         view,
     };
@@ -342,6 +344,11 @@ impl Engine<'_> {
                 metrics::counter!(crate::metrics::REQUESTS, "kind" => "scan").increment(1);
                 let id = self.writer.request_scan(&cause, regions, reread);
                 self.scanning.insert(id, asker);
+            }
+            Ask::Recall => {
+                metrics::counter!(crate::metrics::REQUESTS, "kind" => "recall").increment(1);
+                let ticket = self.writer.recall();
+                self.recalling.insert(ticket, asker);
             }
             Ask::Visible { server, .. } if server != self.lease.server => {
                 let why = "the writer's term began on another server of the database, and is about to end: ask again";

@@ -14,6 +14,8 @@
 //! | [`capture`] | the outbox: looks and acknowledgements |
 //! | `connections` | the pool, and connections that are used again at once |
 //! | [`statement`] | statements that pass a transaction pooler |
+//! | [`pauses`] | the stop button |
+//! | [`audit`] | who did what |
 //! | [`hub`] | the lease, terms, requests and scans in the schema `hubcast` |
 //! | [`standby`] | who stands by |
 //! | [`triggers`] | the change triggers on watched tables |
@@ -22,6 +24,7 @@
 
 pub mod assemble;
 pub mod at_once;
+pub mod audit;
 pub mod build;
 pub mod capture;
 mod connections;
@@ -29,6 +32,7 @@ pub mod definitions;
 pub mod describe;
 pub mod hub;
 pub mod migrate;
+pub mod pauses;
 pub mod query;
 pub mod ranges;
 pub mod stability;

@@ -2,11 +2,12 @@
 //! says of itself right now.
 
 use crate::engine::{EngineView, Parts, StoreView};
+use crate::source::pauses::Paused;
 use crate::source::standby::Standby;
 use crate::spoke::Spoke;
 use crate::writer::ScanSummary;
 use contexts::limits;
-use contexts::name::{Kind, Region};
+use contexts::name::{Kind, Region, TenantId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -85,6 +86,12 @@ pub struct Status {
     pub stores: Vec<StoreReport>,
     /// The last scan.
     pub last_scan: Option<LastScan>,
+    /// What is paused, by whom and why.
+    #[serde(default)]
+    pub pauses: Vec<Paused>,
+    /// Tenants that are published although they are paused.
+    #[serde(default)]
+    pub pause_exceptions: Vec<TenantId>,
     /// Where the configuration of this process differs from what `migrate` stored.
     pub differences: Vec<String>,
 }
@@ -117,6 +124,7 @@ impl Status {
         };
         self.database.is_none()
             && self.differences.is_empty()
+            && self.pauses.is_empty()
             && self.stores.iter().all(store)
             && scanned
             && held == 0
@@ -144,7 +152,8 @@ pub async fn collect(
         let standbys = parts.source.standbys().await?;
         let last = parts.source.last_scan().await?;
         let differences = parts.source.definitions().await?.differences(config);
-        Ok::<_, crate::source::SourceError>((lease, standbys, last, differences))
+        let paused = parts.source.paused().await?;
+        Ok::<_, crate::source::SourceError>((lease, standbys, last, paused, differences))
     };
     let (stores, database) = tokio::join!(stores, tokio::time::timeout(DATABASE_WITHIN, database));
     let mut status = Status {
@@ -153,10 +162,12 @@ pub async fn collect(
         engine,
         stores,
         last_scan: None,
+        pauses: Vec::new(),
+        pause_exceptions: Vec::new(),
         differences: Vec::new(),
     };
     match database.unwrap_or_else(|_| Err(parts.source.silent(DATABASE_WITHIN))) {
-        Ok((lease, (standbys, renewed_seconds_ago), last, differences)) => {
+        Ok((lease, (standbys, renewed_seconds_ago), last, paused, differences)) => {
             let (epoch, released) = (lease.row.term.epoch, lease.row.released);
             status.writer = Some(WriterStatus {
                 epoch,
@@ -171,6 +182,7 @@ pub async fn collect(
                     summary: serde_json::from_str(&json).ok()?,
                 })
             });
+            (status.pauses, status.pause_exceptions) = paused;
             status.differences = differences;
         }
         Err(e) => status.database = Some(e.to_string()),

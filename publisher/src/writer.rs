@@ -24,6 +24,7 @@ pub mod lease;
 mod outbox;
 mod pace;
 mod queue;
+mod recall;
 mod receipts;
 mod retry;
 mod scan;
@@ -54,6 +55,7 @@ use contexts::push::Verdict;
 use contexts::version::{Term, Version};
 use dirty::{Dirty, Lane};
 use pace::Pace;
+use recall::Recalls;
 use receipts::Waits;
 use retry::Retries;
 use scan::Scan;
@@ -79,7 +81,7 @@ pub struct BatchId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct ScanId(pub u64);
 
-/// A republish request that waits for its receipts.
+/// Something that was asked for and waits for its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
@@ -162,6 +164,11 @@ pub enum Report {
     ScanEnded(ScanSummary),
     /// A republish request has all its receipts.
     Republished(Republished),
+    /// Nothing is under way any more that was built before a recall.
+    Recalled {
+        /// Which recall.
+        ticket: Ticket,
+    },
     /// A question where a transaction is visible is answered.
     Visible(Visible),
     /// The change triggers can be relied on again, or not any more, and why.
@@ -212,6 +219,7 @@ pub struct Writer {
     questions: Questions,
     beats: Beats,
     retries: Retries,
+    recalls: Recalls,
     /// Of changes, and of bulk changes.
     paces: [Pace; 2],
     /// The triggers as they were looked at last, and why they cannot be relied on.
@@ -256,6 +264,7 @@ impl Writer {
             questions: Questions::default(),
             beats: Beats::default(),
             retries: Retries::default(),
+            recalls: Recalls::default(),
             paces: Default::default(),
             triggers: None,
             gap: Some("the triggers were not looked at yet".into()),

@@ -256,6 +256,27 @@ impl Hub {
         Ok((response.status(), response.json().await?))
     }
 
+    /// Posts to its API with some token: the status, and the body as JSON.
+    ///
+    /// # Errors
+    /// If it does not answer, or with something else.
+    pub async fn post(&self, token: &str, path: &str, body: &Value) -> Result<(StatusCode, Value)> {
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let asked = client.post(self.url(path)).bearer_auth(token).json(body);
+        let response = asked.send().await?;
+        Ok((response.status(), response.json().await?))
+    }
+
+    /// Adds lines to the table `[hub]` of its configuration.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn configure(&self, lines: &str) -> Result<()> {
+        let text = std::fs::read_to_string(&self.config)?;
+        let text = text.replacen("[hub]\n", &format!("[hub]\n{lines}\n"), 1);
+        Ok(std::fs::write(&self.config, text)?)
+    }
+
     /// `GET /v1/status`.
     ///
     /// # Errors

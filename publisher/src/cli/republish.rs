@@ -2,6 +2,7 @@
 
 use super::{Context, Exit, Republish, Stop, progress, scan};
 use crate::ask::{Ask, Receipts, Reply};
+use crate::source::audit;
 use crate::writer::Delivery;
 use std::fmt::Write;
 
@@ -13,7 +14,7 @@ pub(super) async fn run(
 ) -> Result<Exit, Stop> {
     let kind = context.kind(kind)?;
     let regions = context.regions(region)?;
-    let tenants = match what {
+    let (tenants, despite_pause) = match what {
         Republish::All => {
             return scan::ask(context, "publisher republish all", regions, kind, true).await;
         }
@@ -26,7 +27,10 @@ pub(super) async fn run(
             let regions = context.regions(Some(&name))?;
             return scan::ask(context, "publisher republish region", regions, kind, true).await;
         }
-        Republish::Tenant { tenants } => tenants,
+        Republish::Tenant {
+            tenants,
+            despite_pause,
+        } => (tenants, despite_pause),
     };
     context.require_migrated().await?;
     let tenants = context
@@ -38,12 +42,25 @@ pub(super) async fn run(
             true => Stop::Failed(e.to_string()),
             false => Stop::Usage(e.to_string()),
         })?;
-    let Reply::Republished(mut receipts) =
-        progress::ask(context, Ask::Republish { tenants, regions }).await?
-    else {
-        return Err(Stop::Failed(
-            "the writer answered something else than was asked".into(),
-        ));
+    let (source, by) = (&context.parts.source, super::actor("republish"));
+    match despite_pause {
+        true => source.except(&tenants, &by).await?,
+        false => {
+            source
+                .audit(&by, "republish", &audit::named(&tenants))
+                .await?
+        }
+    }
+    let ask = Ask::Republish {
+        tenants: tenants.clone(),
+        regions,
+    };
+    let reply = progress::ask(context, ask).await;
+    if despite_pause {
+        source.end_exceptions(&tenants).await?;
+    }
+    let Reply::Republished(mut receipts) = reply? else {
+        return Err(super::answered_otherwise());
     };
     scan::only(kind.as_ref(), &mut receipts.held);
     context.print(&receipts, || text(&receipts))?;

@@ -4,6 +4,7 @@ use super::{Context, Exit, Stop, progress};
 use crate::ask::{Ask, Reply};
 use crate::writer::{HeldReport, RegionFilter, ScanSummary};
 use contexts::name::{Kind, TenantId};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -28,13 +29,15 @@ pub(super) async fn ask(
     context.require_migrated().await?;
     let ask = Ask::Scan {
         cause: cause.to_owned(),
-        regions,
+        regions: regions.clone(),
         reread,
     };
+    let act = json!({ "regions": regions, "reads back": reread });
+    let source = &context.parts.source;
+    let by = super::actor(cause.trim_start_matches("publisher "));
+    source.audit(&by, "scan", &act).await?;
     let Reply::Scanned(mut summary) = progress::ask(context, ask).await? else {
-        return Err(Stop::Failed(
-            "the writer answered something else than was asked".into(),
-        ));
+        return Err(super::answered_otherwise());
     };
     only(kind.as_ref(), &mut summary.held);
     context.print(&summary, || text(&summary))?;

@@ -1,6 +1,7 @@
 //! `publisher status`: through the daemon's API, or without it from the database and the spokes.
 
 use super::{Context, Exit, Stop, scan};
+use crate::source::pauses::Paused;
 use crate::status::{self, Status, StoreReport};
 use secrecy::ExposeSecret;
 use std::fmt::Write;
@@ -49,6 +50,21 @@ fn age(seconds: f64) -> String {
 fn text(status: &Status) -> String {
     let mut out = String::new();
     writer_lines(&mut out, status);
+    for Paused {
+        pause,
+        who,
+        seconds_ago,
+    } in &status.pauses
+    {
+        let when = age(*seconds_ago);
+        let _ = writeln!(
+            out,
+            "PAUSED    {pause} (by {who}, {when} ago); values stay, only removals leave; `publisher resume` ends it"
+        );
+    }
+    for tenant in &status.pause_exceptions {
+        let _ = writeln!(out, "PAUSED    but tenant {tenant} is let through");
+    }
     let _ = match &status.last_scan {
         None => writeln!(out, "last scan none recorded"),
         Some(scan) => {

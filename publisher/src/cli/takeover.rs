@@ -21,6 +21,11 @@ pub(super) async fn run(context: &Context, force: bool) -> Result<Exit, Stop> {
         reread: false,
     };
     let parts = &context.parts;
+    let (by, act) = (
+        super::actor("takeover"),
+        serde_json::json!({ "force": true }),
+    );
+    parts.source.audit(&by, "takeover", &act).await?;
     let work = |stage| async move { delegate::take_over(parts, ask, &stage).await };
     let Reply::Scanned(summary) = progress::watch(context, work).await? else {
         return Err(Stop::Failed(

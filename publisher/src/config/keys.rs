@@ -10,7 +10,9 @@ const HUB: &[&str] = &[
     "listen",
     "scan",
     "api_token",
+    "token",
 ];
+const TOKEN: &[&str] = &["name", "token", "role"];
 const SPOKE: &[&str] = &["region", "store", "agents", "token"];
 const CONTEXT: &[&str] = &[
     "kind",
@@ -38,6 +40,14 @@ pub(super) fn check(table: &toml::Table) -> Result<(), Fault> {
     known("", table, TOP)?;
     if let Some(toml::Value::Table(hub)) = table.get("hub") {
         known("hub", hub, HUB)?;
+        let tokens = hub.get("token").and_then(toml::Value::as_array);
+        let tokens = tokens
+            .into_iter()
+            .flatten()
+            .filter_map(toml::Value::as_table);
+        for (i, token) in tokens.enumerate() {
+            known(&format!("hub.token[{i}]"), token, TOKEN)?;
+        }
     }
     for (place, keys) in [("spoke", SPOKE), ("context", CONTEXT)] {
         let items = table

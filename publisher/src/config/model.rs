@@ -6,6 +6,7 @@ use contexts::name::{Kind, Region};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
+use std::fmt;
 use std::net::SocketAddr;
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:7400";
@@ -29,6 +30,15 @@ struct RawHub {
     listen: Option<String>,
     scan: Option<String>,
     api_token: SecretString,
+    #[serde(default)]
+    token: Vec<RawToken>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawToken {
+    name: String,
+    token: SecretString,
+    role: Role,
 }
 
 #[derive(Debug, Deserialize)]
@@ -82,8 +92,43 @@ pub struct HubConfig {
     pub listen: SocketAddr,
     /// When scans run: cron with seconds, UTC.
     pub scan: String,
-    /// What callers of the API have to show.
+    /// What callers of the API have to show: the name is `api_token`, and it may do everything.
     pub api_token: SecretString,
+    /// Further ones, each with a name and a role.
+    pub tokens: Vec<ApiToken>,
+}
+
+/// What a token of the API may do: everything that those before it may, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Look at everything.
+    Read,
+    /// Ask for tenants and scans.
+    Republish,
+    /// Stop, resume, approve and drop.
+    Operate,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Republish => "republish",
+            Self::Operate => "operate",
+        })
+    }
+}
+
+/// `[[hub.token]]`.
+#[derive(Debug)]
+pub struct ApiToken {
+    /// Who it is, in the audit trail.
+    pub name: String,
+    /// What is shown.
+    pub token: SecretString,
+    /// What it may do.
+    pub role: Role,
 }
 
 impl Config {
@@ -245,6 +290,7 @@ fn check_hub(raw: RawHub) -> Result<HubConfig, Fault> {
         }
     }
     check_token("hub.api_token", &raw.api_token)?;
+    let tokens = check_api_tokens(&raw.api_token, raw.token)?;
     let RawHub {
         database_url,
         direct_url,
@@ -259,7 +305,36 @@ fn check_hub(raw: RawHub) -> Result<HubConfig, Fault> {
         listen,
         scan,
         api_token,
+        tokens,
     })
+}
+
+/// Names and tokens each stand once: the audit trail names who acted.
+fn check_api_tokens(api_token: &SecretString, raw: Vec<RawToken>) -> Result<Vec<ApiToken>, Fault> {
+    let (mut names, mut seen) = (HashSet::from(["api_token".to_owned()]), HashSet::new());
+    seen.insert(api_token.expose_secret().to_owned());
+    let mut tokens = Vec::new();
+    for (i, RawToken { name, token, role }) in raw.into_iter().enumerate() {
+        let place = |key: &str| format!("hub.token[{i}].{key}");
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
+        if name.is_empty() || name.len() > 64 || !name.chars().all(is_plain) {
+            let message =
+                format!("{name:?} is no name: use 1 to 64 letters, digits, and any of -_.@");
+            return Err(fault(place("name"), message));
+        }
+        if !names.insert(name.clone()) {
+            return Err(fault(
+                place("name"),
+                format!("the name {name:?} stands twice"),
+            ));
+        }
+        check_token(&place("token"), &token)?;
+        if !seen.insert(token.expose_secret().to_owned()) {
+            return Err(fault(place("token"), "another name has the same token"));
+        }
+        tokens.push(ApiToken { name, token, role });
+    }
+    Ok(tokens)
 }
 
 /// A token travels in a header.

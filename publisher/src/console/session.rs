@@ -1,19 +1,22 @@
-//! Who is signed in. Whoever shows the API's token gets a random id in a cookie that scripts cannot read and that no
+//! Who is signed in. Whoever shows a token of the API gets a random id in a cookie that scripts cannot read and that no
 //! other site can make the browser send; the token itself is not kept by the browser. Sessions live in memory: a
 //! publisher that starts again asks for the token again.
 //!
 //! A request that changes something must carry [`ACTS`] beside the cookie. A page of another site cannot add a header
 //! without being asked first whether it may, and the publisher never says that it may.
 
+use crate::api::auth::{self, Known};
 use crate::api::{Api, problem};
+use crate::config::Role;
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::{COOKIE, SET_COOKIE};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use serde_json::json;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The header of a request that changes something.
@@ -27,40 +30,54 @@ const MANY: usize = 1_000;
 /// The sessions of this process.
 #[derive(Debug, Default)]
 pub struct Sessions {
-    until: Mutex<HashMap<String, Instant>>,
+    open: Mutex<HashMap<String, Session>>,
+}
+
+#[derive(Debug)]
+struct Session {
+    who: Known,
+    until: Instant,
 }
 
 impl Sessions {
-    fn open(&self) -> Option<String> {
+    fn open(&self, who: Known) -> Option<String> {
         let mut id = [0; 32];
         getrandom::fill(&mut id).ok()?;
         let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
         let now = Instant::now();
-        let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.retain(|_, end| *end > now);
-        if until.len() >= MANY {
-            let oldest = until.iter().min_by_key(|(_, end)| **end);
+        let mut open = self.lock();
+        open.retain(|_, session| session.until > now);
+        if open.len() >= MANY {
+            let oldest = open.iter().min_by_key(|(_, session)| session.until);
             let oldest = oldest.map(|(id, _)| id.clone());
-            oldest.map(|id| until.remove(&id));
+            oldest.map(|id| open.remove(&id));
         }
-        until.insert(id.clone(), now + LASTS);
+        let until = now + LASTS;
+        open.insert(id.clone(), Session { who, until });
         Some(id)
     }
 
     fn close(&self, headers: &HeaderMap) {
-        let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.lock();
         for id in ids(headers) {
-            until.remove(id);
+            open.remove(id);
         }
     }
 
-    /// Whether a request of the console may do what it asks for.
-    pub fn admits(&self, method: &Method, headers: &HeaderMap) -> bool {
+    /// Who sent a request of the console, if it may do what it asks for.
+    pub(crate) fn of(&self, method: &Method, headers: &HeaderMap) -> Option<Known> {
         let only_looks = matches!(*method, Method::GET | Method::HEAD);
-        let now = Instant::now();
-        let until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
-        (only_looks || headers.contains_key(ACTS))
-            && ids(headers).any(|id| until.get(id).is_some_and(|end| *end > now))
+        if !only_looks && !headers.contains_key(ACTS) {
+            return None;
+        }
+        let (now, open) = (Instant::now(), self.lock());
+        let mut sessions = ids(headers).filter_map(|id| open.get(id));
+        let session = sessions.find(|session| session.until > now)?;
+        Some(session.who.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Session>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -84,14 +101,14 @@ pub(super) struct SignIn {
 
 /// `POST /console/sign-in`
 pub(super) async fn sign_in(State(api): State<Arc<Api>>, Json(shown): Json<SignIn>) -> Response {
-    if !api.is_token(&shown.token) {
+    let Some(who) = auth::known(&api, &shown.token) else {
         return problem(
             StatusCode::UNAUTHORIZED,
             "unauthorized",
-            "this is not hub.api_token",
+            "this is neither hub.api_token nor the token of a [[hub.token]]",
         );
-    }
-    match api.sessions.open() {
+    };
+    match api.sessions.open(who) {
         Some(id) => (
             StatusCode::NO_CONTENT,
             [(SET_COOKIE, cookie(&id, LASTS.as_secs()))],
@@ -105,10 +122,15 @@ pub(super) async fn sign_in(State(api): State<Arc<Api>>, Json(shown): Json<SignI
     }
 }
 
-/// `GET /console/session`: whether this browser is signed in, so that the page need not be refused to find out.
+/// `GET /console/session`: who is signed in here, if anybody is, so that the page need not be refused to find out.
 pub(super) async fn session(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
-    let is_signed_in = api.sessions.admits(&Method::GET, &headers);
-    Json(serde_json::json!({ "is_signed_in": is_signed_in })).into_response()
+    let answer = match api.sessions.of(&Method::GET, &headers) {
+        Some(Known { name, role }) => {
+            json!({ "is_signed_in": true, "who": name, "may_republish": role >= Role::Republish, "may_operate": role >= Role::Operate })
+        }
+        None => json!({ "is_signed_in": false }),
+    };
+    Json(answer).into_response()
 }
 
 /// `POST /console/sign-out`
@@ -131,12 +153,22 @@ mod tests {
         headers
     }
 
+    fn somebody() -> Known {
+        Known {
+            name: "somebody".into(),
+            role: Role::Republish,
+        }
+    }
+
     #[test]
     fn a_session_may_look_and_with_the_header_act_until_it_is_closed() {
         let sessions = Sessions::default();
-        let id = sessions.open().expect("random numbers");
+        let id = sessions.open(somebody()).expect("random numbers");
         let mine = format!("other=1; {NAME}={id}");
-        let admits = |cookie: &str, method, acts| sessions.admits(&method, &with(cookie, acts));
+        let admits = |cookie: &str, method, acts| {
+            let who = sessions.of(&method, &with(cookie, acts));
+            who == Some(somebody())
+        };
         assert!(admits(&mine, Method::GET, false));
         assert!(!admits(&mine, Method::POST, false));
         assert!(admits(&mine, Method::POST, true));
@@ -151,12 +183,12 @@ mod tests {
     #[test]
     fn the_oldest_session_makes_room() {
         let sessions = Sessions::default();
-        let first = sessions.open().expect("random numbers");
+        let first = sessions.open(somebody()).expect("random numbers");
         for _ in 0..MANY {
-            sessions.open().expect("random numbers");
+            sessions.open(somebody()).expect("random numbers");
         }
         let cookie = format!("{NAME}={first}");
-        assert!(!sessions.admits(&Method::GET, &with(&cookie, false)));
-        assert_eq!(sessions.until.lock().expect("a lock").len(), MANY);
+        assert_eq!(sessions.of(&Method::GET, &with(&cookie, false)), None);
+        assert_eq!(sessions.lock().len(), MANY);
     }
 }

@@ -134,7 +134,7 @@ impl Engine<'_> {
                     self.reporter.refused(&name, tenant.as_str(), &verdict, now);
                 }
                 Report::Held { tenant, held } => {
-                    for h in &held {
+                    for h in held.iter().filter(|h| !h.is_pause()) {
                         let key = h.key.as_ref().map_or("(all keys)", |k| k.as_str());
                         tracing::warn!(tenant = %tenant, kind = %h.kind, key, why = h.why, "held: the last good value stays");
                     }
@@ -154,6 +154,11 @@ impl Engine<'_> {
                             held: done.held,
                         };
                         self.reply(asker, Reply::Republished(receipts));
+                    }
+                }
+                Report::Recalled { ticket } => {
+                    if let Some(asker) = self.recalling.remove(&ticket) {
+                        self.reply(asker, Reply::Recalled);
                     }
                 }
                 Report::Visible(visible) => {

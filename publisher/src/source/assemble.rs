@@ -2,6 +2,7 @@
 //! silently, and nothing that is wrong with one tenant touches another.
 
 use super::definitions::Definition;
+use super::pauses::{Pause, Pauses};
 use crate::writer::{Built, BuiltBundle};
 use contexts::bundle::{Bundle, Context, Held, HeldKind, HoldReason};
 use contexts::digest::DigestKey;
@@ -43,16 +44,18 @@ struct Parts {
 pub struct Assembly<'a> {
     regions: &'a [Region],
     key: &'a DigestKey,
+    pauses: &'a Pauses,
     tenants: BTreeMap<TenantId, Parts>,
     warnings: BTreeSet<String>,
 }
 
 impl<'a> Assembly<'a> {
     /// An assembly for the regions in the order of [`crate::writer::Writer::regions`].
-    pub fn new(regions: &'a [Region], key: &'a DigestKey) -> Self {
+    pub fn new(regions: &'a [Region], key: &'a DigestKey, pauses: &'a Pauses) -> Self {
         Self {
             regions,
             key,
+            pauses,
             tenants: BTreeMap::new(),
             warnings: BTreeSet::new(),
         }
@@ -169,12 +172,16 @@ impl<'a> Assembly<'a> {
         let Self {
             regions,
             key,
+            pauses,
             tenants,
             ..
         } = self;
         tenants
             .into_iter()
-            .map(|(tenant, parts)| parts.build(tenant, regions, key))
+            .map(|(tenant, parts)| {
+                let pauses = pauses.of(&tenant);
+                parts.build(tenant, regions, key, pauses)
+            })
             .collect()
     }
 }
@@ -186,29 +193,43 @@ impl Parts {
             .or_insert(HoldReason::CannotBuild { why });
     }
 
-    fn build(mut self, tenant: TenantId, regions: &[Region], key: &DigestKey) -> Built {
+    fn build(
+        mut self,
+        tenant: TenantId,
+        regions: &[Region],
+        key: &DigestKey,
+        pauses: &[Pause],
+    ) -> Built {
         let held_kinds = &self.held_kinds;
         self.parts
             .retain(|(kind, _), _| !held_kinds.contains_key(kind));
-        let everywhere = self.parts.values().all(|p| p.regions.is_none());
+        let everywhere = self.parts.values().all(|p| p.regions.is_none())
+            && pauses.iter().all(|p| p.region.is_none());
         let bundles = match (everywhere, regions.first()) {
             (true, Some(first)) => {
-                let one = Arc::new(BuiltBundle::new(self.bundle(&tenant, first), key));
+                let one = Arc::new(BuiltBundle::new(self.bundle(&tenant, first, pauses), key));
                 vec![one; regions.len()]
             }
             _ => regions
                 .iter()
-                .map(|r| Arc::new(BuiltBundle::new(self.bundle(&tenant, r), key)))
+                .map(|r| Arc::new(BuiltBundle::new(self.bundle(&tenant, r, pauses), key)))
                 .collect(),
         };
         Built { tenant, bundles }
     }
 
-    fn bundle(&self, tenant: &TenantId, region: &Region) -> Bundle {
+    fn bundle(&self, tenant: &TenantId, region: &Region, pauses: &[Pause]) -> Bundle {
         let (mut contexts, mut held) = (Vec::new(), Vec::new());
         let here = |p: &&Part| p.regions.as_ref().is_none_or(|r| r.contains(region));
         for part in self.parts.values().filter(here) {
             match &part.content {
+                Ok(context) if pauses.iter().any(|p| p.stops(region, &context.kind)) => {
+                    held.push(Held {
+                        kind: context.kind.clone(),
+                        key: context.key.clone(),
+                        why: HoldReason::Paused,
+                    });
+                }
                 Ok(context) => contexts.push(context.clone()),
                 Err(name) => held.push(name.clone()),
             }
@@ -260,7 +281,8 @@ mod tests {
         ];
         let key = DigestKey([0; 32]);
         let tenant = TenantId::new("t").expect("tenant");
-        let mut assembly = Assembly::new(&regions, &key);
+        let pauses = Pauses::default();
+        let mut assembly = Assembly::new(&regions, &key, &pauses);
         assembly.expect(tenant.clone());
         rows.into_iter()
             .for_each(|r| assembly.row(&definition(), &tenant, r));

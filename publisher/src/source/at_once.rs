@@ -195,7 +195,7 @@ fn assemble(
     regions: &[Region],
     mut rows: Vec<(usize, String, Row)>,
 ) -> BuiltBatch {
-    let mut assembly = Assembly::new(regions, &definitions.digest_key);
+    let mut assembly = Assembly::new(regions, &definitions.digest_key, &definitions.pauses);
     for tenant in tenants {
         assembly.expect(tenant.clone());
     }

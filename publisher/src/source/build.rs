@@ -201,7 +201,7 @@ impl Source {
     ) -> Result<BuiltBatch, SourceError> {
         let (mut tx, definitions) = self.snapshot().await?;
         let key = definitions.digest_key.clone();
-        let mut assembly = Assembly::new(regions, &key);
+        let mut assembly = Assembly::new(regions, &key, &definitions.pauses);
         let bound = match bound {
             Bound::List(names) => {
                 for name in names.iter().filter_map(|n| TenantId::new(n).ok()) {
@@ -348,7 +348,8 @@ pub(super) fn batch(
     problems: BTreeSet<String>,
     unsure: BTreeSet<Kind>,
 ) -> BuiltBatch {
-    let (warnings, contexts) = (assembly.take_warnings(), assembly.contexts());
+    let (mut warnings, contexts) = (assembly.take_warnings(), assembly.contexts());
+    warnings.extend(definitions.pauses.all.iter().map(ToString::to_string));
     BuiltBatch {
         ranges: Vec::new(),
         beat: None,

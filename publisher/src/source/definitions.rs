@@ -1,6 +1,7 @@
 //! What is published, as `migrate` put it into the database. Builds read it in their own snapshot, so a content and
 //! the definition that made it always belong together.
 
+use super::pauses::Pauses;
 use super::statement::Statement;
 use super::{Source, SourceError};
 use crate::config::{Config, ContextConfig, Watch};
@@ -49,7 +50,9 @@ macro_rules! fingerprint {
         "(SELECT left(encode(sha256(convert_to(json_build_array(\
          encode(s.digest_key, 'hex'), s.search_path, s.tenant_type, \
          (SELECT json_agg(json_build_array(d.kind, d.definition) ORDER BY d.kind) FROM hubcast.definitions d), \
-         (SELECT json_agg(json_build_array(t.url, t.region) ORDER BY t.url) FROM hubcast.stores t)\
+         (SELECT json_agg(json_build_array(t.url, t.region) ORDER BY t.url) FROM hubcast.stores t), \
+         (SELECT json_agg(json_build_array(p.region, p.kind, p.reason) ORDER BY p.id) FROM hubcast.pauses p), \
+         (SELECT json_agg(e.tenant ORDER BY e.tenant) FROM hubcast.pause_exceptions e)\
          )::text, 'UTF8')), 'hex'), 32) FROM hubcast.settings s)"
     };
 }
@@ -65,7 +68,9 @@ pub(super) const READ: &str = concat!(
      (SELECT coalesce(json_agg(definition ORDER BY kind), '[]')::text FROM hubcast.definitions), \
      (SELECT coalesce(json_object_agg(url, region), '{}')::text FROM hubcast.stores), ",
     fingerprint!(),
-    " FROM hubcast.settings"
+    ", (SELECT coalesce(json_agg(json_build_object('region', region, 'kind', kind, 'reason', reason) ORDER BY id), '[]')::text \
+     FROM hubcast.pauses), (SELECT coalesce(json_agg(tenant), '[]')::text FROM hubcast.pause_exceptions) \
+     FROM hubcast.settings"
 );
 
 /// A fingerprint as a number.
@@ -86,6 +91,8 @@ pub struct Definitions {
     pub digest_key: DigestKey,
     /// The stores: push address to region.
     pub stores: BTreeMap<String, Region>,
+    /// What is paused.
+    pub pauses: Pauses,
     /// A fingerprint of all that shapes content.
     pub fingerprint: u128,
 }
@@ -102,10 +109,15 @@ impl Definitions {
         };
         let (search_path, tenant_type): (String, String) = (row.get(1), row.get(2));
         let (kinds, stores): (String, String) = (row.get(3), row.get(4));
+        let (pauses, exceptions): (String, String) = (row.get(6), row.get(7));
         let fingerprint = row.get::<Option<&str>, _>(5).and_then(number);
         let fingerprint = fingerprint.ok_or_else(|| damaged("they have no fingerprint".into()))?;
         let kinds = serde_json::from_str(&kinds).map_err(|e| damaged(e.to_string()))?;
         let stores = serde_json::from_str(&stores).map_err(|e| damaged(e.to_string()))?;
+        let pauses = Pauses {
+            all: serde_json::from_str(&pauses).map_err(|e| damaged(e.to_string()))?,
+            exceptions: serde_json::from_str(&exceptions).map_err(|e| damaged(e.to_string()))?,
+        };
         let key = from_hex(row.get(0))
             .ok_or_else(|| damaged("the digest key has not 32 bytes".into()))?;
         Ok(Self {
@@ -114,6 +126,7 @@ impl Definitions {
             search_path,
             digest_key: DigestKey(key),
             stores,
+            pauses,
             fingerprint,
         })
     }

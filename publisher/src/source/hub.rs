@@ -1,6 +1,7 @@
 //! The writer's own rows in the schema `hubcast`: the lease, the terms, the *synced* ids, requests and scans. Every
 //! write of a writer names its term in the same statement, so one whose term is over changes nothing.
 
+use super::audit::KEPT as ACTS_KEPT;
 use super::statement::{Statement, quoted};
 use super::{Source, SourceError};
 use crate::writer::lease::LeaseRow;
@@ -141,7 +142,10 @@ impl Source {
               released = false, host = $2, taken_at = now(), renewed_at = now() \
               WHERE epoch = $3 AND counter = $4 AND NOT pg_is_in_recovery() RETURNING epoch, counter), \
              term AS (INSERT INTO hubcast.terms (epoch, holder) SELECT epoch, $1 FROM taken), \
-             old AS (DELETE FROM hubcast.terms USING taken WHERE terms.epoch < taken.epoch - {TERMS_KEPT}) \
+             old AS (DELETE FROM hubcast.terms USING taken WHERE terms.epoch < taken.epoch - {TERMS_KEPT}), \
+             act AS (INSERT INTO hubcast.audit (who, origin, action, what) SELECT 'publisher', $2, 'became the writer', \
+              jsonb_build_object('epoch', epoch) FROM taken RETURNING id), \
+             forgotten AS (DELETE FROM hubcast.audit USING act WHERE audit.id <= act.id - {ACTS_KEPT}) \
              SELECT epoch, counter, {SERVER}, ({DURABLE}) FROM taken"
         );
         let statement = Statement::new(sql)

@@ -41,6 +41,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "token names its server",
         include_str!("../../../migrations/0006_token_names_its_server.sql"),
     ),
+    (
+        7,
+        "pauses and audit",
+        include_str!("../../../migrations/0007_pauses_and_audit.sql"),
+    ),
 ];
 /// Where it is remembered which were applied.
 const TABLE: &str = "hubcast.migrations";

@@ -98,10 +98,10 @@ pub struct BuiltBatch {
 /// A build under way.
 #[derive(Debug)]
 pub struct Batch {
-    what: What,
-    started: Tick,
-    atomic: bool,
-    lane: Lane,
+    pub(super) what: What,
+    pub(super) started: Tick,
+    pub(super) atomic: bool,
+    pub(super) lane: Lane,
     begun_at: Millis,
     /// For ranges: tenants that the range does not speak for.
     overtaken: HashSet<TenantId>,
@@ -271,6 +271,9 @@ impl Writer {
         }
         match result {
             Err(why) => self.build_failed(now, batch, why),
+            Ok(_) if is_content(&batch.what) && self.is_recalled(batch.started) => {
+                self.build_again(batch)
+            }
             Ok(result) => {
                 (self.builds.failures, self.builds.retry_at) = (0, 0);
                 match batch.what {
@@ -473,6 +476,10 @@ impl Writer {
         self.waits
             .delivered(ix, tenant, started, version, contexts, already_there, now);
     }
+}
+
+fn is_content(what: &What) -> bool {
+    matches!(what, What::Tenants(_) | What::Range(_))
 }
 
 /// Why a kind of a tenant cannot be built, if one cannot.

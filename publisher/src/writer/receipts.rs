@@ -3,7 +3,7 @@
 use super::dirty::Lane;
 use super::store::Store;
 use super::{Built, Millis, Report, StoreIx, Tick, Ticket, Writer};
-use contexts::bundle::Held;
+use contexts::bundle::{Held, HoldReason};
 use contexts::name::{Key, Kind, Region, TenantId};
 use contexts::version::Version;
 use serde::{Deserialize, Serialize};
@@ -51,7 +51,9 @@ impl HeldReport {
         let mut all: BTreeMap<(Kind, Option<Key>), String> = BTreeMap::new();
         for bundle in &built.bundles {
             for Held { kind, key, why } in &bundle.bundle.held {
-                all.insert((kind.clone(), Some(key.clone())), why.to_string());
+                // A pause is told once for its kind.
+                let key = (*why != HoldReason::Paused).then(|| key.clone());
+                all.insert((kind.clone(), key), why.to_string());
             }
             for whole in &bundle.bundle.held_kinds {
                 all.insert((whole.kind.clone(), None), whole.why.to_string());
@@ -61,6 +63,11 @@ impl HeldReport {
             .take(HELD_EACH)
             .map(|((kind, key), why)| Self { kind, key, why })
             .collect()
+    }
+
+    /// Whether this is held because somebody wants it so.
+    pub fn is_pause(&self) -> bool {
+        self.why == HoldReason::Paused.to_string()
     }
 }
 

@@ -100,6 +100,7 @@ impl Writer {
         self.begin_scan(now);
         self.settle_waits(now);
         self.settle_questions(now);
+        self.settle_recalls();
     }
 
     fn begin_scan(&mut self, now: Millis) {

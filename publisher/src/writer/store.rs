@@ -409,7 +409,7 @@ impl Store {
 }
 
 /// Whose bundle it is, and how urgent.
-fn of_queued(queued: &Queued) -> (&TenantId, Lane) {
+pub(super) fn of_queued(queued: &Queued) -> (&TenantId, Lane) {
     let lane = match queued.is_urgent {
         true => Lane::Change,
         false => Lane::Bulk,

@@ -322,6 +322,30 @@ async fn only_a_signed_in_person_looks_and_only_the_page_acts() -> Result<()> {
 }
 
 #[tokio::test]
+async fn whoever_may_only_read_can_press_nothing() -> Result<()> {
+    let mut desk = Desk::new(&["eu"]).await?;
+    desk.hub
+        .configure("token = [{ name = \"oncall\", token = \"only-reads\", role = \"read\" }]")?;
+    desk.hub.start().await?;
+    desk.hub.token = "only-reads".into();
+    let Some(browser) = signed_in(&desk).await? else {
+        return Ok(());
+    };
+    browser.reads("#sign-out", "Sign out oncall").await?;
+    let is_disabled = "return document.querySelector(arguments[0]).disabled";
+    let scan = browser.run(is_disabled, &["#scan"]).await?;
+    expect(scan == true, scan)?;
+    browser.go(&desk.hub.url("/#/tenant/t1")).await?;
+    browser.reads("main", "exactly what the hub has").await?;
+    let republish = browser.run(is_disabled, &["#republish"]).await?;
+    expect(republish == true, republish)?;
+    // And if the page let him, the API would not.
+    let ask = "return fetch('/v1/scan', { method: 'POST', headers: { 'X-Hubcast-Console': '1' } }).then((r) => r.status)";
+    let status = browser.run(ask, &[]).await?;
+    expect(status == 403, status)
+}
+
+#[tokio::test]
 async fn an_open_console_does_not_hold_up_the_end() -> Result<()> {
     let mut desk = Desk::new(&["eu"]).await?;
     desk.hub.start().await?;

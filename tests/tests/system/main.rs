@@ -29,6 +29,7 @@ mod restart;
 mod rot;
 mod sample_truth;
 mod slow;
+mod stops;
 mod takeover;
 mod torture;
 mod traffic;
