@@ -1,5 +1,5 @@
-//! What a store does with bundles. Written against [`StoreTxn`], which redb implements in the agent and plain maps in
-//! the simulation; everything here happens within one transaction of it.
+//! What a store does with bundles. Written against [`StoreTxn`], which redb implements in the agent and plain maps
+//! ([`maps::Maps`]) elsewhere; everything here happens within one transaction of it.
 //!
 //! What must hold after every call:
 //! * A tenant is as its bundle says, or exactly as before (all or nothing).
@@ -11,6 +11,7 @@
 //! * The digest in a head is that of the records as they are.
 
 mod head;
+pub mod maps;
 mod owners;
 
 pub use head::{Head, HeldName, HeldWhole};
@@ -102,7 +103,8 @@ pub struct Applied {
     pub contexts: i64,
 }
 
-type Name = (Kind, Key);
+/// What identifies a context within a store.
+pub type Name = (Kind, Key);
 
 struct Draft<'a> {
     sent: &'a Sent,

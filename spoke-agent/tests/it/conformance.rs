@@ -1,10 +1,11 @@
 //! The file decides like plain maps do: the same pushes, the same verdicts, the same state, step by step.
 
 use super::support::*;
-use contexts::apply::{Applied, Head, Owner, Record, StoreTxn, apply};
+use contexts::apply::maps::Maps;
+use contexts::apply::{Applied, StoreTxn, apply};
 use contexts::bundle::{Bundle, Held, HeldKind, HoldReason};
 use contexts::digest::{Buckets, DigestKey};
-use contexts::name::{Key, Kind, TenantId};
+use contexts::name::TenantId;
 use contexts::push::Sent;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -17,8 +18,7 @@ use spoke_agent::store::redb::meta::Meta;
 use spoke_agent::store::redb::reader::Snapshot;
 use spoke_agent::store::redb::tables::{SYNCED, Tables};
 use spoke_agent::store::redb::txn::Txn;
-use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -26,91 +26,6 @@ use tempfile::TempDir;
 const KINDS: [&str; 3] = ["a", "b", "c"];
 const KEYS: u32 = 6;
 const TENANTS: u32 = 5;
-
-type Name = (Kind, Key);
-
-/// The model: what a store is, without a file.
-#[derive(Default, Clone)]
-struct Maps {
-    heads: BTreeMap<TenantId, Head>,
-    records: BTreeMap<(TenantId, Kind, Key), Record>,
-    owners: BTreeMap<Name, Owner>,
-    synced: BTreeSet<Kind>,
-    blind: BTreeSet<(Kind, TenantId)>,
-}
-
-impl StoreTxn for Maps {
-    type Error = Infallible;
-
-    fn head(&self, tenant: &TenantId) -> Result<Option<Head>, Infallible> {
-        Ok(self.heads.get(tenant).cloned())
-    }
-
-    fn set_head(&mut self, tenant: &TenantId, head: Option<&Head>) -> Result<(), Infallible> {
-        match head {
-            Some(head) => self.heads.insert(tenant.clone(), head.clone()),
-            None => self.heads.remove(tenant),
-        };
-        Ok(())
-    }
-
-    fn records(&self, tenant: &TenantId) -> Result<Vec<Record>, Infallible> {
-        let all = self
-            .records
-            .iter()
-            .filter(|((owner, _, _), _)| owner == tenant);
-        Ok(all.map(|(_, record)| record.clone()).collect())
-    }
-
-    fn put_record(&mut self, tenant: &TenantId, record: &Record) -> Result<(), Infallible> {
-        let (kind, key) = record.context.name();
-        let place = (tenant.clone(), kind.clone(), key.clone());
-        self.records.insert(place, record.clone());
-        Ok(())
-    }
-
-    fn remove_record(
-        &mut self,
-        tenant: &TenantId,
-        kind: &Kind,
-        key: &Key,
-    ) -> Result<(), Infallible> {
-        self.records
-            .remove(&(tenant.clone(), kind.clone(), key.clone()));
-        Ok(())
-    }
-
-    fn owner(&self, kind: &Kind, key: &Key) -> Result<Option<Owner>, Infallible> {
-        Ok(self.owners.get(&(kind.clone(), key.clone())).cloned())
-    }
-
-    fn set_owner(
-        &mut self,
-        kind: &Kind,
-        key: &Key,
-        owner: Option<&Owner>,
-    ) -> Result<(), Infallible> {
-        let name = (kind.clone(), key.clone());
-        match owner {
-            Some(owner) => self.owners.insert(name, owner.clone()),
-            None => self.owners.remove(&name),
-        };
-        Ok(())
-    }
-
-    fn is_synced(&self, kind: &Kind) -> Result<bool, Infallible> {
-        Ok(self.synced.contains(kind))
-    }
-
-    fn set_blind(&mut self, kind: &Kind, tenant: &TenantId, blind: bool) -> Result<(), Infallible> {
-        let entry = (kind.clone(), tenant.clone());
-        match blind {
-            true => self.blind.insert(entry),
-            false => self.blind.remove(&entry),
-        };
-        Ok(())
-    }
-}
 
 fn random_bundle(random: &mut StdRng, tenant_: TenantId) -> Bundle {
     let mut held_kinds: Vec<HeldKind> = Vec::new();

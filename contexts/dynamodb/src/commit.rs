@@ -1,0 +1,276 @@
+//! Writes a difference: at once where one transaction has room for it, else in steps.
+//!
+//! A small group of tenants is one transaction: fence, heads (each only if the build that was read still stands there),
+//! keys, pages of names. Several groups share one where they fit.
+//!
+//! A group that does not fit takes five steps. Each is a row of transactions, and each of those checks the fence, so
+//! that a writer which was paused between any two goes on with nothing once another one has claimed the table.
+//!
+//! | step | writes | why no invariant breaks if it ends here |
+//! | --- | --- | --- |
+//! | 1 note | the journal: the build, its tenants, the keys that it touches | nobody reads it but who collects |
+//! | 2 stage | "+" beside each key; pages of names under the build's id | no head names the build, so readers take "=", and all see the bundle before (2); what no head names is collected by the journal |
+//! | 3 flip | all heads of the group, in one transaction | from here "+" counts, for every key at once (2); it needs the builds that were read, so nothing older replaces anything newer (1); it is durable, and may be acknowledged (6) |
+//! | 4 settle | "=" as "+" has it, or nothing | both say the same |
+//! | 5 collect | removes "+", pages that were replaced, the journal | "=" has it all |
+//!
+//! Who claims the table looks into the journal before anything else: a build that a head names goes on at step 4, any
+//! other at step 5.
+
+use crate::client::{Db, TableError};
+use crate::layout::{
+    self, Build, Item, JOURNAL, Names, Place, SETTLED, STAGED, StoredContext, StoredHead, names_of,
+    page, paginate, staged_of, tenants_of, weight,
+};
+use crate::transaction::{Expect, Transaction};
+use crate::working::{Changed, Group, names_in, read_heads};
+use contexts::apply::Name;
+use contexts::digest::DigestKey;
+use contexts::name::TenantId;
+use contexts::version::SessionId;
+use std::collections::BTreeSet;
+
+/// What writes: a session, on a table.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Writing<'a> {
+    pub(crate) db: &'a Db,
+    pub(crate) key: &'a DigestKey,
+    pub(crate) session: SessionId,
+}
+
+/// One action of a transaction.
+enum Action {
+    Put(Item),
+    /// A head, and the build that has to stand there.
+    Head(Item, Option<Build>),
+    Delete(Place),
+}
+
+impl Action {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Put(item) | Self::Head(item, _) => weight(item),
+            Self::Delete(_) => 0,
+        }
+    }
+}
+
+impl Writing<'_> {
+    /// Writes all groups.
+    pub(crate) async fn commit(&self, groups: &[Group]) -> Result<(), TableError> {
+        let mut shared = self.begin()?;
+        for group in groups {
+            let actions = self.at_once(group)?;
+            let bytes: usize = actions.iter().map(|a| a.bytes() + 200).sum();
+            if !shared.has_room(actions.len(), bytes) {
+                let full = std::mem::replace(&mut shared, self.begin()?);
+                self.send(full).await?;
+            }
+            match shared.has_room(actions.len(), bytes) {
+                true => actions
+                    .into_iter()
+                    .try_for_each(|a| self.add(&mut shared, a))?,
+                false => self.in_steps(group).await?,
+            }
+        }
+        self.send(shared).await
+    }
+
+    /// Ends what a writer left in the middle.
+    pub(crate) async fn recover(&self) -> Result<(), TableError> {
+        let items = self.db.query(JOURNAL, "").await?;
+        let builds: Result<BTreeSet<Build>, _> = items
+            .iter()
+            .map(|item| layout::build_of(&Place::of(item)?))
+            .collect();
+        for build in builds? {
+            tracing::info!(table = %self.db.table, ?build, "a large build that was left in the middle is ended");
+            self.settle(build).await?;
+        }
+        Ok(())
+    }
+
+    fn begin(&self) -> Result<Transaction, TableError> {
+        Transaction::fenced(self.db, self.session)
+    }
+
+    async fn send(&self, transaction: Transaction) -> Result<(), TableError> {
+        match transaction.is_idle() {
+            true => Ok(()),
+            false => transaction.commit(self.db).await,
+        }
+    }
+
+    fn add(&self, transaction: &mut Transaction, action: Action) -> Result<(), TableError> {
+        match action {
+            Action::Put(item) => transaction.put(self.db, item, Expect::Any),
+            Action::Head(item, None) => transaction.put(self.db, item, Expect::Nothing),
+            Action::Head(item, Some(build)) => transaction.put(self.db, item, Expect::Build(build)),
+            Action::Delete(place) => transaction.delete(self.db, place),
+        }
+    }
+
+    /// Any number of actions of which the order between transactions does not matter.
+    async fn row(&self, actions: Vec<Action>) -> Result<(), TableError> {
+        let mut transaction = self.begin()?;
+        for action in actions {
+            if !transaction.has_room(1, action.bytes() + 200) {
+                let full = std::mem::replace(&mut transaction, self.begin()?);
+                self.send(full).await?;
+            }
+            self.add(&mut transaction, action)?;
+        }
+        self.send(transaction).await
+    }
+
+    /// The group as one transaction.
+    fn at_once(&self, group: &Group) -> Result<Vec<Action>, TableError> {
+        let mut actions = self.flip(group)?;
+        actions.extend(self.pages(group)?.into_iter().map(Action::Put));
+        actions.extend(group.old_pages.iter().cloned().map(Action::Delete));
+        actions.extend(group.contexts.iter().map(|changed| match &changed.stored {
+            Some(stored) => Action::Put(stored.to_item(&changed.name, SETTLED)),
+            None => Action::Delete(Place::context(&changed.name, SETTLED)),
+        }));
+        Ok(actions)
+    }
+
+    /// The heads, and what has to change with them.
+    fn flip(&self, group: &Group) -> Result<Vec<Action>, TableError> {
+        let now = self.db.clock.reached().unwrap_or(0) / 1_000_000;
+        let mut actions = Vec::new();
+        for (head, seen) in &group.heads {
+            actions.push(Action::Head(head.to_item(self.key, now)?, *seen));
+        }
+        for (kind, tenant, is_blind) in &group.blind {
+            let place = Place::blind(kind, tenant);
+            actions.push(match is_blind {
+                true => Action::Put(place.to_key()),
+                false => Action::Delete(place),
+            });
+        }
+        Ok(actions)
+    }
+
+    /// The pages of names that the group's heads will name.
+    fn pages(&self, group: &Group) -> Result<Vec<Item>, TableError> {
+        let mut items = Vec::new();
+        for (head, _) in &group.heads {
+            if !matches!(head.names, Names::Paged(build, _) if build == group.build) {
+                continue;
+            }
+            let names = &group.names[&head.tenant];
+            for (at, part) in paginate(names).into_iter().enumerate() {
+                items.push(page(&Place::page(&head.tenant, group.build, at), part)?);
+            }
+        }
+        Ok(items)
+    }
+
+    async fn in_steps(&self, group: &Group) -> Result<(), TableError> {
+        let build = group.build;
+        let tenants: Vec<TenantId> = group.heads.iter().map(|(h, _)| h.tenant.clone()).collect();
+        let names: Vec<Name> = group.contexts.iter().map(|c| c.name.clone()).collect();
+        let mut flip = self.begin()?;
+        let actions = self.flip(group)?;
+        if !flip.has_room(actions.len(), actions.iter().map(|a| a.bytes() + 200).sum()) {
+            let why = format!(
+                "table {:?}: {} tenants that exchange keys are more than one transaction has room for",
+                self.db.table,
+                tenants.len()
+            );
+            return Err(TableError::Rejected(why));
+        }
+        actions
+            .into_iter()
+            .try_for_each(|action| self.add(&mut flip, action))?;
+        // The entry comes last: whoever finds it finds its pages.
+        let pages = paginate(&names).into_iter().enumerate();
+        let pages: Result<Vec<Item>, _> = pages
+            .map(|(at, part)| page(&Place::journal_page(build, at), part))
+            .collect();
+        self.row(pages?.into_iter().map(Action::Put).collect())
+            .await?;
+        let entry = layout::journal(build, &tenants)?;
+        self.row(vec![Action::Put(entry)]).await?;
+        let pages = self.pages(group)?.into_iter().map(Action::Put);
+        self.row(pages.collect()).await?;
+        let staged = |c: &Changed| layout::staged(&c.name, build, &c.by, c.stored.as_ref());
+        let staged = group.contexts.iter().map(|c| Action::Put(staged(c)));
+        let staged: Vec<Action> = staged.collect();
+        self.row(staged).await?;
+        self.send(flip).await?;
+        self.settle(build).await
+    }
+
+    /// Steps 4 and 5, or only 5 if no head names the build.
+    async fn settle(&self, build: Build) -> Result<(), TableError> {
+        let journal = self.db.query(JOURNAL, &build.to_string()).await?;
+        let (mut tenants, mut names) = (Vec::new(), Vec::new());
+        for item in &journal {
+            match item.contains_key("tenants") {
+                true => tenants = tenants_of(item)?,
+                false => names.extend(names_of(item)?),
+            }
+        }
+        let heads = read_heads(self.db, self.key, tenants.iter()).await?;
+        let is_flipped = heads.values().any(|head| head.build == build);
+        let staged = names.iter().map(|name| Place::context(name, STAGED));
+        let staged = self.db.get_all(staged).await?;
+        let mut settled = Vec::new();
+        for name in names.iter().filter(|_| is_flipped) {
+            let Some(item) = staged.get(&Place::context(name, STAGED)) else {
+                continue;
+            };
+            let staged = staged_of(item)?;
+            if staged.build != build {
+                continue;
+            }
+            settled.push(match staged.is_gone {
+                true => Action::Delete(Place::context(name, SETTLED)),
+                false => Action::Put(StoredContext::of(name, item)?.to_item(name, SETTLED)),
+            });
+        }
+        self.row(settled).await?;
+        self.row(staged.into_keys().map(Action::Delete).collect())
+            .await?;
+        for tenant in &tenants {
+            self.row(self.unnamed_pages(tenant, heads.get(tenant)).await?)
+                .await?;
+        }
+        let journal: Result<Vec<Place>, _> = journal.iter().map(Place::of).collect();
+        // The entry goes last: as long as it is there, somebody ends this.
+        let (entries, pages): (Vec<_>, Vec<_>) = journal?
+            .into_iter()
+            .partition(|place| *place == Place::journal(build));
+        self.row(pages.into_iter().map(Action::Delete).collect())
+            .await?;
+        self.row(entries.into_iter().map(Action::Delete).collect())
+            .await
+    }
+
+    /// Pages of a tenant that its head does not name.
+    async fn unnamed_pages(
+        &self,
+        tenant: &TenantId,
+        head: Option<&StoredHead>,
+    ) -> Result<Vec<Action>, TableError> {
+        let named = match head.map(|head| &head.names) {
+            Some(Names::Paged(build, _)) => Some(*build),
+            _ => None,
+        };
+        let mut unnamed = Vec::new();
+        for item in self.db.query(&layout::pages(tenant), "").await? {
+            let place = Place::of(&item)?;
+            if Some(layout::build_of(&place)?) != named {
+                unnamed.push(Action::Delete(place));
+            }
+        }
+        Ok(unnamed)
+    }
+
+    /// Reads the names of a head, for the audit.
+    pub(crate) async fn names_in(&self, head: &StoredHead) -> Result<Vec<Name>, TableError> {
+        names_in(self.db, head).await
+    }
+}

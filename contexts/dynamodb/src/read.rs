@@ -1,0 +1,138 @@
+//! Many items at once, strongly consistent: by their places, and by partition. What the service leaves unprocessed is
+//! asked for again.
+
+use crate::client::{Db, TableError};
+use crate::layout::{Item, Place};
+use crate::units::Units;
+use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Keys of one call.
+const BATCH: usize = 100;
+/// Calls of one question that are under way at once.
+const AT_ONCE: usize = 8;
+/// How often what stays unprocessed is asked for without any progress.
+const TRIES: u32 = 8;
+const PAUSE: Duration = Duration::from_millis(25);
+
+impl Db {
+    /// What is at these places. Places without an item are left out.
+    ///
+    /// # Errors
+    /// [`TableError`] if some cannot be read.
+    pub async fn get_all(
+        &self,
+        places: impl IntoIterator<Item = Place>,
+    ) -> Result<HashMap<Place, Item>, TableError> {
+        let mut places: Vec<Place> = places.into_iter().collect();
+        places.sort_unstable();
+        places.dedup();
+        let batches: Vec<Vec<Item>> = places
+            .chunks(BATCH)
+            .map(|batch| batch.iter().map(Place::to_key).collect())
+            .collect();
+        let reading = stream::iter(batches).map(|batch| self.get_batch(batch));
+        let read: Vec<_> = reading.buffer_unordered(AT_ONCE).try_collect().await?;
+        let items = read.into_iter().flatten();
+        let placed = items.map(|item| Ok((Place::of(&item)?, item)));
+        placed.collect()
+    }
+
+    async fn get_batch(&self, mut keys: Vec<Item>) -> Result<Vec<Item>, TableError> {
+        let (mut items, mut tries) = (Vec::new(), 0);
+        while !keys.is_empty() {
+            let asked = KeysAndAttributes::builder()
+                .set_keys(Some(keys))
+                .consistent_read(true)
+                .build()
+                .map_err(|error| TableError::Rejected(error.to_string()))?;
+            let got = self
+                .client
+                .batch_get_item()
+                .request_items(&self.table, asked)
+                .return_consumed_capacity(Units::ASKED)
+                .send();
+            let mut got = got.await.map_err(|error| self.meaning(error))?;
+            self.units.read(got.consumed_capacity());
+            let found = got.responses.as_mut().and_then(|r| r.remove(&self.table));
+            let found = found.unwrap_or_default();
+            let progressed = !found.is_empty();
+            items.extend(found);
+            let left = got.unprocessed_keys.as_mut();
+            let left = left.and_then(|left| left.remove(&self.table));
+            keys = left.map(|left| left.keys).unwrap_or_default();
+            tries = if progressed { 0 } else { tries + 1 };
+            if !keys.is_empty() {
+                self.pause(tries).await?;
+            }
+        }
+        Ok(items)
+    }
+
+    /// Waits before what was left is asked for again, longer each time.
+    async fn pause(&self, tries: u32) -> Result<(), TableError> {
+        if tries > TRIES {
+            let why = format!(
+                "table {:?}: the service leaves reads unprocessed",
+                self.table
+            );
+            return Err(TableError::Lost(why));
+        }
+        tokio::time::sleep(PAUSE * (1 << tries)).await;
+        Ok(())
+    }
+
+    /// The items of a partition whose place in it begins like this, in order.
+    ///
+    /// # Errors
+    /// [`TableError`] if they cannot be read.
+    pub async fn query(&self, pk: &str, begins: &str) -> Result<Vec<Item>, TableError> {
+        self.query_up_to(pk, begins, None).await
+    }
+
+    /// Whether a partition has any item.
+    ///
+    /// # Errors
+    /// [`TableError`] if it cannot be read.
+    pub async fn has_any(&self, pk: &str) -> Result<bool, TableError> {
+        let items = self.query_up_to(pk, "", Some(1)).await?;
+        Ok(!items.is_empty())
+    }
+
+    async fn query_up_to(
+        &self,
+        pk: &str,
+        begins: &str,
+        most: Option<i32>,
+    ) -> Result<Vec<Item>, TableError> {
+        let text = |text: &str| AttributeValue::S(text.to_owned());
+        let mut query = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .key_condition_expression("pk = :pk")
+            .expression_attribute_values(":pk", text(pk))
+            .consistent_read(true)
+            .set_limit(most)
+            .return_consumed_capacity(Units::ASKED);
+        if !begins.is_empty() {
+            query = query
+                .key_condition_expression("pk = :pk AND begins_with(sk, :sk)")
+                .expression_attribute_values(":sk", text(begins));
+        }
+        let (mut items, mut from) = (Vec::new(), None);
+        loop {
+            let page = query.clone().set_exclusive_start_key(from).send().await;
+            let page = page.map_err(|error| self.meaning(error))?;
+            self.units.read(page.consumed_capacity());
+            items.extend(page.items.unwrap_or_default());
+            from = page.last_evaluated_key;
+            let enough = most.is_some_and(|most| items.len() >= most as usize);
+            if from.is_none() || enough {
+                return Ok(items);
+            }
+        }
+    }
+}

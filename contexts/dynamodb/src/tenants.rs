@@ -1,0 +1,125 @@
+//! All that a table holds of some tenants, for whoever compares: the hub's diff and its lookups. Needs no session.
+
+use crate::client::{Db, TableError};
+use crate::layout::{Item, Place, SETTLED, STAGED, StoredContext, StoredHead, staged_of};
+use crate::table::{Answered, Table};
+use crate::working::{names_in, read_heads};
+use contexts::apply::Name;
+use contexts::name::TenantId;
+use contexts::push::{ReadTenant, TenantState, TenantsRead};
+use std::collections::{BTreeMap, HashMap};
+
+/// How often a tenant is read that is written meanwhile.
+const TRIES: u32 = 5;
+
+impl Table {
+    /// All that the table holds of some tenants, and who owns some keys.
+    ///
+    /// # Errors
+    /// [`TableError`] if there is no answer.
+    pub async fn read(&self, asked: &ReadTenant) -> Answered<TenantsRead> {
+        let key = self.digest_key().await?;
+        let mut read = TenantsRead {
+            tenants: Vec::with_capacity(asked.tenants.len()),
+            owners: Vec::new(),
+        };
+        for tenant in &asked.tenants {
+            read.tenants.push(match &key {
+                Some(key) => read_one(self.db(), key, tenant).await?,
+                None => nothing(tenant),
+            });
+        }
+        let names: Vec<Name> = asked.owners_of.clone();
+        let stored = match &key {
+            Some(key) => effective(self.db(), key, names.clone()).await?,
+            None => BTreeMap::new(),
+        };
+        let owner = |name: &Name| stored.get(name).map(|stored| stored.owner.tenant.clone());
+        read.owners = names.iter().map(owner).collect();
+        Ok(Ok(read))
+    }
+}
+
+fn nothing(tenant: &TenantId) -> TenantState {
+    TenantState {
+        tenant: tenant.clone(),
+        version: None,
+        contexts: Vec::new(),
+        held: Vec::new(),
+        held_kinds: Vec::new(),
+    }
+}
+
+/// A tenant as of one build: it is read again if its head changed meanwhile.
+async fn read_one(
+    db: &Db,
+    key: &contexts::digest::DigestKey,
+    tenant: &TenantId,
+) -> Result<TenantState, TableError> {
+    for _ in 0..TRIES {
+        let place = Place::head(key, tenant);
+        let head = db
+            .get(&place)
+            .await?
+            .as_ref()
+            .map(StoredHead::of)
+            .transpose()?;
+        let Some(head) = head.filter(|head| !head.is_gone) else {
+            return Ok(nothing(tenant));
+        };
+        let names = names_in(db, &head).await?;
+        let stored = effective(db, key, names).await?;
+        let again = db
+            .get(&place)
+            .await?
+            .as_ref()
+            .map(StoredHead::of)
+            .transpose()?;
+        if again.as_ref().map(|again| again.build) != Some(head.build) {
+            continue;
+        }
+        let own = stored.into_values().filter(|s| s.owner.tenant == *tenant);
+        let held = head.head.held.iter();
+        let held_kinds = head.head.held_kinds.iter();
+        return Ok(TenantState {
+            tenant: tenant.clone(),
+            version: Some(head.head.version),
+            contexts: own.filter_map(|s| s.record.map(|r| r.context)).collect(),
+            held: held.map(|h| (h.kind.clone(), h.key.clone())).collect(),
+            held_kinds: held_kinds.map(|h| h.kind.clone()).collect(),
+        });
+    }
+    let why = format!("tenant {tenant:?} was written each time that it was read");
+    Err(TableError::Lost(why))
+}
+
+/// Keys as they count now, those of a large build under way included.
+async fn effective(
+    db: &Db,
+    key: &contexts::digest::DigestKey,
+    names: Vec<Name>,
+) -> Result<BTreeMap<Name, StoredContext>, TableError> {
+    let both = names
+        .iter()
+        .flat_map(|name| [SETTLED, STAGED].map(|sk| Place::context(name, sk)));
+    let items: HashMap<Place, Item> = db.get_all(both).await?;
+    let staged = items.iter().filter(|(place, _)| place.sk == STAGED);
+    let staged: Result<Vec<_>, _> = staged.map(|(_, item)| staged_of(item)).collect();
+    let staged = staged?;
+    let heads = read_heads(db, key, staged.iter().map(|s| &s.by)).await?;
+    let mut stored = BTreeMap::new();
+    for name in names {
+        let mut item = items.get(&Place::context(&name, SETTLED));
+        if let Some(plus) = items.get(&Place::context(&name, STAGED)) {
+            let of = staged_of(plus)?;
+            if heads.get(&of.by).is_some_and(|head| head.build == of.build) {
+                item = (!of.is_gone).then_some(plus);
+            }
+        }
+        if let Some(item) = item {
+            let read = StoredContext::of(&name, item)?;
+            stored.insert(name, read);
+        }
+    }
+    Ok(stored)
+}

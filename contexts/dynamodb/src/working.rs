@@ -1,0 +1,379 @@
+//! What a push concerns, read into maps, and the difference that the push makes to them.
+//!
+//! `contexts::apply` decides, as in every store: here on [`Maps`] that were read before, strongly consistent. That is
+//! sound because the writer is the only one, does one push after the other, and what it writes is refused if a head is
+//! not the one that it read or the fence names another session.
+
+use crate::client::{Db, TableError};
+use crate::layout::{
+    Build, INLINE_NAMES, Item, Names, Place, SETTLED, StoredContext, StoredHead, names_of,
+    weight_of,
+};
+use contexts::apply::maps::Maps;
+use contexts::apply::{Head, Name};
+use contexts::digest::{Digest, DigestKey};
+use contexts::name::{Kind, TenantId};
+use contexts::push::Sent;
+use contexts::version::Version;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// What was read.
+#[derive(Debug, Default)]
+pub(crate) struct Working {
+    /// As the rules see it.
+    pub(crate) maps: Maps,
+    heads: BTreeMap<TenantId, StoredHead>,
+    contexts: BTreeMap<Name, StoredContext>,
+}
+
+/// The part of a difference that has to be written at once.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// The build that writes it.
+    pub(crate) build: Build,
+    /// New heads, and the build that stands there now.
+    pub(crate) heads: Vec<(StoredHead, Option<Build>)>,
+    /// Pages of names that were replaced.
+    pub(crate) old_pages: Vec<Place>,
+    /// Keys as they are to be.
+    pub(crate) contexts: Vec<Changed>,
+    /// The names of the tenants' records.
+    pub(crate) names: HashMap<TenantId, Vec<Name>>,
+    /// Kinds that the table is blind for from now on, or not any more.
+    pub(crate) blind: Vec<(Kind, TenantId, bool)>,
+}
+
+/// A key as it is to be.
+#[derive(Debug)]
+pub(crate) struct Changed {
+    /// The key.
+    pub(crate) name: Name,
+    /// What is to stand there; nothing if nobody has the key any more.
+    pub(crate) stored: Option<StoredContext>,
+    /// A tenant of the group: once its head names the build, this counts.
+    pub(crate) by: TenantId,
+}
+
+impl Group {
+    fn new(build: Build) -> Self {
+        Self {
+            build,
+            heads: Vec::new(),
+            old_pages: Vec::new(),
+            contexts: Vec::new(),
+            names: HashMap::new(),
+            blind: Vec::new(),
+        }
+    }
+}
+
+impl Working {
+    /// Reads what these bundles concern: heads, records, and who has the keys that they name.
+    pub(crate) async fn read(
+        db: &Db,
+        key: &DigestKey,
+        synced: &BTreeSet<Kind>,
+        bundles: &[Sent],
+    ) -> Result<Self, TableError> {
+        let tenants: BTreeSet<&TenantId> = bundles.iter().map(|s| &s.bundle.tenant).collect();
+        let heads = read_heads(db, key, tenants.iter().copied()).await?;
+        let mut names: BTreeSet<Name> = BTreeSet::new();
+        for head in heads.values() {
+            names.extend(names_in(db, head).await?);
+            let held = head.head.held.iter().filter(|_| !head.is_gone);
+            names.extend(held.map(|held| (held.kind.clone(), held.key.clone())));
+        }
+        for sent in bundles {
+            let contexts = sent.bundle.contexts.iter();
+            names.extend(contexts.map(|c| (c.kind.clone(), c.key.clone())));
+            let held = sent.bundle.held.iter();
+            names.extend(held.map(|held| (held.kind.clone(), held.key.clone())));
+        }
+        let contexts = read_contexts(db, names).await?;
+        let mut this = Self {
+            heads,
+            contexts,
+            maps: Maps {
+                synced: synced.clone(),
+                ..Maps::default()
+            },
+        };
+        this.fill(&tenants);
+        Ok(this)
+    }
+
+    fn fill(&mut self, tenants: &BTreeSet<&TenantId>) {
+        for (tenant, stored) in self.heads.iter().filter(|(_, stored)| !stored.is_gone) {
+            self.maps.heads.insert(tenant.clone(), stored.head.clone());
+            for whole in stored.head.held_kinds.iter().filter(|h| h.kept.is_none()) {
+                self.maps.blind.insert((whole.kind.clone(), tenant.clone()));
+            }
+        }
+        for (name, stored) in &self.contexts {
+            self.maps.owners.insert(name.clone(), stored.owner.clone());
+            let owner = &stored.owner.tenant;
+            if let Some(record) = stored.record.as_ref().filter(|_| tenants.contains(owner)) {
+                let records = self.maps.records.entry(owner.clone()).or_default();
+                records.insert(name.clone(), record.clone());
+            }
+        }
+    }
+
+    /// The difference between what was read and `after`, in groups that have nothing to do with one another: a tenant
+    /// that gives a key to another one is in a group with it.
+    pub(crate) fn differences(
+        &self,
+        after: &Maps,
+        bundles: &[Sent],
+        mut draw: impl FnMut() -> Result<u128, TableError>,
+    ) -> Result<Vec<Group>, TableError> {
+        let versions: HashMap<&TenantId, Version> = bundles
+            .iter()
+            .map(|s| (&s.bundle.tenant, s.version))
+            .collect();
+        let changed = self.changed(after);
+        let mut kin = Kin::default();
+        for (name, _) in &changed {
+            kin.join(self.concerned(after, name, &versions));
+        }
+        let mut groups: BTreeMap<&TenantId, Group> = BTreeMap::new();
+        for tenant in versions.keys() {
+            let first = kin.first(tenant);
+            let is_touched = self.is_touched(after, tenant) || kin.knows(tenant);
+            if is_touched && !groups.contains_key(first) {
+                groups.insert(first, Group::new(Build(draw()?)));
+            }
+        }
+        for (name, place) in changed {
+            let concerned = self.concerned(after, &name, &versions);
+            let first = concerned.first().map(|tenant| kin.first(tenant));
+            let Some(group) = first.and_then(|first| groups.get_mut(first)) else {
+                continue;
+            };
+            let (build, version) = (group.build, versions[concerned[0]]);
+            let stored = after.owners.get(&name).map(|owner| StoredContext {
+                build,
+                version: match place {
+                    Change::Value => versions.get(&owner.tenant).copied().unwrap_or(version),
+                    Change::Waiting(before) => before,
+                },
+                record: self.record(after, &name),
+                owner: owner.clone(),
+            });
+            let by = concerned[0].clone();
+            group.contexts.push(Changed { name, stored, by });
+        }
+        for tenant in versions.keys().copied() {
+            if let Some(group) = groups.get_mut(kin.first(tenant)) {
+                self.head_of(after, tenant, versions[tenant], group);
+            }
+        }
+        Ok(groups.into_values().collect())
+    }
+
+    fn record(&self, maps: &Maps, name: &Name) -> Option<contexts::apply::Record> {
+        let owner = maps.owners.get(name).filter(|owner| owner.has_value)?;
+        let records = maps.records.get(&owner.tenant);
+        let record = records.and_then(|records| records.get(name));
+        // The records of a tenant that the push does not concern were not read into the maps.
+        let unread = || {
+            let stored = self.contexts.get(name)?;
+            stored
+                .record
+                .as_ref()
+                .filter(|_| stored.owner.tenant == owner.tenant)
+        };
+        record.or_else(unread).cloned()
+    }
+
+    /// The keys that are not as they were read.
+    fn changed(&self, after: &Maps) -> Vec<(Name, Change)> {
+        let names: BTreeSet<&Name> = after.owners.keys().chain(self.contexts.keys()).collect();
+        let changed = names.into_iter().filter_map(|name| {
+            let (before, now) = (self.contexts.get(name), after.owners.get(name));
+            let record = self.record(after, name);
+            let Some(before) = before else {
+                return now.map(|_| (name.clone(), Change::Value));
+            };
+            if now == Some(&before.owner) && record == before.record {
+                return None;
+            }
+            let same = now.is_some_and(|now| now.tenant == before.owner.tenant);
+            Some(match same && record == before.record {
+                true => (name.clone(), Change::Waiting(before.version)),
+                false => (name.clone(), Change::Value),
+            })
+        });
+        changed.collect()
+    }
+
+    /// The tenants of the push that a key has to do with, before or after.
+    fn concerned<'a>(
+        &self,
+        after: &Maps,
+        name: &Name,
+        versions: &HashMap<&'a TenantId, Version>,
+    ) -> Vec<&'a TenantId> {
+        let before = self.contexts.get(name).map(|stored| &stored.owner);
+        let owners = before.into_iter().chain(after.owners.get(name));
+        let tenants: BTreeSet<&TenantId> = owners
+            .flat_map(|owner| owner.waiting.iter().chain([&owner.tenant]))
+            .collect();
+        let known = tenants
+            .into_iter()
+            .filter_map(|t| versions.get_key_value(t));
+        known.map(|(tenant, _)| *tenant).collect()
+    }
+
+    fn is_touched(&self, after: &Maps, tenant: &TenantId) -> bool {
+        self.maps.heads.get(tenant) != after.heads.get(tenant)
+            || self.maps.records.get(tenant) != after.records.get(tenant)
+    }
+
+    fn head_of(&self, after: &Maps, tenant: &TenantId, version: Version, group: &mut Group) {
+        let before = self.heads.get(tenant);
+        let head = after.heads.get(tenant);
+        if head.is_none() && before.is_none_or(|before| before.is_gone) {
+            return;
+        }
+        let records = after.records.get(tenant).into_iter().flatten();
+        let names: Vec<Name> = records.map(|(name, _)| name.clone()).collect();
+        let had: Vec<Name> = self
+            .maps
+            .records
+            .get(tenant)
+            .into_iter()
+            .flatten()
+            .map(|(name, _)| name.clone())
+            .collect();
+        group.names.insert(tenant.clone(), names.clone());
+        let names = match before.map(|before| &before.names) {
+            Some(paged @ Names::Paged(..)) if names == had => paged.clone(),
+            _ if names.iter().map(weight_of).sum::<usize>() <= INLINE_NAMES => Names::Inline(names),
+            _ => Names::Paged(group.build, crate::layout::paginate(&names).len()),
+        };
+        if let Some(Names::Paged(build, count)) = before.map(|before| &before.names)
+            && names != Names::Paged(*build, *count)
+        {
+            let places = (0..*count).map(|page| Place::page(tenant, *build, page));
+            group.old_pages.extend(places);
+        }
+        let removed = || Head {
+            version,
+            digest: Digest([0; 16]),
+            contexts: 0,
+            held: Vec::new(),
+            held_kinds: Vec::new(),
+        };
+        let stored = StoredHead {
+            tenant: tenant.clone(),
+            build: group.build,
+            is_gone: head.is_none(),
+            head: head.cloned().unwrap_or_else(removed),
+            names,
+        };
+        group
+            .heads
+            .push((stored, before.map(|before| before.build)));
+        let blind = |maps: &Maps| -> BTreeSet<Kind> {
+            let of_tenant = maps.blind.iter().filter(|(_, t)| t == tenant);
+            of_tenant.map(|(kind, _)| kind.clone()).collect()
+        };
+        let (was, is) = (blind(&self.maps), blind(after));
+        let differing = was.symmetric_difference(&is);
+        let entries = differing.map(|kind| (kind.clone(), tenant.clone(), is.contains(kind)));
+        group.blind.extend(entries);
+    }
+}
+
+enum Change {
+    /// The value, or whose it is.
+    Value,
+    /// Only who waits for it; the version that the value came with.
+    Waiting(Version),
+}
+
+/// Which tenants share a key that changes.
+#[derive(Default)]
+struct Kin<'a>(BTreeMap<&'a TenantId, &'a TenantId>);
+
+impl<'a> Kin<'a> {
+    fn join(&mut self, tenants: Vec<&'a TenantId>) {
+        let Some(first) = tenants.iter().map(|t| self.first(t)).min() else {
+            return;
+        };
+        for tenant in tenants {
+            let root = self.first(tenant);
+            self.0.insert(root, first);
+            self.0.insert(tenant, first);
+        }
+    }
+
+    fn knows(&self, tenant: &TenantId) -> bool {
+        self.0.contains_key(tenant)
+    }
+
+    fn first(&self, tenant: &'a TenantId) -> &'a TenantId {
+        let mut at = tenant;
+        while let Some(next) = self.0.get(at).filter(|next| **next != at) {
+            at = next;
+        }
+        at
+    }
+}
+
+/// The heads of some tenants, those of removed ones included.
+pub(crate) async fn read_heads<'a>(
+    db: &Db,
+    key: &DigestKey,
+    tenants: impl Iterator<Item = &'a TenantId>,
+) -> Result<BTreeMap<TenantId, StoredHead>, TableError> {
+    let read = db
+        .get_all(tenants.map(|tenant| Place::head(key, tenant)))
+        .await?;
+    let heads = read.values().map(|item| {
+        let head = StoredHead::of(item)?;
+        Ok((head.tenant.clone(), head))
+    });
+    heads.collect()
+}
+
+/// The names of a tenant's records.
+pub(crate) async fn names_in(db: &Db, head: &StoredHead) -> Result<Vec<Name>, TableError> {
+    let (build, count) = match &head.names {
+        Names::Inline(names) => return Ok(names.clone()),
+        Names::Paged(build, count) => (*build, *count),
+    };
+    let places = (0..count).map(|page| Place::page(&head.tenant, build, page));
+    let pages = db.get_all(places).await?;
+    let mut names = Vec::new();
+    // A page that is missing is healed like a record that is: the digest shows it.
+    for item in pages.values() {
+        names.extend(names_of(item)?);
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// What the table has of some keys. One that cannot be read counts as not there: whoever writes next writes it anew.
+pub(crate) async fn read_contexts(
+    db: &Db,
+    names: impl IntoIterator<Item = Name>,
+) -> Result<BTreeMap<Name, StoredContext>, TableError> {
+    let names: HashMap<Place, Name> = names
+        .into_iter()
+        .map(|name| (Place::context(&name, SETTLED), name))
+        .collect();
+    let read = db.get_all(names.keys().cloned()).await?;
+    let stored = |(place, item): (&Place, &Item)| {
+        let name = names.get(place)?;
+        match StoredContext::of(name, item) {
+            Ok(stored) => Some((name.clone(), stored)),
+            Err(error) => {
+                tracing::warn!(table = %db.table, %error, "a damaged item is written anew by the next bundle");
+                None
+            }
+        }
+    };
+    Ok(read.iter().filter_map(stored).collect())
+}

@@ -1,0 +1,193 @@
+//! Every bad answer: throttles, errors of the service, answers that are lost after the write, reads that are half done.
+
+use super::model::*;
+use super::proxy::{Fault, Proxy};
+use super::support::*;
+use contexts::apply::maps::Maps;
+use contexts::push::{SyncVerdict, Verdict};
+use contexts_dynamodb::client::TableError;
+
+struct World {
+    server: Server,
+    proxy: Proxy,
+    table: String,
+    writer: Writer,
+    maps: Maps,
+}
+
+impl World {
+    async fn new() -> Self {
+        let server = Server::start().await;
+        let table = new_table(&server).await;
+        let proxy = Proxy::start(&server.url).await;
+        let writer = Writer::claim(&proxy.url, &table, 1).await;
+        Self {
+            server,
+            proxy,
+            table,
+            writer,
+            maps: Maps::default(),
+        }
+    }
+
+    fn build(&mut self, keys: usize, value: &str) -> Vec<contexts::push::Sent> {
+        let names = names(LARGE).into_iter().take(keys);
+        vec![sent(
+            self.writer.version(),
+            bundle(&tenant("t1"), names, value),
+        )]
+    }
+
+    async fn push(&mut self, keys: usize, value: &str) {
+        let push = self.build(keys, value);
+        let expected = expected(&mut self.maps, &push);
+        let pushed = self
+            .writer
+            .push(push)
+            .await
+            .expect("answers")
+            .expect("is open");
+        assert_eq!(pushed.verdicts, expected);
+    }
+
+    async fn assert_in_step(&mut self, at: &str) {
+        assert_same(&self.writer.table, &self.maps, LARGE, at).await;
+        let in_step = self.writer.synced(&KINDS, root(&self.maps), true).await;
+        let in_step = in_step.expect("answers").expect("is open");
+        assert!(matches!(in_step, SyncVerdict::InStep { .. }), "{at}");
+        assert_collected(&self.server.url, &self.table, &self.maps, LARGE).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_passes_by_itself_is_waited_for() {
+    let mut world = World::new().await;
+    for operation in ["BatchGetItem", "TransactWriteItems", "UpdateItem", "Query"] {
+        world.proxy.next(operation, [Fault::Throttle, Fault::Fail]);
+    }
+    world.push(20, "1").await;
+    world.proxy.next("TransactWriteItems", [Fault::Throttle; 2]);
+    world.push(230, "2").await;
+    world.assert_in_step("after throttles").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_that_are_half_done_are_finished() {
+    let mut world = World::new().await;
+    world.push(90, "1").await;
+    world.proxy.next("BatchGetItem", vec![Fault::Half; 6]);
+    world.push(80, "2").await;
+    world.assert_in_step("after halves").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_whose_answer_is_lost_once_is_done_once() {
+    let mut world = World::new().await;
+    world.push(10, "1").await;
+    world.proxy.next("TransactWriteItems", [Fault::LoseAnswer]);
+    world.push(12, "2").await;
+    world.assert_in_step("after a lost answer").await;
+}
+
+/// The answer is lost for good at any step: the writer does not know, claims anew and finds the old or the new state.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_lost_answer_the_table_is_claimed_and_compared() {
+    for keys in [12, 230] {
+        for at in 0.. {
+            let mut world = World::new().await;
+            world.push(5, "1").await;
+            world.proxy.cut_after(at);
+            let push = world.build(keys, "2");
+            let answer = world.writer.push(push.clone()).await;
+            if answer.is_ok() {
+                assert!(at > 1, "it was cut {at} times");
+                break;
+            }
+            assert!(matches!(answer, Err(TableError::Lost(_))), "{answer:?}");
+            world.proxy.mend();
+            let late = world.writer.push(push.clone()).await.expect("answers");
+            assert!(late.is_err(), "the session is over");
+            let granted = world.writer.claim_again().await.expect("answers");
+            granted.expect("is granted");
+            let verdict = world
+                .writer
+                .push(push.clone())
+                .await
+                .expect("answers")
+                .expect("is open");
+            assert!(
+                matches!(
+                    verdict.verdicts[..],
+                    [Verdict::Applied | Verdict::AlreadyThere]
+                ),
+                "{verdict:?}"
+            );
+            expected(&mut world.maps, &push);
+            world
+                .assert_in_step(&format!("{keys} keys, cut at {at}"))
+                .await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_without_room_is_refused_and_the_rest_goes_on() {
+    let mut world = World::new().await;
+    let one = |n: usize| names(LARGE).into_iter().skip(n).take(1);
+    let huge = format!("\"{}\"", "x".repeat(420 << 10));
+    let large = format!("\"{}\"", "x".repeat(395 << 10));
+    let version = world.writer.version();
+    let push = vec![
+        sent(version, bundle(&tenant("t1"), one(0), "1")),
+        sent(version, bundle(&tenant("t2"), one(1), &huge)),
+        sent(version, bundle(&tenant("t3"), one(2), &large)),
+    ];
+    let pushed = world
+        .writer
+        .push(push.clone())
+        .await
+        .expect("answers")
+        .expect("is open");
+    let [Verdict::Applied, Verdict::Invalid { why }, Verdict::Applied] = &pushed.verdicts[..]
+    else {
+        panic!("{:?}", pushed.verdicts);
+    };
+    assert!(
+        why.contains("400 KB") && why.contains("max_value_bytes"),
+        "{why}"
+    );
+    expected(&mut world.maps, &[push[0].clone(), push[2].clone()]);
+    world.assert_in_step("without the huge one").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_item_that_was_edited_by_hand_shows_and_is_healed() {
+    let mut world = World::new().await;
+    world.push(10, "1").await;
+    let item = names(LARGE)[3].clone();
+    let place =
+        contexts_dynamodb::layout::Place::context(&item, contexts_dynamodb::layout::SETTLED);
+    let raw = raw_client(&world.server.url);
+    let delete = raw
+        .delete_item()
+        .table_name(&world.table)
+        .set_key(Some(place.to_key()));
+    delete.send().await.expect("deletes");
+    let root_ = root(&world.maps);
+    let differs = world.writer.synced(&KINDS, root_, true).await;
+    let differs = differs.expect("answers").expect("is open");
+    assert!(
+        matches!(differs, SyncVerdict::Differs { .. }),
+        "{differs:?}"
+    );
+    let push = world.build(10, "1");
+    let pushed = world
+        .writer
+        .push(push.clone())
+        .await
+        .expect("answers")
+        .expect("is open");
+    assert_eq!(pushed.verdicts, [Verdict::Applied]);
+    expected(&mut world.maps, &push);
+    world.assert_in_step("healed").await;
+}
