@@ -137,6 +137,7 @@ function standing(store) {
   if (!store.synced_kinds.length) return ["warn", "never filled"];
   if (!view) return ["none", "no writer here"];
   if (view.failure) return ["bad", view.standing];
+  if (told && told.status.pauses.some((pause) => !pause.region || pause.region === store.region)) return ["warn", "paused"];
   if (view.behind) return ["warn", "behind"];
   return [view.standing === "in step" ? "good" : "warn", view.standing];
 }
@@ -233,6 +234,9 @@ function troubles() {
   if (engine && engine.held_tenants) {
     found.push(notice("warn", `Something of ${number(engine.held_tenants)} tenants is held: `,
       Object.keys(engine.held).slice(0, 10).map((tenant, i) => [i ? ", " : "", h("a", { href: `#/tenant/${encodeURIComponent(tenant)}` }, tenant)])));
+  }
+  for (const pause of status.pauses) {
+    found.push(notice("warn", `Paused: ${extent(pause)}, by ${pause.who}: ${pause.reason}. `, h("a", { href: "#/pause" }, "Pauses")));
   }
   for (const line of status.differences) found.push(notice("warn", line));
   for (const refusal of (engine ? engine.refusals : []).slice(-5)) found.push(notice("warn", `Refused: ${JSON.stringify(refusal)}`));
@@ -390,6 +394,46 @@ async function drawDefinitions() {
       h("p", { class: "quiet" }, `values up to ${number(kind.max_value_bytes)} bytes`, kind.has_regions && " · by region", kind.has_expires && " · may expire"))));
 }
 
+// ---- the stop button, and who did what
+
+const extent = (pause) => `${pause.kind ? `kind ${pause.kind}` : "every kind"} in ${pause.region || "every region"}`;
+
+async function drawPause() {
+  const [status, { kinds: all }] = await Promise.all([ask("/v1/status"), ask("/console/definitions")]);
+  const choice = (name, what, names) => h("label", {}, what, h("select", { name, id: name }, h("option", { value: "" }, `every ${name}`),
+    names.map((text) => h("option", {}, text))));
+  const said = h("div", { "aria-live": "polite" });
+  const act = (path, body) => async (event) => {
+    event.preventDefault();
+    try {
+      await ask(path, typeof body === "function" ? body(event.target) : body);
+      await drawPause();
+    } catch (error) { fail(error, said); }
+  };
+  const asked = (form) => ({ region: form.region.value || null, kind: form.kind.value || null, reason: form.reason.value });
+  show(h("h1", {}, "Pause"), said,
+    h("p", {}, "While something is paused its contexts keep the values that regions have; what is new or changed waits, and only removals leave."),
+    h("form", { id: "stop", onsubmit: act("/v1/pause", asked) }, choice("region", "Where", regions(status.stores).map(([name]) => name)),
+      choice("kind", "What", all.map((kind) => kind.kind)),
+      h("label", {}, "Reason", h("input", { name: "reason", id: "reason", required: true, autocomplete: "off" })),
+      h("button", { class: "main", type: "submit", disabled: !me.may_operate }, "Pause")),
+    status.pauses.length === 0 && notice("good", "Nothing is paused."),
+    status.pauses.map((pause) => h("form", { class: "card", onsubmit: act("/v1/resume", (form) => ({ region: pause.region, kind: pause.kind, reason: form.reason.value })) },
+      h("div", {}, h("strong", {}, extent(pause)), h("div", { class: "quiet" }, `${pause.who}, ${span(pause.seconds_ago)} ago: ${pause.reason}`)),
+      h("label", {}, "Reason to go on", h("input", { name: "reason", required: true, autocomplete: "off" })),
+      h("button", { type: "submit", disabled: !me.may_operate }, "Resume"))),
+    status.pause_exceptions.length > 0 && notice("warn", `Published all the same: ${status.pause_exceptions.join(", ")}`));
+}
+
+async function drawAudit() {
+  const { acts } = await ask("/v1/audit?limit=1000");
+  show(h("h1", {}, "Audit"), acts.length === 0 && h("p", {}, "Nothing was done yet."),
+    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Audit" }, h("table", {},
+      h("thead", {}, h("tr", {}, ["When (UTC)", "Who", "From", "Did", "What"].map((name) => h("th", { scope: "col" }, name)))),
+      h("tbody", {}, acts.map((act) => h("tr", {}, h("td", {}, act.at), h("td", {}, act.who), h("td", {}, act.origin), h("td", {}, act.action),
+        h("td", {}, h("code", {}, JSON.stringify(act.what)))))))));
+}
+
 // ---- signing in, and from page to page
 
 function drawSignIn() {
@@ -437,6 +481,8 @@ async function draw() {
     if (name === "tenant") await drawTenant(part, query);
     else if (name === "scans") await drawScans();
     else if (name === "definitions") await drawDefinitions();
+    else if (name === "pause") await drawPause();
+    else if (name === "audit") await drawAudit();
     else drawOverview();
     signOut.hidden = false;
     listen();

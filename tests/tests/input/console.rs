@@ -216,7 +216,7 @@ async fn the_page_works_on_a_phone_and_by_the_keyboard() -> Result<()> {
     browser.resize(400, 800).await?;
     browser.reads(&tile("us"), "in step").await?;
     keep(&browser, "phone").await?;
-    for page in ["", "tenant/t1", "scans", "definitions"] {
+    for page in ["", "tenant/t1", "scans", "definitions", "pause", "audit"] {
         browser.go(&desk.hub.url(&format!("/#/{page}"))).await?;
         browser.reads("h1", "").await?;
         let wide = browser
@@ -319,6 +319,46 @@ async fn only_a_signed_in_person_looks_and_only_the_page_acts() -> Result<()> {
         .await?;
     let refused = act(true, &cookie).await?.status();
     expect(refused == 401, refused)
+}
+
+#[tokio::test]
+async fn the_stop_button_stops_goes_on_and_is_on_record() -> Result<()> {
+    let mut desk = Desk::new(&["eu"]).await?;
+    desk.hub.start().await?;
+    let Some(browser) = signed_in(&desk).await? else {
+        return Ok(());
+    };
+    browser.click("nav a[href='#/pause']").await?;
+    browser.reads("main", "Nothing is paused.").await?;
+    browser.enter("#reason", "a bad release").await?;
+    browser.reads("main", "every kind in every region").await?;
+    desk.sql("UPDATE part SET body = 'two' WHERE key = 'p1'; DELETE FROM part WHERE key = 'p2'")
+        .await?;
+    until("the removal, which no pause holds up", WITHIN, || async {
+        let there = desk.reads(0, "part", "p2").await.ok()?;
+        there.starts_with("404").then_some(())
+    })
+    .await?;
+    let there = desk.reads(0, "part", "p1").await?;
+    expect(there.contains("one"), &there)?;
+    browser.click("nav a[href='#/']").await?;
+    browser.reads(&tile("eu"), "paused").await?;
+    browser.reads("main", "by api_token: a bad release").await?;
+
+    browser.click("nav a[href='#/pause']").await?;
+    browser.enter("form.card input", "rolled back").await?;
+    browser.reads("main", "Nothing is paused.").await?;
+    until("the change that waited", WITHIN, || async {
+        let there = desk.reads(0, "part", "p1").await.ok()?;
+        there.contains("two").then_some(())
+    })
+    .await?;
+    browser.click("nav a[href='#/audit']").await?;
+    let acts = browser.reads("table", "rolled back").await?;
+    expect(
+        acts.contains("a bad release") && acts.contains("api_token"),
+        &acts,
+    )
 }
 
 #[tokio::test]
