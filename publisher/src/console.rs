@@ -2,11 +2,11 @@
 //!
 //! | module | is about |
 //! | --- | --- |
-//! | [`assets`] | the page itself, which loads nothing from elsewhere |
-//! | [`session`] | who is signed in |
-//! | [`pane`] | what every region looks like now and looked like in the last hour, told as it changes |
-//! | [`tenant`] | one tenant at the hub and in every store, side by side |
-//! | [`records`] | scans and definitions, as the database has them |
+//! | `assets` | the page itself, which loads nothing from elsewhere |
+//! | `session` | who is signed in |
+//! | `pane` | what every region looks like now and looked like in the last hour, told as it changes |
+//! | `tenant` | one tenant at the hub and in every store, side by side |
+//! | `records` | scans and definitions, as the database has them |
 //!
 //! The console decides nothing and changes nothing by itself: what it asks for is a request to the API like any other.
 //! It must never show a value of a kind that is `sensitive`, and must work with every region down.
