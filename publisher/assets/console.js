@@ -279,6 +279,9 @@ let kinds = null;
 
 async function drawTenant(tenant, query) {
   kinds ??= ask("/console/definitions").then((answer) => answer.kinds.map((kind) => kind.kind), (error) => { kinds = null; throw error; });
+  const sides = tenant && askSides(tenant, query);
+  // Whoever waits for it below is told if it fails.
+  if (sides) sides.catch(() => {});
   let names = [];
   try { names = await kinds; } catch (error) { if (error instanceof SignedOut) throw error; }
   const what = h("select", { name: "what", id: "what" }, h("option", { value: "" }, "tenant"),
@@ -303,12 +306,13 @@ async function drawTenant(tenant, query) {
     found);
   if (!tenant) { text.focus(); return; }
   found.append(h("p", { class: "quiet" }, "Asking the hub and every store …"));
-  await drawSides(tenant, query, found);
+  await drawSides(tenant, query, found, sides);
 }
 
-async function drawSides(tenant, query, into) {
-  const at = `/console/tenants/${encodeURIComponent(tenant)}`;
-  const side = await ask(`${at}?${query}`);
+const askSides = (tenant, query) => ask(`/console/tenants/${encodeURIComponent(tenant)}?${query}`);
+
+async function drawSides(tenant, query, into, asked) {
+  const side = await (asked || askSides(tenant, query));
   const receipt = h("div", { "aria-live": "polite" });
   const republish = async (event) => {
     event.target.disabled = true;
