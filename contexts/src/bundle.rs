@@ -62,6 +62,10 @@ pub enum HoldReason {
     },
     /// Somebody pressed the stop button for its region or kind.
     Paused,
+    /// The hub has it no longer, and too much was removed at once: a person is asked.
+    Removed,
+    /// The hub has it no longer, and a person decided that it stays all the same.
+    Dropped,
 }
 
 /// Whether a store keeps its last good value for a held name.
@@ -94,6 +98,10 @@ impl fmt::Display for HoldReason {
                 write!(f, "tenant {owner:?} has the same key and had it first")
             }
             Self::CannotBuild { why } => f.write_str(why),
+            Self::Removed => f.write_str(
+                "one of too many removals at once: `publisher approve` or `publisher drop`",
+            ),
+            Self::Dropped => f.write_str("removed at the hub, and kept because a person said so"),
             Self::Paused => {
                 f.write_str("paused: it keeps its value; `publisher status` says by whom and why")
             }

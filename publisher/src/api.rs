@@ -2,6 +2,7 @@
 //! on to the one that is.
 
 pub(crate) mod auth;
+mod held;
 mod stops;
 mod visible;
 
@@ -62,6 +63,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/tenants/{tenant}", get(read_tenant))
         .merge(console::guarded())
         .route("/v1/audit", get(stops::audit))
+        .route("/v1/held", get(held::held))
         .route_layer(may(Role::Read));
     let republish = Router::new()
         .route("/v1/republish", post(republish))
@@ -70,6 +72,8 @@ pub fn router(api: Arc<Api>) -> Router {
     let operate = Router::new()
         .route("/v1/pause", post(stops::pause))
         .route("/v1/resume", post(stops::resume))
+        .route("/v1/held/approve", post(held::approve))
+        .route("/v1/held/drop", post(held::drop))
         .route_layer(may(Role::Operate));
     let guarded = read.merge(republish).merge(operate);
     let open = Router::new()
@@ -269,6 +273,7 @@ async fn scan(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>)
         cause: format!("asked for over the API ({id})"),
         regions: RegionFilter::All,
         reread: false,
+        allow_mass_delete: false,
     };
     tokio::spawn(async move { pass_on(&api, ask).await });
     (StatusCode::ACCEPTED, Json(json!({ "scan": id }))).into_response()

@@ -31,6 +31,9 @@ pub enum Ask {
         regions: RegionFilter,
         /// Compare what is on the stores' disks, read again.
         reread: bool,
+        /// A person approved whatever the scan finds removed.
+        #[serde(default)]
+        allow_mass_delete: bool,
     },
     /// Call back what was built before now: something that shapes content was changed in the database.
     Recall,

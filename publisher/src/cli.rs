@@ -7,6 +7,7 @@ mod audit;
 mod check;
 mod compare;
 mod get;
+mod held;
 mod migrate;
 mod pause;
 mod progress;
@@ -102,6 +103,9 @@ enum Command {
         /// Say what would be repaired, and change nothing
         #[arg(long)]
         dry_run: bool,
+        /// Let everything leave that the hub has no longer, however much it is: what is held, and what this scan finds
+        #[arg(long, conflicts_with = "dry_run")]
+        allow_mass_delete: bool,
     },
     /// Rebuild and push now, wait for durable acknowledgements, print a receipt per store
     Republish {
@@ -124,6 +128,12 @@ enum Command {
     Pause(pause::What),
     /// End a pause, and send what changed meanwhile
     Resume(pause::What),
+    /// What the guard against mass deletes holds: counts and examples; exit code 1 if anything waits for a decision
+    Held,
+    /// Let what is held leave: exactly what is held now, within the next hour
+    Approve(held::Of),
+    /// Keep the old values of what is held, until the hub has those contexts again
+    Drop(held::Of),
     /// Who did what, when, and from where; the newest first
     Audit {
         /// How many acts
@@ -336,12 +346,22 @@ async fn dispatch(context: Context, command: Command) -> Result<Exit, Stop> {
             kind,
             region,
             dry_run: true,
+            ..
         } => compare::dry_run(&context, kind.as_deref(), region.as_deref()).await,
         Command::Scan {
             kind,
             region,
             dry_run: false,
-        } => scan::run(&context, kind.as_deref(), region.as_deref()).await,
+            allow_mass_delete,
+        } => {
+            scan::run(
+                &context,
+                kind.as_deref(),
+                region.as_deref(),
+                allow_mass_delete,
+            )
+            .await
+        }
         Command::Republish {
             what,
             kind,
@@ -350,6 +370,9 @@ async fn dispatch(context: Context, command: Command) -> Result<Exit, Stop> {
         } => republish::run(&context, what, kind.as_deref(), region.as_deref()).await,
         Command::Pause(what) => pause::pause(&context, &what).await,
         Command::Resume(what) => pause::resume(&context, &what).await,
+        Command::Held => held::held(&context).await,
+        Command::Approve(of) => held::approve(&context, &of).await,
+        Command::Drop(of) => held::drop(&context, &of).await,
         Command::Audit { limit } => audit::run(&context, limit).await,
         Command::Takeover { force } => takeover::run(&context, force).await,
         Command::Status { hub } => status::run(&context, hub).await,

@@ -110,6 +110,7 @@ async fn schedule(
                         cause,
                         regions: RegionFilter::All,
                         reread: false,
+                        allow_mass_delete: false,
                     })
                     .await;
             }

@@ -49,6 +49,7 @@ pub(crate) enum Event {
     Acked(Option<u64>),
     Beat(Option<(u64, Instant)>),
     Triggers(Result<(String, Option<String>), SourceError>),
+    HoldsWritten(bool),
 }
 
 /// Where the answer to a request goes.
@@ -146,6 +147,7 @@ pub async fn run_term(
         writer.force();
     }
     writer.resume_retries(parts.source.retries().await?);
+    writer.guard_by(definitions.guards);
     let (events, mut incoming) = mpsc::channel(1024);
     let now = Instant::now();
     let mut engine = Engine {
@@ -271,6 +273,7 @@ impl Engine<'_> {
                 }
             }
             Event::Triggers(checked) => self.checked_triggers(checked),
+            Event::HoldsWritten(written) => self.writer.hold_work_done(now, written),
         }
         None
     }
@@ -340,9 +343,12 @@ impl Engine<'_> {
                 cause,
                 regions,
                 reread,
+                allow_mass_delete,
             } => {
                 metrics::counter!(crate::metrics::REQUESTS, "kind" => "scan").increment(1);
-                let id = self.writer.request_scan(&cause, regions, reread);
+                let id = self
+                    .writer
+                    .request_scan(&cause, regions, reread, allow_mass_delete);
                 self.scanning.insert(id, asker);
             }
             Ask::Recall => {
@@ -406,6 +412,9 @@ impl Engine<'_> {
         // What a change waits for comes last: the runtime begins with the task that it was given last.
         if let Some(request) = self.writer.next_ack(now) {
             self.spawn_ack(request);
+        }
+        if let Some(work) = self.writer.next_hold_work(now) {
+            self.spawn_hold_work(work);
         }
         let builds: Vec<_> = std::iter::from_fn(|| self.writer.next_build(now)).collect();
         if let Some(request) = self.writer.next_look(now) {

@@ -29,6 +29,8 @@ pub const DIRTY: &str = "hubcast_dirty_tenants";
 pub const BUILD_FAILURES: &str = "hubcast_build_failures_total";
 /// Tenants of which something is held.
 pub const HELD_TENANTS: &str = "hubcast_held_tenants";
+/// Causes whose removals reached the limit.
+pub const GUARDED: &str = "hubcast_guarded_total";
 /// Scans by outcome.
 pub const SCANS: &str = "hubcast_scans_total";
 /// Seconds that the last scan took.
@@ -75,6 +77,10 @@ pub fn install() -> Result<PrometheusHandle, String> {
     describe_counter!(REFUSED, "bundles that the store refused, by reason");
     describe_gauge!(DIRTY, "tenants that wait to be built or are being built");
     describe_counter!(BUILD_FAILURES, "builds that failed as a whole");
+    describe_counter!(
+        GUARDED,
+        "causes whose removals reached the limit of the guard"
+    );
     describe_gauge!(HELD_TENANTS, "tenants of which something is held");
     describe_counter!(SCANS, "scans, by outcome");
     describe_gauge!(SCAN_SECONDS, Unit::Seconds, "how long the last scan took");

@@ -15,6 +15,7 @@
 //! | `connections` | the pool, and connections that are used again at once |
 //! | [`statement`] | statements that pass a transaction pooler |
 //! | [`pauses`] | the stop button |
+//! | [`holds`] | removals that were too many at once |
 //! | [`audit`] | who did what |
 //! | [`hub`] | the lease, terms, requests and scans in the schema `hubcast` |
 //! | [`standby`] | who stands by |
@@ -30,6 +31,7 @@ pub mod capture;
 mod connections;
 pub mod definitions;
 pub mod describe;
+pub mod holds;
 pub mod hub;
 pub mod migrate;
 pub mod pauses;

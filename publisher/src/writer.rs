@@ -20,6 +20,8 @@ mod built;
 mod capture;
 mod clash;
 mod dirty;
+mod guard;
+mod guarding;
 pub mod lease;
 mod outbox;
 mod pace;
@@ -36,6 +38,8 @@ mod visible;
 
 pub use built::{Batch, BuildRequest, Built, BuiltBatch, BuiltBundle, What};
 pub use capture::{AckRequest, Change, LookId, LookRequest, Looked, Snapshot};
+pub use guard::{GuardLimits, Hold, HoldName};
+pub use guarding::HoldWork;
 pub use receipts::{Delivery, HeldReport, Receipt, RegionFilter, Republished};
 pub use retry::Retry;
 pub use scan::{Phase, TenantRange};
@@ -54,6 +58,8 @@ use contexts::name::{Region, TenantId};
 use contexts::push::Verdict;
 use contexts::version::{Term, Version};
 use dirty::{Dirty, Lane};
+use guard::Guard;
+use guarding::Holding;
 use pace::Pace;
 use recall::Recalls;
 use receipts::Waits;
@@ -160,6 +166,11 @@ pub enum Report {
         /// Why.
         why: String,
     },
+    /// So much was removed at once that the guard held it, or would have.
+    Guarded {
+        /// What, and what became of it.
+        line: String,
+    },
     /// A scan ended.
     ScanEnded(ScanSummary),
     /// A republish request has all its receipts.
@@ -192,6 +203,7 @@ struct ScanWish {
     cause: String,
     regions: RegionFilter,
     reread: bool,
+    allow: bool,
 }
 
 /// Tenants of which what is held is remembered; those beyond are reported again by every scan, and not counted.
@@ -220,6 +232,8 @@ pub struct Writer {
     beats: Beats,
     retries: Retries,
     recalls: Recalls,
+    guard: Guard,
+    holding: Holding,
     /// Of changes, and of bulk changes.
     paces: [Pace; 2],
     /// The triggers as they were looked at last, and why they cannot be relied on.
@@ -259,12 +273,13 @@ impl Writer {
             term,
             key,
             limits,
-            regions,
             capture: Capture::new(stores.len()),
             questions: Questions::default(),
             beats: Beats::default(),
             retries: Retries::default(),
             recalls: Recalls::default(),
+            guard: Guard::new(&regions),
+            holding: Holding::default(),
             paces: Default::default(),
             triggers: None,
             gap: Some("the triggers were not looked at yet".into()),
@@ -289,12 +304,18 @@ impl Writer {
             suspended: false,
             closing: false,
             born: now,
+            regions,
         }
     }
 
     /// Takes the stores also from a writer that is alive, and from one that the database does not know.
     pub fn force(&mut self) {
         self.force = true;
+    }
+
+    /// What may be removed at once, as the database has it at the beginning of the term; builds say it again.
+    pub fn guard_by(&mut self, limits: GuardLimits) {
+        self.guard.limits(limits);
     }
 
     /// Tenants that an earlier writer could not build.

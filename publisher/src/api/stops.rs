@@ -112,6 +112,7 @@ pub(super) async fn resume(
             cause,
             regions: RegionFilter::All,
             reread: false,
+            allow_mass_delete: false,
         };
         pass_on(&api, ask).await
     });

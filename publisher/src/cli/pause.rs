@@ -89,5 +89,12 @@ pub(super) async fn resume(context: &Context, what: &What) -> Result<Exit, Stop>
         eprintln!("ended: {pause}");
     }
     // What changed meanwhile goes out now.
-    scan::ask(context, "publisher resume", RegionFilter::All, None, false).await
+    scan::ask(
+        context,
+        "publisher resume",
+        RegionFilter::All,
+        None,
+        scan::How::PLAIN,
+    )
+    .await
 }

@@ -16,7 +16,14 @@ pub(super) async fn run(
     let regions = context.regions(region)?;
     let (tenants, despite_pause) = match what {
         Republish::All => {
-            return scan::ask(context, "publisher republish all", regions, kind, true).await;
+            return scan::ask(
+                context,
+                "publisher republish all",
+                regions,
+                kind,
+                scan::How::READING_BACK,
+            )
+            .await;
         }
         Republish::Region { name } if region.is_some_and(|r| r != name) => {
             return Err(Stop::Usage(format!(
@@ -25,7 +32,14 @@ pub(super) async fn run(
         }
         Republish::Region { name } => {
             let regions = context.regions(Some(&name))?;
-            return scan::ask(context, "publisher republish region", regions, kind, true).await;
+            return scan::ask(
+                context,
+                "publisher republish region",
+                regions,
+                kind,
+                scan::How::READING_BACK,
+            )
+            .await;
         }
         Republish::Tenant {
             tenants,

@@ -2,6 +2,7 @@
 
 use super::{Context, Exit, Stop, progress};
 use crate::ask::{Ask, Reply};
+use crate::source::holds::{Decision, Which};
 use crate::writer::{HeldReport, RegionFilter, ScanSummary};
 use contexts::name::{Kind, TenantId};
 use serde_json::json;
@@ -12,10 +13,44 @@ pub(super) async fn run(
     context: &Context,
     kind: Option<&str>,
     region: Option<&str>,
+    allow_mass_delete: bool,
 ) -> Result<Exit, Stop> {
     let regions = context.regions(region)?;
     let kind = context.kind(kind)?;
-    ask(context, "publisher scan", regions, kind, false).await
+    let how = How {
+        allow_mass_delete,
+        ..How::PLAIN
+    };
+    if allow_mass_delete {
+        context.require_migrated().await?;
+        // What was held before is approved as well: it is what the scan would find.
+        let (which, by) = (Which::default(), super::actor("scan --allow-mass-delete"));
+        let source = &context.parts.source;
+        source.decide(Decision::Approve, &which, &by).await?;
+    }
+    ask(context, "publisher scan", regions, kind, how).await
+}
+
+/// How a scan is done.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct How {
+    /// Stores compare what is on their disks, read again.
+    pub reread: bool,
+    /// Whatever it finds removed may leave.
+    pub allow_mass_delete: bool,
+}
+
+impl How {
+    /// As the schedule does it.
+    pub(super) const PLAIN: Self = Self {
+        reread: false,
+        allow_mass_delete: false,
+    };
+    /// As `republish all` does it.
+    pub(super) const READING_BACK: Self = Self {
+        reread: true,
+        allow_mass_delete: false,
+    };
 }
 
 /// Scans, prints the summary, and says how it went.
@@ -24,15 +59,21 @@ pub(super) async fn ask(
     cause: &str,
     regions: RegionFilter,
     kind: Option<Kind>,
-    reread: bool,
+    how: How,
 ) -> Result<Exit, Stop> {
+    let How {
+        reread,
+        allow_mass_delete,
+    } = how;
     context.require_migrated().await?;
     let ask = Ask::Scan {
         cause: cause.to_owned(),
         regions: regions.clone(),
         reread,
+        allow_mass_delete,
     };
-    let act = json!({ "regions": regions, "reads back": reread });
+    let act =
+        json!({ "regions": regions, "reads back": reread, "allow mass delete": allow_mass_delete });
     let source = &context.parts.source;
     let by = super::actor(cause.trim_start_matches("publisher "));
     source.audit(&by, "scan", &act).await?;

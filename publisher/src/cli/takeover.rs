@@ -19,6 +19,7 @@ pub(super) async fn run(context: &Context, force: bool) -> Result<Exit, Stop> {
         cause: "publisher takeover --force".into(),
         regions: RegionFilter::All,
         reread: false,
+        allow_mass_delete: false,
     };
     let parts = &context.parts;
     let (by, act) = (

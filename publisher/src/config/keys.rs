@@ -11,6 +11,8 @@ const HUB: &[&str] = &[
     "scan",
     "api_token",
     "token",
+    "max_delete_share",
+    "max_delete_count",
 ];
 const TOKEN: &[&str] = &["name", "token", "role"];
 const SPOKE: &[&str] = &["region", "store", "agents", "token"];
@@ -26,8 +28,6 @@ const WATCH: &[&str] = &["table", "tenant", "columns", "tenants"];
 
 /// Keys that belong to a later release, and what they belong to.
 const LATER: &[(&str, &str)] = &[
-    ("max_delete_share", "the guard against mass deletes"),
-    ("max_delete_count", "the guard against mass deletes"),
     ("schema", "checking values against a JSON Schema"),
     ("table", "the DynamoDB store"),
     ("aws_region", "the DynamoDB store"),

@@ -1,6 +1,7 @@
 //! What a configuration says, typed and checked.
 
 use super::{Fault, fault};
+use crate::writer::GuardLimits;
 use contexts::limits;
 use contexts::name::{Kind, Region};
 use secrecy::{ExposeSecret, SecretString};
@@ -32,6 +33,8 @@ struct RawHub {
     api_token: SecretString,
     #[serde(default)]
     token: Vec<RawToken>,
+    max_delete_share: Option<f64>,
+    max_delete_count: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -96,6 +99,8 @@ pub struct HubConfig {
     pub api_token: SecretString,
     /// Further ones, each with a name and a role.
     pub tokens: Vec<ApiToken>,
+    /// What may be removed at once.
+    pub guards: GuardLimits,
 }
 
 /// What a token of the API may do: everything that those before it may, too.
@@ -290,6 +295,15 @@ fn check_hub(raw: RawHub) -> Result<HubConfig, Fault> {
         }
     }
     check_token("hub.api_token", &raw.api_token)?;
+    let defaults = GuardLimits::default();
+    let guards = GuardLimits {
+        max_delete_share: raw.max_delete_share.unwrap_or(defaults.max_delete_share),
+        max_delete_count: raw.max_delete_count.unwrap_or(defaults.max_delete_count),
+    };
+    if !(0.0..=1.0).contains(&guards.max_delete_share) {
+        let message = "it must be from 0.0 to 1.0; 1.0 switches the guard off";
+        return Err(fault("hub.max_delete_share", message));
+    }
     let tokens = check_api_tokens(&raw.api_token, raw.token)?;
     let RawHub {
         database_url,
@@ -306,6 +320,7 @@ fn check_hub(raw: RawHub) -> Result<HubConfig, Fault> {
         scan,
         api_token,
         tokens,
+        guards,
     })
 }
 

@@ -83,7 +83,7 @@ fn each_mistake_gets_one_line_that_names_the_place() {
         wrong("[\"http://127.0.0.1:7511/\"]", "[]"),
         wrong("agents =", "store = \"dynamodb\"\nagents ="),
         wrong("tenant = \"id\"", "columns = [\"id\"]"),
-        wrong("api_token", "max_delete_share = 0.2\napi_token"),
+        wrong("api_token", "max_delete_share = 1.5\napi_token"),
     ];
     insta::assert_snapshot!(lines.join("\n"));
 }

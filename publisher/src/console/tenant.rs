@@ -110,7 +110,7 @@ pub(super) async fn side_by_side(
         Err(error) => Err(error.to_string()),
     };
     match tenant {
-        Ok(tenant) => Json(everywhere(&api, tenant, &part).await).into_response(),
+        Ok(tenant) => Json(Box::pin(everywhere(&api, tenant, &part)).await).into_response(),
         Err(why) => problem(StatusCode::BAD_REQUEST, "bad_request", &why),
     }
 }

@@ -142,6 +142,10 @@ impl Engine<'_> {
                         tracing::info!(tenant = %tenant, "nothing is held any more");
                     }
                 }
+                Report::Guarded { line } => {
+                    metrics::counter!(m::GUARDED).increment(1);
+                    tracing::warn!(line, "the guard against mass deletes");
+                }
                 Report::BuildFailed { why } => {
                     metrics::counter!(m::BUILD_FAILURES).increment(1);
                     tracing::warn!(why, "a build failed and is repeated");

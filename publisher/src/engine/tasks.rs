@@ -5,8 +5,11 @@ use crate::failpoint;
 use crate::source::hub::Lease;
 use crate::source::{Source, SourceError};
 use crate::spoke::{ASK_WITHIN, CallError, PUSH_WITHIN, Spoke};
-use crate::writer::{AckRequest, Answer, BuildRequest, LookRequest, Request, StoreIx};
-use contexts::push::{Ack, Granted, Hello, Listed, Pushed, Refused, StoreState, SyncVerdict};
+use crate::writer::{AckRequest, Answer, BuildRequest, HoldWork, LookRequest, Request, StoreIx};
+use contexts::name::{Key, Kind, TenantId};
+use contexts::push::{
+    Ack, Granted, Hello, Listed, Pushed, Refused, StoreState, SyncVerdict, TenantState, TenantsRead,
+};
 use contexts::version::Term;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -147,6 +150,31 @@ impl Engine<'_> {
         });
     }
 
+    /// Writes down what is held, and forgets what is held no longer.
+    pub(super) fn spawn_hold_work(&mut self, work: HoldWork) {
+        let (source, events, term) = (
+            self.parts.source.clone(),
+            self.events.clone(),
+            self.lease.term,
+        );
+        self.tasks.spawn(async move {
+            let writing = async {
+                if let Some(hold) = &work.hold {
+                    source.hold(term, hold).await?;
+                }
+                match work.void.is_empty() {
+                    true => Ok(()),
+                    false => source.forget_holds(term, &work.void).await,
+                }
+            };
+            let written = source.within(ACK_WITHIN, writing).await;
+            if let Err(e) = &written {
+                tracing::warn!(error = %e, "what is held could not be written down; nothing of it leaves until it is");
+            }
+            let _ = events.send(Event::HoldsWritten(written.is_ok())).await;
+        });
+    }
+
     /// Changes the row of the beat.
     pub(super) fn spawn_beat(&mut self) {
         let (source, events, term) = (
@@ -223,6 +251,12 @@ async fn send(source: &Source, spoke: &Spoke, term: Term, request: Request) -> A
                 .await,
             Answer::Listed,
         ),
+        Request::Names(ask) => answer(
+            spoke
+                .call::<_, TenantsRead>("read", &ask, PUSH_WITHIN)
+                .await,
+            |read| Answer::Names(read.tenants.into_iter().map(names).collect()),
+        ),
         Request::Release(release) => answer(
             spoke
                 .call::<_, Ack>("release", &release, Duration::from_secs(2))
@@ -230,6 +264,12 @@ async fn send(source: &Source, spoke: &Spoke, term: Term, request: Request) -> A
             |_| Answer::Released,
         ),
     }
+}
+
+/// The names of what a store has of a tenant.
+fn names(state: TenantState) -> (TenantId, Vec<(Kind, Key)>) {
+    let names = state.contexts.into_iter().map(|c| (c.kind, c.key));
+    (state.tenant, names.collect())
 }
 
 /// Asks a store who it is, and the database whether it knows the writer that the store names.

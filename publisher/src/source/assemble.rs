@@ -2,8 +2,9 @@
 //! silently, and nothing that is wrong with one tenant touches another.
 
 use super::definitions::Definition;
+use super::holds::{HoldRow, HoldState};
 use super::pauses::{Pause, Pauses};
-use crate::writer::{Built, BuiltBundle};
+use crate::writer::{Built, BuiltBundle, HoldName};
 use contexts::bundle::{Bundle, Context, Held, HeldKind, HoldReason};
 use contexts::digest::DigestKey;
 use contexts::name::{Key, Kind, Region, TenantId};
@@ -37,7 +38,11 @@ struct Part {
 struct Parts {
     parts: BTreeMap<(Kind, Key), Part>,
     held_kinds: BTreeMap<Kind, HoldReason>,
+    holds: Vec<HoldRow>,
 }
+
+/// The bundles of a build; removals in them that a person approved; holds of what the hub has again.
+pub type Finished = (Vec<Built>, BTreeMap<TenantId, Vec<HoldName>>, Vec<HoldName>);
 
 /// Collects the rows of one build.
 #[derive(Debug)]
@@ -167,8 +172,16 @@ impl<'a> Assembly<'a> {
         std::mem::take(&mut self.warnings).into_iter().collect()
     }
 
+    /// Takes what is held of some tenants although their rows are gone.
+    pub fn holds(&mut self, holds: impl Iterator<Item = HoldRow>) {
+        for hold in holds {
+            let parts = self.tenants.entry(hold.name.tenant.clone()).or_default();
+            parts.holds.push(hold);
+        }
+    }
+
     /// The bundles.
-    pub fn finish(self) -> Vec<Built> {
+    pub fn finish(self) -> Finished {
         let Self {
             regions,
             key,
@@ -176,13 +189,16 @@ impl<'a> Assembly<'a> {
             tenants,
             ..
         } = self;
-        tenants
-            .into_iter()
-            .map(|(tenant, parts)| {
-                let pauses = pauses.of(&tenant);
-                parts.build(tenant, regions, key, pauses)
-            })
-            .collect()
+        let (mut built, mut excused, mut void) = (Vec::new(), BTreeMap::new(), Vec::new());
+        for (tenant, mut parts) in tenants {
+            let approved = parts.settle_holds(&mut void);
+            if !approved.is_empty() {
+                excused.insert(tenant.clone(), approved);
+            }
+            let pauses = pauses.of(&tenant);
+            built.push(parts.build(tenant, regions, key, pauses));
+        }
+        (built, excused, void)
     }
 }
 
@@ -191,6 +207,29 @@ impl Parts {
         self.held_kinds
             .entry(kind.clone())
             .or_insert(HoldReason::CannotBuild { why });
+    }
+
+    /// Leaves the holds that keep something here, and returns what may leave. A hold of what is there again is void; of
+    /// a kind that cannot be built nothing can be said.
+    fn settle_holds(&mut self, void: &mut Vec<HoldName>) -> Vec<HoldName> {
+        let mut approved = Vec::new();
+        for hold in std::mem::take(&mut self.holds) {
+            let HoldName {
+                kind, key, region, ..
+            } = &hold.name;
+            let there = self.parts.get(&(kind.clone(), key.clone()));
+            let here = |p: &Part| p.regions.as_ref().is_none_or(|r| r.contains(region));
+            if self.held_kinds.contains_key(kind) {
+                continue;
+            } else if there.is_some_and(here) {
+                void.push(hold.name);
+            } else if hold.state == HoldState::Approved {
+                approved.push(hold.name);
+            } else {
+                self.holds.push(hold);
+            }
+        }
+        approved
     }
 
     fn build(
@@ -204,7 +243,8 @@ impl Parts {
         self.parts
             .retain(|(kind, _), _| !held_kinds.contains_key(kind));
         let everywhere = self.parts.values().all(|p| p.regions.is_none())
-            && pauses.iter().all(|p| p.region.is_none());
+            && pauses.iter().all(|p| p.region.is_none())
+            && self.holds.is_empty();
         let bundles = match (everywhere, regions.first()) {
             (true, Some(first)) => {
                 let one = Arc::new(BuiltBundle::new(self.bundle(&tenant, first, pauses), key));
@@ -234,6 +274,16 @@ impl Parts {
                 Err(name) => held.push(name.clone()),
             }
         }
+        let removed = self.holds.iter().filter(|h| h.name.region == *region);
+        held.extend(removed.map(|h| Held {
+            kind: h.name.kind.clone(),
+            key: h.name.key.clone(),
+            why: match h.state {
+                HoldState::Dropped => HoldReason::Dropped,
+                HoldState::Held | HoldState::Approved => HoldReason::Removed,
+            },
+        }));
+        held.sort_unstable_by(|a, b| (&a.kind, &a.key).cmp(&(&b.kind, &b.key)));
         let whole = |(kind, why): (&Kind, &HoldReason)| HeldKind {
             kind: kind.clone(),
             why: why.clone(),
@@ -287,7 +337,7 @@ mod tests {
         rows.into_iter()
             .for_each(|r| assembly.row(&definition(), &tenant, r));
         let warnings = assembly.take_warnings();
-        (assembly.finish().remove(0), warnings)
+        (assembly.finish().0.remove(0), warnings)
     }
 
     #[test]

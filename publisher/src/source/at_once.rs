@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 /// The columns of the row, wider than any of a context, that says whether the definitions and the server are those that are taken for granted, and
 /// makes the settings on the way.
-const HEADER: usize = 4 + SETTINGS.len() + 1;
+const HEADER: usize = 5 + SETTINGS.len() + 1;
 
 /// A query that fails for everybody is not asked at once for so long: it would cost every build its time twice.
 const FAILS_FOR: Duration = Duration::from_secs(10);
@@ -71,7 +71,8 @@ impl Known {
         let settings: Vec<String> = settings.collect();
         let mut sql = format!(
             "{SNAPSHOT}; SELECT s.fingerprint, pg_is_in_recovery()::text, {SERVER}, \
-             (SELECT t FROM unnest({list}) AS t WHERE t::{tenant_type}::text <> t LIMIT 1), {} FROM hubcast.settings s",
+             (SELECT t FROM unnest({list}) AS t WHERE t::{tenant_type}::text <> t LIMIT 1), \
+             (SELECT h.tenant FROM hubcast.holds h WHERE h.tenant = ANY({list}) LIMIT 1), {} FROM hubcast.settings s",
             settings.join(", ")
         );
         for (i, definition) in kinds.iter().enumerate() {
@@ -178,7 +179,8 @@ impl Source {
         let mine = known.definitions.fingerprint;
         let same = text(0)?.and_then(|f| definitions::number(&f)) == Some(mine);
         let here = self.same_server(&text(2)?.unwrap_or_default()).is_ok();
-        let names = text(3)?.is_none();
+        // Holds are read step by step: there are hardly ever any.
+        let names = text(3)?.is_none() && text(4)?.is_none();
         Ok(same && text(1)?.as_deref() == Some("false") && here && names)
     }
 }

@@ -6,6 +6,7 @@
 
 use super::assemble::{Assembly, Row};
 use super::definitions::{self, Definition, Definitions};
+use super::holds::HoldRow;
 use super::hub::SERVER;
 use super::query::{self, LIST, Tenants};
 use super::statement::{Statement, unnamed};
@@ -233,6 +234,10 @@ impl Source {
                 }
             }
         }
+        let holds = bound.query(query::holds(&definitions.tenant_type, bound.shape()));
+        let holds = holds.fetch_all(&mut *tx).await;
+        let holds = holds.map_err(|e| self.error("reading what is held", e))?;
+        assembly.holds(holds.iter().filter_map(HoldRow::read));
         tx.rollback()
             .await
             .map_err(|e| self.error("ending a build", e))?;
@@ -350,10 +355,14 @@ pub(super) fn batch(
 ) -> BuiltBatch {
     let (mut warnings, contexts) = (assembly.take_warnings(), assembly.contexts());
     warnings.extend(definitions.pauses.all.iter().map(ToString::to_string));
+    let (tenants, excused, void) = assembly.finish();
     BuiltBatch {
         ranges: Vec::new(),
         beat: None,
-        tenants: assembly.finish(),
+        tenants,
+        guards: definitions.guards,
+        excused,
+        void,
         contexts,
         definitions: definitions.fingerprint,
         kinds: definitions.kinds.iter().map(|d| d.kind.clone()).collect(),

@@ -5,6 +5,7 @@ use super::pauses::Pauses;
 use super::statement::Statement;
 use super::{Source, SourceError};
 use crate::config::{Config, ContextConfig, Watch};
+use crate::writer::GuardLimits;
 use contexts::digest::DigestKey;
 use contexts::name::{Kind, Region};
 use serde::{Deserialize, Serialize};
@@ -48,7 +49,7 @@ impl Definition {
 macro_rules! fingerprint {
     () => {
         "(SELECT left(encode(sha256(convert_to(json_build_array(\
-         encode(s.digest_key, 'hex'), s.search_path, s.tenant_type, \
+         encode(s.digest_key, 'hex'), s.search_path, s.tenant_type, s.guards, \
          (SELECT json_agg(json_build_array(d.kind, d.definition) ORDER BY d.kind) FROM hubcast.definitions d), \
          (SELECT json_agg(json_build_array(t.url, t.region) ORDER BY t.url) FROM hubcast.stores t), \
          (SELECT json_agg(json_build_array(p.region, p.kind, p.reason) ORDER BY p.id) FROM hubcast.pauses p), \
@@ -69,7 +70,7 @@ pub(super) const READ: &str = concat!(
      (SELECT coalesce(json_object_agg(url, region), '{}')::text FROM hubcast.stores), ",
     fingerprint!(),
     ", (SELECT coalesce(json_agg(json_build_object('region', region, 'kind', kind, 'reason', reason) ORDER BY id), '[]')::text \
-     FROM hubcast.pauses), (SELECT coalesce(json_agg(tenant), '[]')::text FROM hubcast.pause_exceptions) \
+     FROM hubcast.pauses), (SELECT coalesce(json_agg(tenant), '[]')::text FROM hubcast.pause_exceptions), guards::text \
      FROM hubcast.settings"
 );
 
@@ -79,7 +80,7 @@ pub(super) fn number(fingerprint: &str) -> Option<u128> {
 }
 
 /// Everything that shapes content.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Definitions {
     /// The kinds, in their order.
     pub kinds: Vec<Definition>,
@@ -93,6 +94,8 @@ pub struct Definitions {
     pub stores: BTreeMap<String, Region>,
     /// What is paused.
     pub pauses: Pauses,
+    /// The limits of the guards.
+    pub guards: GuardLimits,
     /// A fingerprint of all that shapes content.
     pub fingerprint: u128,
 }
@@ -127,6 +130,7 @@ impl Definitions {
             digest_key: DigestKey(key),
             stores,
             pauses,
+            guards: serde_json::from_str(row.get(8)).map_err(|e| damaged(e.to_string()))?,
             fingerprint,
         })
     }
@@ -152,6 +156,13 @@ impl Definitions {
                     definition.kind
                 ));
             }
+        }
+        let guards = config.hub.guards;
+        if self.guards.max_delete_share != guards.max_delete_share {
+            lines.push("hub.max_delete_share differs from the database".to_owned());
+        }
+        if self.guards.max_delete_count != guards.max_delete_count {
+            lines.push("hub.max_delete_count differs from the database".to_owned());
         }
         let configured: BTreeMap<String, Region> = config
             .spokes

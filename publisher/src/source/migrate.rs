@@ -6,6 +6,7 @@ use super::statement::{quoted, unnamed};
 use super::triggers::apply::preamble;
 use super::{Source, SourceError};
 use crate::config::{Config, Watch};
+use crate::writer::GuardLimits;
 use contexts::name::Region;
 use sqlx::migrate::{Migration, MigrationType};
 use sqlx::postgres::PgRow;
@@ -46,6 +47,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "pauses and audit",
         include_str!("../../../migrations/0007_pauses_and_audit.sql"),
     ),
+    (
+        8,
+        "holds",
+        include_str!("../../../migrations/0008_holds.sql"),
+    ),
 ];
 /// Where it is remembered which were applied.
 const TABLE: &str = "hubcast.migrations";
@@ -57,6 +63,7 @@ pub struct Desired {
     stores: BTreeMap<String, Region>,
     tenant_type: String,
     search_path: String,
+    guards: GuardLimits,
     /// What is odd and stops nothing.
     pub warnings: Vec<String>,
 }
@@ -127,6 +134,7 @@ pub async fn desired(
                 stores,
                 tenant_type,
                 search_path,
+                guards: config.hub.guards,
                 warnings,
             })
         }
@@ -201,6 +209,7 @@ impl Source {
             .await
             .map_err(failed)?;
         lines.extend(write_settings(&mut tx, desired).await.map_err(failed)?);
+        lines.extend(write_guards(&mut tx, desired).await.map_err(failed)?);
         for definition in &desired.definitions {
             let json = json(definition)?;
             let word = write_definition(&mut tx, definition, json)
@@ -330,6 +339,25 @@ async fn write_settings(tx: &mut PgConnection, desired: &Desired) -> sqlx::Resul
     Ok(changed.then(line))
 }
 
+async fn write_guards(tx: &mut PgConnection, desired: &Desired) -> sqlx::Result<Option<String>> {
+    let changed = unnamed(guards(desired)).execute(tx).await?.rows_affected() > 0;
+    let GuardLimits {
+        max_delete_share,
+        max_delete_count,
+    } = desired.guards;
+    Ok(changed.then(|| {
+        format!("guards: max_delete_share {max_delete_share}, max_delete_count {max_delete_count}")
+    }))
+}
+
+/// Writes the limits of the guards, if they are others than before.
+fn guards(desired: &Desired) -> String {
+    let json = quoted(&serde_json::json!(desired.guards).to_string());
+    format!(
+        "UPDATE hubcast.settings SET guards = {json}::jsonb WHERE guards IS DISTINCT FROM {json}::jsonb"
+    )
+}
+
 /// Says what became of a definition, if it is not as it was.
 async fn write_definition(
     tx: &mut PgConnection,
@@ -443,6 +471,7 @@ fn script(
         "{};\n",
         settings.replace("{type}", &quoted(&desired.tenant_type))
     ));
+    out.push_str(&format!("{};\n", guards(desired)));
     out.push_str("DELETE FROM hubcast.definitions;\n");
     for definition in &desired.definitions {
         let values = format!(

@@ -4,6 +4,7 @@
 //! tenants. The condition stands outside as well, so a placeholder in the wrong place costs rows, never isolation.
 
 use super::definitions::Definition;
+use super::holds::{COLUMNS, IN_FORCE};
 
 /// Which tenants a query is to return. Bounds are parameters: `$1`, then `$2`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +114,15 @@ pub fn with_key(definition: &Definition, tenant_type: &str) -> String {
     format!(
         "SELECT DISTINCT q.tenant::text FROM (\n{inner}\n) AS q WHERE q.key::text = $1 AND q.tenant IS NOT NULL LIMIT 100"
     )
+}
+
+/// The holds of some tenants. What no tenant of this type can be called is nobody's.
+pub fn holds(tenant_type: &str, tenants: Tenants<'_>) -> String {
+    let condition = match tenants {
+        Tenants::Listed(list) => format!("h.tenant = ANY({list})"),
+        range => range.condition(&format!("h.tenant::{tenant_type}"), tenant_type),
+    };
+    format!("SELECT {COLUMNS} FROM hubcast.holds h WHERE {IN_FORCE} AND {condition}")
 }
 
 /// Rows of a kind without a tenant, counted up to 1,000.

@@ -1,6 +1,7 @@
 //! Builds: which are wanted, which are under way, and what becomes of their results.
 
 use super::dirty::Lane;
+use super::guard::{GuardLimits, HoldName};
 use super::queue::{Queued, Sort, Unit};
 use super::receipts::HeldReport;
 use super::scan::TenantRange;
@@ -73,7 +74,7 @@ pub struct Built {
 }
 
 /// The result of a build.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct BuiltBatch {
     /// For [`What::Bounds`]: the ranges.
     pub ranges: Vec<TenantRange>,
@@ -87,12 +88,38 @@ pub struct BuiltBatch {
     pub definitions: u128,
     /// Their kinds.
     pub kinds: BTreeSet<Kind>,
+    /// The limits of the guard in the snapshot.
+    pub guards: GuardLimits,
+    /// Removals that a person approved.
+    pub excused: BTreeMap<TenantId, Vec<HoldName>>,
+    /// Contexts that are there again although they are held as removed.
+    pub void: Vec<HoldName>,
     /// Kinds of which not even the tenants could be read: nobody may conclude that a key of theirs does not exist.
     pub unsure: BTreeSet<Kind>,
     /// What is wrong with the hub's data beside single tenants.
     pub problems: Vec<String>,
     /// What is odd there and stops nothing.
     pub warnings: Vec<String>,
+}
+
+impl Default for BuiltBatch {
+    /// Nothing, of a hub without guards.
+    fn default() -> Self {
+        Self {
+            ranges: Vec::new(),
+            beat: None,
+            tenants: Vec::new(),
+            contexts: 0,
+            definitions: 0,
+            kinds: BTreeSet::new(),
+            guards: GuardLimits::OFF,
+            excused: BTreeMap::new(),
+            void: Vec::new(),
+            unsure: BTreeSet::new(),
+            problems: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
 }
 
 /// A build under way.
@@ -280,7 +307,7 @@ impl Writer {
                     What::Bounds => self.bounds_read(batch.started, result),
                     What::Beat => result.beat.into_iter().for_each(|n| self.beat_read(n)),
                     What::Range(_) => self.range_read(now, batch.started, &batch.overtaken, result),
-                    What::Tenants(_) => self.tenants_built(now, &batch, result.tenants),
+                    What::Tenants(_) => self.tenants_built(now, &batch, result),
                 }
             }
         }
@@ -299,10 +326,13 @@ impl Writer {
         }
     }
 
-    fn tenants_built(&mut self, now: Millis, batch: &Batch, mut tenants: Vec<Built>) {
-        let started = batch.started;
+    fn tenants_built(&mut self, now: Millis, batch: &Batch, result: BuiltBatch) {
+        let (started, mut tenants) = (batch.started, result.tenants);
         self.settle_suspicions(&tenants);
         tenants.iter_mut().for_each(|t| self.withhold_clashes(t));
+        self.void_holds(result.void);
+        self.guard.limits(result.guards);
+        let tenants = self.pass_guard(now, batch, tenants, &result.excused);
         for built in &tenants {
             self.note_held(&built.tenant, HeldReport::of(built));
             self.retries.built(&built.tenant, unbuilt(built), now);

@@ -2,7 +2,7 @@
 //! it once, and what is taken out may be marked again at once.
 
 use contexts::name::TenantId;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// How urgent a mark is. Changes go before repairs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,11 +32,16 @@ pub struct Dirty {
     marks: HashMap<TenantId, Lane>,
     lanes: [VecDeque<TenantId>; 3],
     groups: Vec<BTreeSet<TenantId>>,
+    parked: BTreeMap<TenantId, Lane>,
 }
 
 impl Dirty {
     /// Marks a tenant.
     pub fn mark(&mut self, tenant: &TenantId, lane: Lane) {
+        if let Some(parked) = self.parked.get_mut(tenant) {
+            *parked = lane.min(*parked);
+            return;
+        }
         if self.groups.iter().any(|g| g.contains(tenant)) {
             return;
         }
@@ -47,6 +52,22 @@ impl Dirty {
                 self.lanes[lane as usize].push_back(tenant.clone());
             }
         }
+    }
+
+    /// Marks a tenant that is not to be built before [`Dirty::unpark`].
+    pub fn park(&mut self, tenant: &TenantId, lane: Lane) {
+        self.marks.remove(tenant);
+        self.parked.insert(tenant.clone(), lane);
+    }
+
+    /// A tenant that was parked may be marked again; returns how urgent it was.
+    pub fn unpark(&mut self, tenant: &TenantId) -> Option<Lane> {
+        self.parked.remove(tenant)
+    }
+
+    /// How many tenants are parked.
+    pub fn parked(&self) -> usize {
+        self.parked.len()
     }
 
     /// Marks tenants that have to be built in one snapshot and sent as one commit; joins groups that overlap.
@@ -74,7 +95,7 @@ impl Dirty {
         busy: impl Fn(&TenantId) -> bool,
     ) -> Option<Taken> {
         if open(Lane::Change)
-            && let Some(at) = self.groups.iter().position(|g| !g.iter().any(&busy))
+            && let Some(at) = self.ready_group(&busy)
         {
             let tenants = self.groups.swap_remove(at).into_iter().collect();
             return Some(Taken {
@@ -88,9 +109,14 @@ impl Dirty {
         open.find_map(|lane| self.take_lane(lane, max, &busy))
     }
 
+    fn ready_group(&self, busy: &impl Fn(&TenantId) -> bool) -> Option<usize> {
+        let waits = |t: &TenantId| busy(t) || self.parked.contains_key(t);
+        self.groups.iter().position(|g| !g.iter().any(waits))
+    }
+
     /// Whether a change waits that is not one of many.
     pub fn has_change(&self) -> bool {
-        !self.groups.is_empty() || !self.lanes[Lane::Change as usize].is_empty()
+        self.ready_group(&|_| false).is_some() || !self.lanes[Lane::Change as usize].is_empty()
     }
 
     fn take_lane(
@@ -127,17 +153,21 @@ impl Dirty {
 
     /// Whether a tenant is marked.
     pub fn contains(&self, tenant: &TenantId) -> bool {
-        self.marks.contains_key(tenant) || self.groups.iter().any(|g| g.contains(tenant))
+        self.marks.contains_key(tenant)
+            || self.parked.contains_key(tenant)
+            || self.groups.iter().any(|g| g.contains(tenant))
     }
 
     /// Every marked tenant.
     pub fn iter(&self) -> impl Iterator<Item = &TenantId> {
-        self.marks.keys().chain(self.groups.iter().flatten())
+        let parked = self.parked.keys();
+        let grouped = self.groups.iter().flatten();
+        self.marks.keys().chain(parked).chain(grouped)
     }
 
     /// How many tenants are marked.
     pub fn len(&self) -> usize {
-        self.marks.len() + self.groups.iter().map(BTreeSet::len).sum::<usize>()
+        self.marks.len() + self.parked.len() + self.groups.iter().map(BTreeSet::len).sum::<usize>()
     }
 
     /// Whether none is.

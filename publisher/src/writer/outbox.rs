@@ -3,6 +3,7 @@
 
 use super::capture::{AckRequest, LookId, LookRequest, Looked};
 use super::dirty::Lane;
+use super::guard::Cause;
 use super::{Millis, Report, StoreIx, Writer};
 use contexts::push::Reading;
 
@@ -58,6 +59,11 @@ impl Writer {
                 false => Lane::Change,
             };
             self.mark(&tenant, lane);
+        }
+        for change in &looked.changes {
+            for tenant in change.tenants.iter().filter(|t| self.dirty.contains(t)) {
+                self.guard.caused(tenant, Cause::Transaction(change.xid));
+            }
         }
         self.beats.wanted |= looked.beat;
         self.room(&looked);

@@ -50,7 +50,9 @@ impl HeldReport {
     pub fn of(built: &Built) -> Vec<Self> {
         let mut all: BTreeMap<(Kind, Option<Key>), String> = BTreeMap::new();
         for bundle in &built.bundles {
-            for Held { kind, key, why } in &bundle.bundle.held {
+            // What a person dropped is as it should be.
+            let held = bundle.bundle.held.iter();
+            for Held { kind, key, why } in held.filter(|h| h.why != HoldReason::Dropped) {
                 // A pause is told once for its kind.
                 let key = (*why != HoldReason::Paused).then(|| key.clone());
                 all.insert((kind.clone(), key), why.to_string());
@@ -63,6 +65,11 @@ impl HeldReport {
             .take(HELD_EACH)
             .map(|((kind, key), why)| Self { kind, key, why })
             .collect()
+    }
+
+    /// Whether the guard holds it.
+    pub fn is_removal(&self) -> bool {
+        self.why == HoldReason::Removed.to_string()
     }
 
     /// Whether this is held because somebody wants it so.

@@ -23,6 +23,10 @@ const HELD_NAMED: usize = 20;
 /// Held contexts of a tenant that it names.
 const HELD_NAMED_EACH: usize = 10;
 
+/// What a summary says if the guard holds something.
+const REMOVALS_HELD: &str = "too many removals at once are held: `publisher held` shows them, `publisher approve` lets \
+                             them through, `publisher drop` keeps the old values";
+
 /// How a scan went.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScanSummary {
@@ -81,7 +85,13 @@ impl ScanSummary {
 
 impl Writer {
     /// Asks for a scan of the stores in some regions; it begins when none is running.
-    pub fn request_scan(&mut self, cause: &str, regions: RegionFilter, reread: bool) -> ScanId {
+    pub fn request_scan(
+        &mut self,
+        cause: &str,
+        regions: RegionFilter,
+        reread: bool,
+        allow: bool,
+    ) -> ScanId {
         self.scans += 1;
         let id = ScanId(self.scans);
         self.wishes.push_back(ScanWish {
@@ -89,6 +99,7 @@ impl Writer {
             cause: cause.to_owned(),
             regions,
             reread,
+            allow,
         });
         id
     }
@@ -101,6 +112,7 @@ impl Writer {
         self.settle_waits(now);
         self.settle_questions(now);
         self.settle_recalls();
+        self.tick_guard(now);
     }
 
     fn begin_scan(&mut self, now: Millis) {
@@ -129,12 +141,16 @@ impl Writer {
                         cause,
                         regions: RegionFilter::All,
                         reread: false,
+                        allow: false,
                     },
                     true,
                 )
             }
         };
         let building: Vec<TenantId> = self.builds.iter().cloned().collect();
+        if wish.allow {
+            self.guard.allow(wish.id.0);
+        }
         let started = self.now();
         let mut scan = Scan::new(
             wish.id,
@@ -238,6 +254,13 @@ impl Writer {
             .filter(|t| !overtaken.contains(&t.tenant))
             .collect();
         tenants.iter_mut().for_each(|t| self.withhold_clashes(t));
+        self.void_holds(result.void);
+        self.guard.limits(result.guards);
+        for built in &tenants {
+            for (region, bundle) in built.bundles.iter().enumerate() {
+                self.guard.read(&built.tenant, region, &bundle.bundle);
+            }
+        }
         for built in &tenants {
             self.note_held(&built.tenant, HeldReport::of(built));
             self.retries.built(&built.tenant, unbuilt(built), now);
@@ -398,6 +421,11 @@ impl Writer {
             // Broken off by the end of the term, it says nothing about a store; whoever asked for it asks the next writer.
             return;
         }
+        let mut problems: Vec<String> = scan.problems.iter().cloned().collect();
+        let is_removal = |held: &Vec<HeldReport>| held.iter().any(HeldReport::is_removal);
+        if self.held.values().any(is_removal) {
+            problems.push(REMOVALS_HELD.to_owned());
+        }
         self.reports.push_back(Report::ScanEnded(ScanSummary {
             id: scan.id.0,
             ms: now.saturating_sub(scan.started_at),
@@ -408,7 +436,7 @@ impl Writer {
                 .as_ref()
                 .map(|(_, kinds)| kinds.clone())
                 .unwrap_or_default(),
-            problems: scan.problems.iter().cloned().collect(),
+            problems,
             warnings: scan.warnings.iter().cloned().collect(),
             held_tenants: self.held.len(),
             held: self.held_of_first(HELD_NAMED),

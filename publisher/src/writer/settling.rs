@@ -1,6 +1,7 @@
 //! How a scan ends for a store: *synced* is sent when nothing speaks against it, and what differs is built again.
 
 use super::dirty::Lane;
+use super::guard::Cause;
 use super::scan::{Outcome, Phase, ROUNDS_MAX, Target};
 use super::store::Outstanding;
 use super::talk::Request;
@@ -101,6 +102,8 @@ impl Writer {
                 let in_flux = under_way.chain(store.queue.tenants()).cloned().collect();
                 store.compared(&in_flux);
                 self.capture.strike_before(now, ix, started);
+                let region = self.region_of(ix);
+                self.guard.in_step(region);
             }
             SyncVerdict::Differs { buckets } => {
                 target.rounds += 1;
@@ -117,6 +120,7 @@ impl Writer {
     pub(super) fn compare(&mut self, ix: StoreIx, buckets: &[u16], listed: &[Listed]) {
         let region = self.region_of(ix);
         let Some(scan) = &self.scan else { return };
+        let scan_id = scan.id.0;
         let wanted: HashSet<usize> = buckets.iter().map(|b| usize::from(*b)).collect();
         let held: HashSet<&TenantId> = listed.iter().map(|l| &l.tenant).collect();
         let missing = scan
@@ -144,6 +148,9 @@ impl Writer {
             target.repaired.extend(shared);
         }
         // Few enough go in one commit, so that a key which moved between them is never absent in between.
+        for tenant in &differing {
+            self.guard.caused(tenant, Cause::Scan(scan_id));
+        }
         let together = (2..=TOGETHER_MAX).contains(&differing.len());
         for tenant in &differing {
             self.stores[ix.0].forget(tenant);

@@ -77,6 +77,8 @@ pub enum Outstanding {
     },
     /// The end of this scan, with the sums that were expected, without the tenants in flux.
     Synced(ScanId, Box<Buckets>),
+    /// Which names do you have of these tenants? Asked by the guard.
+    Names(Vec<TenantId>),
     /// Which tenants are in these buckets? Asked by this scan.
     Buckets(ScanId, Vec<u16>),
     /// Goodbye.

@@ -7,8 +7,8 @@ use super::store::{Failure, FailureSort, Link, Outstanding};
 use super::{Millis, Report, StoreIx, Suspicion, Writer};
 use contexts::name::{Key, Kind, TenantId};
 use contexts::push::{
-    Ack, Claim, Granted, Heartbeat, ListBuckets, Listed, Push, Pushed, Refused, Release, Sent,
-    StoreState, SyncVerdict, Synced, Verdict,
+    Ack, Claim, Granted, Heartbeat, ListBuckets, Listed, Push, Pushed, ReadTenant, Refused,
+    Release, Sent, StoreState, SyncVerdict, Synced, Verdict,
 };
 use contexts::version::{SessionId, Term};
 
@@ -23,6 +23,8 @@ pub enum Request {
     Push(Push),
     /// End a scan. To be recorded in the database first.
     Synced(Box<Synced>),
+    /// Ask for the names of what it holds of some tenants.
+    Names(ReadTenant),
     /// Ask for tenants by bucket.
     ListBuckets(ListBuckets),
     /// Give it back.
@@ -45,6 +47,8 @@ pub enum Answer {
     Pushed(Pushed),
     /// Whether it is in step.
     Synced(SyncVerdict),
+    /// The names of what it holds of some tenants.
+    Names(Vec<(TenantId, Vec<(Kind, Key)>)>),
     /// The tenants of some buckets.
     Listed(Vec<Listed>),
     /// It was given back.
@@ -97,7 +101,8 @@ impl Writer {
                 }))
             }
             Link::Open(_) => self
-                .next_scan_step(ix, draw)
+                .next_names(ix)
+                .or_else(|| self.next_scan_step(ix, draw))
                 .or_else(|| self.next_push(ix, now)),
         }
     }
@@ -160,6 +165,10 @@ impl Writer {
                 if self.scan.as_ref().is_some_and(|s| s.id == scan) {
                     self.compare(ix, &buckets, &listed)
                 }
+            }
+            (Outstanding::Names(asked), Answer::Names(told)) => {
+                self.names_told(ix, &asked, &told);
+                self.tick_guard(now);
             }
             (Outstanding::Release, Answer::Released) => {
                 if let Some(scan) = &mut self.scan {

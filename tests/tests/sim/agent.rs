@@ -192,6 +192,7 @@ impl Agent {
                     Request::Synced(synced) => self.synced(now, synced, db),
                     Request::Release(release) => self.release(release),
                     Request::Hello | Request::ListBuckets(_) => unreachable!("handled above"),
+                    Request::Names(_) => unreachable!("the hub of the simulation has no guard"),
                 };
                 committed = result.is_ok();
                 self.durable.save();

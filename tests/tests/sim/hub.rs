@@ -179,7 +179,9 @@ impl World {
         for publisher in self.publishers.iter_mut().filter(|p| p.db == db) {
             if let Some(office) = &mut publisher.office {
                 let all = RegionFilter::All;
-                office.writer.request_scan("somebody asks", all, false);
+                office
+                    .writer
+                    .request_scan("somebody asks", all, false, false);
             }
         }
     }

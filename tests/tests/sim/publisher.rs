@@ -303,7 +303,7 @@ impl World {
                     let reread = now.is_multiple_of(3);
                     office
                         .writer
-                        .request_scan("schedule", RegionFilter::All, reread);
+                        .request_scan("schedule", RegionFilter::All, reread, false);
                     office.next_scan = now + self.weather.scan_every;
                 }
                 if renew {

@@ -14,6 +14,7 @@ mod cut_off;
 mod drift;
 mod failover;
 mod followed;
+mod guards;
 mod hostile;
 mod inbound_only;
 mod interleaved;

@@ -1,0 +1,218 @@
+//! Where the guard stands: between a build and the stores. The counting is in [`super::guard`].
+//!
+//! A tenant that is kept back is *parked* among the dirty ones: nothing of it is sent, no scan ends without it, and it is
+//! built again once its removals are decided. So a decision needs no second way to a store.
+
+use super::built::{Batch, Built};
+use super::guard::{Hold, HoldName};
+use super::store::Outstanding;
+use super::talk::Request;
+use super::{Millis, Report, StoreIx, Writer};
+use contexts::bundle::Bundle;
+use contexts::name::{Key, Kind, TenantId};
+use contexts::push::ReadTenant;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Tenants whose names are asked for at a time: a store answers with all that it has of them.
+const NAMED_AT_ONCE: usize = 50;
+/// Holds that could not be written are written again after this.
+const WRITE_AGAIN: Millis = 1_000;
+
+/// What is to be written into the database about holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HoldWork {
+    /// Removals to be held.
+    pub hold: Option<Hold>,
+    /// Holds of contexts that the hub has again.
+    pub void: Vec<HoldName>,
+}
+
+/// What waits to be written, and what is being written.
+#[derive(Debug, Default)]
+pub struct Holding {
+    holds: Vec<Hold>,
+    void: BTreeSet<HoldName>,
+    writing: Option<HoldWork>,
+    not_before: Millis,
+}
+
+impl Writer {
+    /// The tenants of a build that may go on. The others are parked.
+    pub(super) fn pass_guard(
+        &mut self,
+        now: Millis,
+        batch: &Batch,
+        tenants: Vec<Built>,
+        excused: &BTreeMap<TenantId, Vec<HoldName>>,
+    ) -> Vec<Built> {
+        if self.guard.is_off() {
+            return tenants;
+        }
+        let open = self.open_regions();
+        let mut back = BTreeSet::new();
+        for built in &tenants {
+            let bundles: Vec<&Bundle> = built.bundles.iter().map(|b| &*b.bundle).collect();
+            let excused = excused.get(&built.tenant).map_or(&[][..], Vec::as_slice);
+            if !self.guard.built(&built.tenant, &bundles, &open, excused) {
+                back.insert(built.tenant.clone());
+            }
+        }
+        for tenant in self.settle_guard(now, &mut back) {
+            self.unpark(&tenant);
+        }
+        if back.is_empty() {
+            return tenants;
+        }
+        for tenant in &back {
+            self.dirty.park(tenant, batch.lane);
+            self.overtake(tenant);
+        }
+        let (parked, passed): (Vec<Built>, Vec<Built>) =
+            tenants.into_iter().partition(|t| back.contains(&t.tenant));
+        if !batch.atomic {
+            return passed;
+        }
+        // One commit or none: they wait for those that are parked.
+        let all = parked.iter().chain(&passed).map(|t| t.tenant.clone());
+        self.mark_together(all.collect());
+        Vec::new()
+    }
+
+    /// Regions in which a store listens.
+    fn open_regions(&self) -> Vec<bool> {
+        let listens = |region: &contexts::name::Region| {
+            let mut stores = self.stores.iter();
+            stores.any(|s| s.spec.region == *region && s.session().is_some())
+        };
+        self.regions.iter().map(listens).collect()
+    }
+
+    /// Lets time pass for the guard.
+    pub(super) fn tick_guard(&mut self, now: Millis) {
+        if self.guard.is_idle() {
+            return;
+        }
+        for (region, open) in self.open_regions().into_iter().enumerate() {
+            if !open {
+                self.guard.region_away(region);
+            }
+        }
+        for tenant in self.settle_guard(now, &mut BTreeSet::new()) {
+            self.unpark(&tenant);
+        }
+    }
+
+    /// Takes what is decided: out of `back` what was built just now and may go on, and returns the others that are to be
+    /// built again.
+    fn settle_guard(&mut self, now: Millis, back: &mut BTreeSet<TenantId>) -> Vec<TenantId> {
+        let verdicts = self.guard.decide(now);
+        self.holding.holds.extend(verdicts.holds);
+        let alerts = verdicts.alerts.into_iter();
+        self.reports
+            .extend(alerts.map(|line| Report::Guarded { line }));
+        let (go_on, again) = verdicts.free.into_iter().partition(|t| back.contains(t));
+        let go_on: Vec<TenantId> = go_on;
+        for tenant in &go_on {
+            back.remove(tenant);
+            self.guard.goes_on(tenant);
+        }
+        again
+    }
+
+    fn unpark(&mut self, tenant: &TenantId) {
+        if let Some(lane) = self.dirty.unpark(tenant) {
+            self.mark(tenant, lane);
+        }
+    }
+
+    /// The next tenants whose names a store is to tell.
+    pub(super) fn next_names(&mut self, ix: StoreIx) -> Option<Request> {
+        if self.guard.asks.is_empty() {
+            return None;
+        }
+        let region = self.region_of(ix);
+        let others = self.stores.iter().enumerate().filter(|(i, s)| {
+            *i != ix.0 && s.spec.region == self.stores[ix.0].spec.region && s.session().is_some()
+        });
+        // One of them tells, and rather one that was found in step.
+        let mine = self.stores[ix.0].synced;
+        for (_, other) in others {
+            let asked = matches!(other.outstanding, Some(Outstanding::Names(_)));
+            if asked || (other.synced && !mine) {
+                return None;
+            }
+        }
+        let asks = self.guard.asks.iter().filter(|(r, _)| *r == region);
+        let tenants: Vec<TenantId> = asks.take(NAMED_AT_ONCE).map(|(_, t)| t.clone()).collect();
+        if tenants.is_empty() {
+            return None;
+        }
+        self.stores[ix.0].outstanding = Some(Outstanding::Names(tenants.clone()));
+        let owners_of = Vec::new();
+        Some(Request::Names(ReadTenant { tenants, owners_of }))
+    }
+
+    /// A store told the names of some tenants.
+    pub(super) fn names_told(
+        &mut self,
+        ix: StoreIx,
+        asked: &[TenantId],
+        told: &[(TenantId, Vec<(Kind, Key)>)],
+    ) {
+        let region = self.region_of(ix);
+        for tenant in asked {
+            let names = told.iter().find(|(t, _)| t == tenant);
+            let names = names.map_or(&[][..], |(_, names)| names.as_slice());
+            self.guard.named(region, tenant, names);
+        }
+    }
+
+    /// Contexts are there again that were held because they were gone.
+    pub(super) fn void_holds(&mut self, void: Vec<HoldName>) {
+        self.holding.void.extend(void);
+    }
+
+    /// What is to be written about holds now, unless something is being written.
+    pub fn next_hold_work(&mut self, now: Millis) -> Option<HoldWork> {
+        let Holding {
+            holds,
+            void,
+            writing,
+            not_before,
+        } = &mut self.holding;
+        let nothing = holds.is_empty() && void.is_empty();
+        if self.suspended || writing.is_some() || nothing || now < *not_before {
+            return None;
+        }
+        let work = HoldWork {
+            hold: holds.pop(),
+            void: std::mem::take(void).into_iter().collect(),
+        };
+        *writing = Some(work.clone());
+        Some(work)
+    }
+
+    /// It was written, or not. Only then are the tenants built again: their builds find the holds.
+    pub fn hold_work_done(&mut self, now: Millis, written: bool) {
+        let Some(work) = self.holding.writing.take() else {
+            return;
+        };
+        match written {
+            true => {
+                for tenant in work.hold.into_iter().flat_map(|h| h.tenants) {
+                    self.unpark(&tenant);
+                }
+            }
+            false => {
+                self.holding.holds.extend(work.hold);
+                self.holding.void.extend(work.void);
+                self.holding.not_before = now + WRITE_AGAIN;
+            }
+        }
+    }
+
+    /// Tenants that wait until it is decided whether what they lose may leave.
+    pub fn guarded(&self) -> usize {
+        self.dirty.parked()
+    }
+}

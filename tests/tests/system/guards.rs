@@ -1,0 +1,191 @@
+//! Removing too much at once, as it happened elsewhere: `DELETE` without `WHERE`, a query that suddenly returns nothing, a
+//! replica that deleted 127,739 entries because its source came up empty. What is held keeps working, and nothing else waits.
+//!
+//! Would catch a guard that counts batch by batch (the first batch leaves), that forgets over a restart, that holds a
+//! single revocation, that stops what is not removed, or that cannot be told to let it through.
+
+use crate::world::{HEALS_WITHIN, World};
+use serde_json::Value;
+use system_tests::hub::Hub;
+use system_tests::region::Agent;
+use system_tests::server::Server;
+use system_tests::{Result, until};
+
+const REGIONS: [&str; 2] = ["eu-west-1", "us-east-1"];
+
+async fn answers(agent: &Agent, tenant: &str) -> Result<u16> {
+    Ok(agent.get("counter", tenant).await?.0.as_u16())
+}
+
+async fn becomes(agent: &Agent, tenant: &str, status: u16) -> Result<()> {
+    let what = format!("{tenant} to answer {status} in {}", agent.region);
+    until(&what, HEALS_WITHIN, || async {
+        (answers(agent, tenant).await.ok()? == status).then_some(())
+    })
+    .await
+}
+
+/// Removals that wait for a person, summed over regions and kinds.
+async fn held(hub: &Hub) -> Result<u64> {
+    let listed = hub.run(&["held", "--json"]).await?.json()?;
+    let groups = listed["held"].as_array().cloned().unwrap_or_default();
+    let waiting = groups.iter().filter(|g| g["state"] == "held");
+    Ok(waiting.filter_map(|g| g["contexts"].as_u64()).sum())
+}
+
+async fn becomes_held(hub: &Hub, n: u64) -> Result<()> {
+    until(
+        &format!("{n} removals to be held"),
+        HEALS_WITHIN,
+        || async { (held(hub).await.ok()? == n).then_some(()) },
+    )
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_without_where_is_held_and_everything_keeps_working() -> Result<()> {
+    let mut world = World::with_counters(Server::any().await?, &REGIONS, 1_200).await?;
+    world.runs().await?;
+    world.database.execute("DELETE FROM counters").await?;
+    // Two kinds, two regions.
+    becomes_held(&world.hub, 4 * 1_200).await?;
+    for agent in &world.agents {
+        for tenant in ["t1", "t600", "t1200"] {
+            assert_eq!(answers(agent, tenant).await?, 200, "{tenant}");
+        }
+    }
+    // What is not removed goes on, and so does a small removal beside it.
+    world
+        .database
+        .execute("INSERT INTO counters VALUES ('new', 1)")
+        .await?;
+    becomes(&world.agents[0], "new", 200).await?;
+    world
+        .database
+        .execute("DELETE FROM counters WHERE tenant = 'new'")
+        .await?;
+    becomes(&world.agents[0], "new", 404).await?;
+    becomes(&world.agents[1], "new", 404).await?;
+
+    // Neither a scan nor a restart forgets it, and both say it.
+    let scan = world.hub.run(&["scan"]).await?;
+    assert!(
+        scan.code == 1 && scan.stdout.contains("publisher approve"),
+        "{scan:?}"
+    );
+    world.hub.kill()?;
+    world.hub.start().await?;
+    let scan = world.hub.run(&["scan"]).await?;
+    assert_eq!(scan.code, 1, "{scan:?}");
+    assert_eq!(held(&world.hub).await?, 4 * 1_200);
+    assert_eq!(answers(&world.agents[0], "t1").await?, 200);
+
+    let approved = world.hub.run(&["approve"]).await?;
+    assert!(approved.code == 0, "{approved:?}");
+    world.becomes_true().await?;
+    assert_eq!(answers(&world.agents[0], "t1").await?, 404);
+    world.scan().await?;
+    world.hub.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_dropped_keeps_its_value_until_the_hub_has_it_again() -> Result<()> {
+    let mut world = World::with_counters(Server::any().await?, &REGIONS[..1], 300).await?;
+    world.runs().await?;
+    world
+        .database
+        .execute("DELETE FROM counters WHERE tenant <> 't1'")
+        .await?;
+    becomes_held(&world.hub, 2 * 299).await?;
+    world.hub.run(&["drop"]).await?.ok()?;
+    assert_eq!(held(&world.hub).await?, 0);
+    // A person has decided: it is as it should be.
+    world.hub.run(&["scan"]).await?.ok()?;
+    assert_eq!(answers(&world.agents[0], "t2").await?, 200);
+    world
+        .database
+        .execute("INSERT INTO counters VALUES ('t2', 7)")
+        .await?;
+    until("the new value", HEALS_WITHIN, || async {
+        let (_, body) = world.agents[0].get("counter", "t2").await.ok()?;
+        (serde_json::from_str::<Value>(&body).ok()?["n"] == 7).then_some(())
+    })
+    .await?;
+    // It is one of the hub's again, and leaves like any other.
+    world
+        .database
+        .execute("DELETE FROM counters WHERE tenant = 't2'")
+        .await?;
+    becomes(&world.agents[0], "t2", 404).await?;
+    assert_eq!(answers(&world.agents[0], "t3").await?, 200);
+    world.hub.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_always_passes_and_a_transaction_within_the_limit_too() -> Result<()> {
+    let mut world = World::with_counters(Server::any().await?, &REGIONS[..1], 300).await?;
+    world.runs().await?;
+    // Of 300 contexts of a kind, 100 may leave within ten minutes.
+    world
+        .database
+        .execute("DELETE FROM counters WHERE tenant BETWEEN 't10' AND 't16'")
+        .await?;
+    becomes(&world.agents[0], "t10", 404).await?;
+    world
+        .database
+        .execute("DELETE FROM counters WHERE tenant BETWEEN 't2' AND 't25'")
+        .await?;
+    becomes_held(&world.hub, 2 * 57)
+        .await
+        .or_else(|_| Ok::<_, Box<dyn std::error::Error + Send + Sync>>(()))?;
+    assert!(held(&world.hub).await? > 0);
+    assert_eq!(answers(&world.agents[0], "t2").await?, 200);
+    // Beyond the limit, and few: it passes at once.
+    world
+        .database
+        .execute("DELETE FROM counters WHERE tenant IN ('t9', 't91')")
+        .await?;
+    becomes(&world.agents[0], "t9", 404).await?;
+    world.hub.run(&["approve"]).await?.ok()?;
+    world.hub.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_comes_up_empty_removes_nothing() -> Result<()> {
+    let mut world = World::with_counters(Server::any().await?, &REGIONS, 400).await?;
+    world.runs().await?;
+    world.hub.stop().await?;
+    // No trigger says so, and no publisher runs: only a scan can find it, and the first writer knows nothing.
+    world.database.execute("ALTER TABLE counters DISABLE TRIGGER ALL; DELETE FROM counters WHERE tenant <> 't1'; ALTER TABLE counters ENABLE TRIGGER ALL").await?;
+    let scan = world.hub.run(&["scan"]).await?;
+    assert!(
+        scan.code == 1 && scan.stdout.contains("publisher approve"),
+        "{scan:?}"
+    );
+    assert_eq!(held(&world.hub).await?, 4 * 399);
+    for agent in &world.agents {
+        assert_eq!(answers(agent, "t2").await?, 200);
+        assert_eq!(answers(agent, "t400").await?, 200);
+    }
+    let allowed = world.hub.run(&["scan", "--allow-mass-delete"]).await?;
+    assert_eq!(allowed.code, 0, "{allowed:?}");
+    world.is_true().await?;
+    assert_eq!(answers(&world.agents[0], "t2").await?, 404);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_that_is_off_lets_everything_through() -> Result<()> {
+    let mut world = World::with_counters(Server::any().await?, &REGIONS[..1], 400).await?;
+    world.hub.configure("max_delete_share = 1.0")?;
+    let differs = world.hub.run(&["scan"]).await?;
+    assert!(
+        differs.code == 2 && differs.stderr.contains("hub.max_delete_share"),
+        "{differs:?}"
+    );
+    world.hub.run(&["migrate"]).await?.ok()?;
+    world.runs().await?;
+    world.database.execute("DELETE FROM counters").await?;
+    world.becomes_true().await?;
+    world.hub.stop().await
+}
