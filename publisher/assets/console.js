@@ -429,6 +429,35 @@ async function drawPause() {
     status.pause_exceptions.length > 0 && notice("warn", `Published all the same: ${status.pause_exceptions.join(", ")}`));
 }
 
+async function drawHeld() {
+  const { held } = await ask("/v1/held");
+  const said = h("div", { "aria-live": "polite" });
+  const decide = (path, group) => async (event) => {
+    event.target.disabled = true;
+    try {
+      const answer = await ask(path, { region: group.region, kind: group.kind });
+      await drawHeld();
+      main.prepend(notice("good", path.endsWith("approve") ? `${number(answer.contexts)} removals go out now.`
+        : `${number(answer.contexts)} contexts keep their values until the hub changes them again.`));
+    } catch (error) { event.target.disabled = false; fail(error, said); }
+  };
+  const row = (group) => h("tr", { "data-held": `${group.region} ${group.kind}` },
+    h("td", {}, group.region), h("td", {}, group.kind), h("td", { class: "number" }, number(group.contexts)),
+    h("td", { class: "number" }, number(group.tenants)),
+    h("td", {}, group.cause, h("div", { class: "quiet" }, `since ${span(group.seconds_ago)}`)),
+    h("td", {}, group.examples.slice(0, 5).map(([tenant, key]) => h("div", {}, h("a", { href: `#/tenant/${encodeURIComponent(tenant)}` }, tenant), " ", h("code", {}, key)))),
+    h("td", {}, group.state === "held"
+      ? [h("button", { type: "button", class: "approve", disabled: !me.may_operate, onclick: decide("/v1/held/approve", group) }, "Let through"), " ",
+        h("button", { type: "button", class: "drop", disabled: !me.may_operate, onclick: decide("/v1/held/drop", group) }, "Keep the values")]
+      : `${group.state} by ${group.decided_by || "–"}`));
+  show(h("h1", {}, "Held"), said,
+    h("p", {}, "Removals beyond what the guard lets pass. The keys go on working until somebody decides."),
+    held.length === 0 ? notice("good", "No removal is held.")
+      : h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Held removals" }, h("table", {},
+        h("thead", {}, h("tr", {}, ["Region", "Kind", "Contexts", "Tenants", "Cause", "Some of them", "Decide"].map((name) => h("th", { scope: "col" }, name)))),
+        h("tbody", {}, held.map(row)))));
+}
+
 async function drawAudit() {
   const { acts } = await ask("/v1/audit?limit=1000");
   show(h("h1", {}, "Audit"), acts.length === 0 && h("p", {}, "Nothing was done yet."),
@@ -487,6 +516,7 @@ async function draw() {
     else if (name === "definitions") await drawDefinitions();
     else if (name === "pause") await drawPause();
     else if (name === "audit") await drawAudit();
+    else if (name === "held") await drawHeld();
     else drawOverview();
     signOut.hidden = false;
     listen();

@@ -216,7 +216,15 @@ async fn the_page_works_on_a_phone_and_by_the_keyboard() -> Result<()> {
     browser.resize(400, 800).await?;
     browser.reads(&tile("us"), "in step").await?;
     keep(&browser, "phone").await?;
-    for page in ["", "tenant/t1", "scans", "definitions", "pause", "audit"] {
+    for page in [
+        "",
+        "tenant/t1",
+        "scans",
+        "held",
+        "definitions",
+        "pause",
+        "audit",
+    ] {
         browser.go(&desk.hub.url(&format!("/#/{page}"))).await?;
         browser.reads("h1", "").await?;
         let wide = browser
@@ -359,6 +367,46 @@ async fn the_stop_button_stops_goes_on_and_is_on_record() -> Result<()> {
         acts.contains("a bad release") && acts.contains("api_token"),
         &acts,
     )
+}
+
+#[tokio::test]
+async fn a_delete_without_where_is_held_until_a_person_lets_it_through() -> Result<()> {
+    let mut desk = Desk::prepared(&["eu", "us"]).await?;
+    desk.sql("INSERT INTO part (tenant, key) SELECT 't' || n, 'p' || n FROM generate_series(6, 300) AS n")
+        .await?;
+    desk.open().await?;
+    desk.hub.start().await?;
+    let Some(browser) = signed_in(&desk).await? else {
+        return Ok(());
+    };
+    desk.sql("DELETE FROM part").await?;
+    until("the removals to be held", WITHIN, || async {
+        let held = desk.hub.get("/v1/held").await.ok()?.1;
+        (held["held"].as_array()?.len() == 2).then_some(())
+    })
+    .await?;
+    browser.click("nav a[href='#/held']").await?;
+    let held = browser.reads("[data-held='eu part']", "300").await?;
+    expect(held.contains("Let through"), &held)?;
+    keep(&browser, "held").await?;
+    let there = desk.reads(0, "part", "p300").await?;
+    expect(there.starts_with("200"), &there)?;
+
+    browser.click("[data-held='eu part'] .approve").await?;
+    browser.reads("main", "300 removals go out now.").await?;
+    until("the keys to be gone from one region", WITHIN, || async {
+        let there = desk.reads(0, "part", "p300").await.ok()?;
+        there.starts_with("404").then_some(())
+    })
+    .await?;
+    let there = desk.reads(1, "part", "p300").await?;
+    expect(there.starts_with("200"), &there)?;
+    browser.click("[data-held='us part'] .drop").await?;
+    browser
+        .reads("main", "300 contexts keep their values")
+        .await?;
+    let there = desk.reads(1, "part", "p300").await?;
+    expect(there.starts_with("200"), &there)
 }
 
 #[tokio::test]
