@@ -184,6 +184,11 @@ impl Stage {
     pub fn addresses(&self) {
         println!("\n  addresses");
         println!(
+            "    the console                {}   sign in with {}",
+            self.hub.url("/"),
+            self.hub.token
+        );
+        println!(
             "    hub API and metrics        {}",
             self.hub.url("/metrics")
         );
