@@ -142,8 +142,10 @@ async fn damage_that_a_full_disk_does_not_let_mend_is_a_full_disk() {
     );
 
     agent.limit(u64::from(ROOM));
+    let deadline = Instant::now() + Duration::from_secs(30);
     let mut granted = hub.claim().await;
     while let Err(Refused::Busy { .. }) = granted {
+        assert!(Instant::now() < deadline, "the store stays busy");
         tokio::time::sleep(Duration::from_millis(100)).await;
         granted = hub.claim().await;
     }
