@@ -112,9 +112,10 @@ def watches(address, token):
         return told
 
     def bundle():
-        """What one push changed: the values. A name that is held is told as gone each time."""
+        """What one push changed: the values. A name that is held is told as gone each time, and an agent that stops may
+        still take a connection, so that there is one `begin` more."""
         told = until(lambda event: event.cursor)
-        return [e for e in told if e.event != "delete"], told[-1].cursor
+        return [e for e in told if e.event not in ("begin", "delete")], told[-1].cursor
 
     copy = until(lambda event: event.event == "sync")
     assert copy[0].event == "begin" and copy[-1].cursor, copy
