@@ -80,6 +80,9 @@ enum Command {
         /// Write the SQL for somebody else to run, and change nothing
         #[arg(long)]
         print: bool,
+        /// Create the DynamoDB tables that are not there yet
+        #[arg(long, conflicts_with = "print")]
+        create_tables: bool,
     },
     /// Remove the change triggers and the schema `hubcast`; the stores keep what they hold
     Uninstall {
@@ -229,11 +232,12 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    fn new(global: &Global) -> Result<Self, Stop> {
+    async fn new(global: &Global) -> Result<Self, Stop> {
         let config = config::load(&global.config).map_err(|e| Stop::Usage(e.to_string()))?;
         let (key, url) = config.hub.address();
         let source = Source::new(key, url).map_err(|e| Stop::Usage(e.to_string()))?;
         let spokes = Spoke::all(&config)
+            .await
             .map_err(Stop::Failed)?
             .into_iter()
             .map(Arc::new)
@@ -318,7 +322,7 @@ fn answered_otherwise() -> Stop {
 
 /// Runs a command and returns the exit code.
 pub async fn execute(cli: Cli) -> u8 {
-    let outcome = match Context::new(&cli.global) {
+    let outcome = match Context::new(&cli.global).await {
         Ok(context) => dispatch(context, cli.command).await,
         Err(stop) => Err(stop),
     };
@@ -339,7 +343,10 @@ pub async fn execute(cli: Cli) -> u8 {
 async fn dispatch(context: Context, command: Command) -> Result<Exit, Stop> {
     match command {
         Command::Run => run::run(context).await,
-        Command::Migrate { print } => migrate::run(&context, print).await,
+        Command::Migrate {
+            print,
+            create_tables,
+        } => migrate::run(&context, print, create_tables).await,
         Command::Uninstall { yes, force } => uninstall::run(&context, yes, force).await,
         Command::Check => check::run(&context).await,
         Command::Scan {

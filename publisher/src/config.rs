@@ -5,8 +5,11 @@
 mod env;
 mod keys;
 mod model;
+mod spoke;
 
-pub use model::{ApiToken, Config, ContextConfig, HubConfig, Role, SpokeConfig, Watch};
+pub use model::{
+    ApiToken, Config, ContextConfig, HubConfig, Role, SpokeConfig, StoreConfig, Watch,
+};
 
 use std::path::{Path, PathBuf};
 

@@ -64,7 +64,7 @@ enum Asker {
 pub struct Parts {
     /// The primary.
     pub source: Source,
-    /// The agents of the configuration.
+    /// The stores of the configuration.
     pub spokes: Vec<Arc<Spoke>>,
 }
 
@@ -407,6 +407,7 @@ impl Engine<'_> {
             self.beat_at = Instant::now();
             self.spawn_heartbeats();
             self.reporter.gauges(&self.writer, now);
+            reports::units(&self.parts.spokes);
         }
         self.report();
         // What a change waits for comes last: the runtime begins with the task that it was given last.

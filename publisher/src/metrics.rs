@@ -43,6 +43,9 @@ pub const REQUESTS: &str = "hubcast_requests_total";
 /// Per store: seconds from the commit of a beat at the hub until it is durable there.
 pub const LAG_SECONDS: &str = "hubcast_store_lag_seconds";
 
+/// Per table: units that the service charged for, by `op` read or write.
+pub const TABLE_UNITS: &str = "hubcast_table_units_total";
+
 /// Installs the recorder and describes every metric.
 ///
 /// # Errors
@@ -93,6 +96,10 @@ pub fn install() -> Result<PrometheusHandle, String> {
         LAG_SECONDS,
         Unit::Seconds,
         "from a commit at the hub until it is durable in the store, measured by a beat"
+    );
+    describe_counter!(
+        TABLE_UNITS,
+        "read and write units that the service charged for the table since the start"
     );
     Ok(handle)
 }

@@ -1,18 +1,25 @@
-//! The hub's side of the push protocol: one agent, over HTTP. No decisions: it sends what it is given and says what
-//! came back, or that nothing did.
+//! The stores of the configuration, as the writer talks to them: one type, whether a store is an agent or a table. No
+//! decisions: it sends what it is given and says what came back, or that nothing did.
 
-use crate::config::{Config, SpokeConfig};
+mod agent;
+mod table;
+
+use crate::config::{Config, SpokeConfig, StoreConfig};
+use agent::Agent;
 use contexts::name::Region;
-use contexts::push::{self, ListBuckets, Listed, ReadTenant, Refused, StoreState, TenantsRead};
-use reqwest::StatusCode;
-use secrecy::{ExposeSecret, SecretString};
-use serde::{Serialize, de::DeserializeOwned};
+use contexts::push::{
+    Ack, Claim, Granted, Heartbeat, Hello, ListBuckets, Listed, Push, Pushed, ReadTenant, Refused,
+    Release, StoreState, SyncVerdict, Synced, TenantsRead,
+};
+use contexts_dynamodb::table::Table;
 use std::time::Duration;
 
 /// For questions and claims.
-pub const ASK_WITHIN: Duration = Duration::from_secs(5);
+const ASK_WITHIN: Duration = Duration::from_secs(5);
 /// For pushes: a slow link may need this long for eight mebibytes.
-pub const PUSH_WITHIN: Duration = Duration::from_secs(60);
+const PUSH_WITHIN: Duration = Duration::from_secs(60);
+/// For giving a store back: whoever stops does not wait long.
+const RELEASE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -20,46 +27,73 @@ pub enum CallError {
     /// Nothing came back, and there is no telling whether the message arrived.
     #[error("{0}")]
     Lost(String),
-    /// The agent, or whatever is at the address, does not accept us.
+    /// The store, or whatever is at the address, does not accept us.
     #[error("{0}")]
     Rejected(String),
 }
 
-/// An agent.
+/// What comes of a call: an answer or a refusal, or neither.
+pub type Called<A> = Result<Result<A, Refused>, CallError>;
+
+/// A store.
 #[derive(Debug)]
 pub struct Spoke {
-    client: reqwest::Client,
-    /// Its push address.
+    /// What the database calls it: the push address of an agent, or where a table is.
     pub url: String,
     /// Its region.
     pub region: Region,
-    token: SecretString,
+    store: Store,
+}
+
+#[derive(Debug)]
+enum Store {
+    Agent(Agent),
+    Table(Box<Table>),
 }
 
 impl Spoke {
-    /// All agents of a configuration, by address.
+    /// All stores of a configuration.
     ///
     /// # Errors
     /// If the HTTP client cannot be set up.
-    pub fn all(config: &Config) -> Result<Vec<Self>, String> {
-        let client = reqwest::Client::builder()
-            .connect_timeout(Duration::from_secs(3))
-            .pool_idle_timeout(Duration::from_secs(90))
-            .tcp_nodelay(true)
-            .no_proxy()
-            .build()
-            .map_err(|e| format!("the HTTP client cannot be set up: {e}"))?;
-        let agents = |s: &SpokeConfig| {
-            let (client, token, region) = (client.clone(), s.token.clone(), s.region.clone());
-            let spoke = move |url: &String| Self {
+    pub async fn all(config: &Config) -> Result<Vec<Self>, String> {
+        let client = agent::client()?;
+        let mut all = Vec::new();
+        for spoke in &config.spokes {
+            match &spoke.store {
+                StoreConfig::Agents { agents, token } => {
+                    let agents = agents.iter();
+                    all.extend(agents.map(|url| Self::agent(spoke, &client, url, token)));
+                }
+                StoreConfig::Table(table) => all.push(Self {
+                    url: table.url(),
+                    region: spoke.region.clone(),
+                    store: Store::Table(Box::new(
+                        Table::connect(table, spoke.region.clone()).await,
+                    )),
+                }),
+            }
+        }
+        Ok(all)
+    }
+
+    fn agent(
+        spoke: &SpokeConfig,
+        client: &reqwest::Client,
+        url: &str,
+        token: &secrecy::SecretString,
+    ) -> Self {
+        let region = spoke.region.clone();
+        Self {
+            url: url.to_owned(),
+            region: region.clone(),
+            store: Store::Agent(Agent {
                 client: client.clone(),
-                url: url.clone(),
-                region: region.clone(),
+                url: url.to_owned(),
+                region,
                 token: token.clone(),
-            };
-            s.agents.iter().map(spoke).collect::<Vec<_>>()
-        };
-        Ok(config.spokes.iter().flat_map(agents).collect())
+            }),
+        }
     }
 
     /// What messages call it.
@@ -67,62 +101,108 @@ impl Spoke {
         format!("{} {}", self.region, self.url)
     }
 
-    /// Sends a message and decodes the answer.
-    ///
-    /// # Errors
-    /// [`CallError`] if there is none.
-    pub async fn call<M: Serialize + Sync, A: DeserializeOwned>(
-        &self,
-        path: &str,
-        message: &M,
-        within: Duration,
-    ) -> Result<Result<A, Refused>, CallError> {
-        let body = push::encode(message).map_err(|e| CallError::Rejected(e.to_string()))?;
-        let request = self
-            .client
-            .post(format!("{}/push/v1/{path}", self.url))
-            .bearer_auth(self.token.expose_secret())
-            .timeout(within)
-            .body(body);
-        let response = request
-            .send()
-            .await
-            .map_err(|e| CallError::Lost(root_cause(&e)))?;
-        let status = response.status();
-        let body = response
-            .bytes()
-            .await
-            .map_err(|e| CallError::Lost(root_cause(&e)))?;
-        match status {
-            StatusCode::OK => push::decode(&body).map_err(|e| {
-                CallError::Rejected(format!(
-                    "the answer is not that of an agent ({e}): is the address that of push_listen?"
-                ))
-            }),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(CallError::Rejected(format!(
-                "the agent refuses the token: spoke.token of region {:?} is not its push_token",
-                self.region
-            ))),
-            StatusCode::NOT_FOUND => Err(CallError::Rejected(
-                "there is a server, but no agent's push listener: is the port that of push_listen?"
-                    .into(),
-            )),
-            StatusCode::UPGRADE_REQUIRED
-            | StatusCode::BAD_REQUEST
-            | StatusCode::PAYLOAD_TOO_LARGE => {
-                let text: String = String::from_utf8_lossy(&body).chars().take(200).collect();
-                Err(CallError::Rejected(text))
-            }
-            other => Err(CallError::Lost(format!("the agent answers {other}"))),
+    /// The table, if it is one.
+    pub fn table(&self) -> Option<&Table> {
+        match &self.store {
+            Store::Agent(_) => None,
+            Store::Table(table) => Some(table),
         }
     }
 
     /// Asks who it is.
     ///
     /// # Errors
+    /// [`CallError`] if there is no answer; so it is with the calls below.
+    pub async fn greet(&self) -> Called<StoreState> {
+        match &self.store {
+            Store::Agent(agent) => agent.call("hello", &Hello, ASK_WITHIN).await,
+            Store::Table(table) => table::within(ASK_WITHIN, table.hello()).await,
+        }
+    }
+
+    /// Claims it.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub async fn claim(&self, claim: &Claim) -> Called<Granted> {
+        match &self.store {
+            Store::Agent(agent) => agent.call("claim", claim, ASK_WITHIN).await,
+            Store::Table(table) => table::within(ASK_WITHIN, table.claim(claim)).await,
+        }
+    }
+
+    /// Sends bundles.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub async fn push(&self, push: &Push) -> Called<Pushed> {
+        match &self.store {
+            Store::Agent(agent) => agent.call("push", push, PUSH_WITHIN).await,
+            Store::Table(table) => table::within(table::WRITE_WITHIN, table.push(push)).await,
+        }
+    }
+
+    /// Ends a scan.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub async fn synced(&self, synced: &Synced) -> Called<SyncVerdict> {
+        match &self.store {
+            Store::Agent(agent) => agent.call("synced", synced, PUSH_WITHIN).await,
+            Store::Table(table) => table::within(table::WRITE_WITHIN, table.synced(synced)).await,
+        }
+    }
+
+    /// Keeps the session alive.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub async fn heartbeat(&self, heartbeat: &Heartbeat) -> Called<Ack> {
+        match &self.store {
+            Store::Agent(agent) => agent.call("heartbeat", heartbeat, ASK_WITHIN).await,
+            Store::Table(table) => table::within(ASK_WITHIN, table.heartbeat(heartbeat)).await,
+        }
+    }
+
+    /// Gives it back.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub async fn release(&self, release: &Release) -> Called<Ack> {
+        match &self.store {
+            Store::Agent(agent) => agent.call("release", release, RELEASE_WITHIN).await,
+            Store::Table(table) => table::within(RELEASE_WITHIN, table.release(release)).await,
+        }
+    }
+
+    /// Asks which tenants some buckets hold.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub async fn list(&self, list: &ListBuckets) -> Called<Vec<Listed>> {
+        match &self.store {
+            Store::Agent(agent) => agent.call("buckets", list, PUSH_WITHIN).await,
+            Store::Table(table) => table::within(PUSH_WITHIN, table.buckets(&list.buckets)).await,
+        }
+    }
+
+    /// Asks for all that it holds of some tenants, and who owns some keys.
+    ///
+    /// # Errors
+    /// [`CallError`]
+    pub async fn read_from(&self, ask: &ReadTenant) -> Called<TenantsRead> {
+        match &self.store {
+            Store::Agent(agent) => agent.call("read", ask, PUSH_WITHIN).await,
+            Store::Table(table) => table::within(PUSH_WITHIN, table.read(ask)).await,
+        }
+    }
+
+    /// Asks who it is, for a person.
+    ///
+    /// # Errors
     /// As a line for a person; also if it serves another region.
     pub async fn hello(&self) -> Result<StoreState, String> {
-        let state: StoreState = flatten(self.call("hello", &push::Hello, ASK_WITHIN).await)?;
+        let state = flatten(self.greet().await)?;
         match state.region == self.region {
             true => Ok(state),
             false => Err(format!(
@@ -132,15 +212,12 @@ impl Spoke {
         }
     }
 
-    /// Asks which tenants some buckets hold.
+    /// Asks which tenants some buckets hold, for a person.
     ///
     /// # Errors
     /// As a line for a person.
     pub async fn buckets(&self, buckets: Vec<u16>) -> Result<Vec<Listed>, String> {
-        flatten(
-            self.call("buckets", &ListBuckets { buckets }, PUSH_WITHIN)
-                .await,
-        )
+        flatten(self.list(&ListBuckets { buckets }).await)
     }
 
     /// Asks for all that it holds of some tenants, and who owns some keys.
@@ -148,29 +225,12 @@ impl Spoke {
     /// # Errors
     /// As a line for a person.
     pub async fn read(&self, ask: &ReadTenant) -> Result<TenantsRead, String> {
-        flatten(self.call("read", ask, PUSH_WITHIN).await)
+        flatten(self.read_from(ask).await)
     }
 }
 
-fn flatten<A>(answer: Result<Result<A, Refused>, CallError>) -> Result<A, String> {
+fn flatten<A>(answer: Called<A>) -> Result<A, String> {
     answer
         .map_err(|e| e.to_string())?
         .map_err(|e| e.to_string())
-}
-
-/// The innermost reason, which is the one that a person can act on; without the address, which is named anyway.
-fn root_cause(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "no answer in time".to_owned();
-    }
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    let what = if error.is_connect() {
-        "cannot connect: "
-    } else {
-        ""
-    };
-    format!("{what}{cause}")
 }

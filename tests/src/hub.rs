@@ -20,7 +20,8 @@ pub struct Hub {
     /// What callers of the API show.
     pub token: String,
     dir: PathBuf,
-    env: Vec<(String, String)>,
+    /// What its programs have in their environment beside ours.
+    pub env: Vec<(String, String)>,
     daemon: Option<Process>,
 }
 

@@ -13,6 +13,7 @@ pub mod region;
 pub mod relay;
 pub mod sample;
 pub mod server;
+pub mod table;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};

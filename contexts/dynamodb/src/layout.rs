@@ -57,6 +57,8 @@ pub const INLINE_NAMES: usize = 4 << 10;
 pub const PAGE_BYTES: usize = 128 << 10;
 /// The most that one item may have: 400 KB, with room for what the service counts beside.
 pub const ITEM_BYTES: usize = 400 * 1024 - 512;
+/// The largest value that an item surely has room for, whatever its names are.
+pub const VALUE_BYTES: usize = 400_000;
 /// Seconds for which the head of a removed tenant stays, so that readers know how far it was.
 pub const TOMBSTONE_SECONDS: u64 = 3_600;
 

@@ -11,6 +11,7 @@
 //! | `commit` | writes a difference, at once or in steps that each keep the invariants |
 //! | `transaction` | the only way to write: with a look at the fence |
 //! | `pulse` | what moves every second |
+//! | [`lookup`] | what a reader asks |
 //! | `heads`, `tenants`, `read` | listings, whole tenants, many items |
 //! | `audit` | items against heads |
 //! | `sizes` | what an item has no room for |
@@ -28,6 +29,7 @@ pub mod clock;
 mod commit;
 mod heads;
 pub mod layout;
+pub mod lookup;
 mod pulse;
 mod random;
 mod read;

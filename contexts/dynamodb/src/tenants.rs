@@ -99,14 +99,14 @@ async fn effective(
     key: &contexts::digest::DigestKey,
     names: Vec<Name>,
 ) -> Result<BTreeMap<Name, StoredContext>, TableError> {
-    let both = names
-        .iter()
-        .flat_map(|name| [SETTLED, STAGED].map(|sk| Place::context(name, sk)));
+    let both = |name: &Name| [SETTLED, STAGED].map(|sk| Place::context(name, sk));
+    let both: Vec<Place> = names.iter().flat_map(both).collect();
     let items: HashMap<Place, Item> = db.get_all(both).await?;
     let staged = items.iter().filter(|(place, _)| place.sk == STAGED);
     let staged: Result<Vec<_>, _> = staged.map(|(_, item)| staged_of(item)).collect();
     let staged = staged?;
-    let heads = read_heads(db, key, staged.iter().map(|s| &s.by)).await?;
+    let by: Vec<&TenantId> = staged.iter().map(|s| &s.by).collect();
+    let heads = read_heads(db, key, by.iter().copied()).await?;
     let mut stored = BTreeMap::new();
     for name in names {
         let mut item = items.get(&Place::context(&name, SETTLED));

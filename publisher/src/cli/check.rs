@@ -6,6 +6,7 @@ use crate::source::describe::Undescribed;
 use crate::source::migrate::desired;
 use crate::source::triggers::drift::Drift;
 use crate::source::{Source, SourceError};
+use crate::spoke::Spoke;
 use serde::Serialize;
 
 #[derive(Debug, Default, Serialize)]
@@ -27,6 +28,9 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Stop> {
     ));
     database(context, &mut checked).await?;
     for spoke in &context.parts.spokes {
+        if !table(spoke, &mut checked).await {
+            continue;
+        }
         match spoke.hello().await {
             Err(why) => checked.errors.push(format!("{}: {why}", spoke.name())),
             Ok(state) => {
@@ -64,6 +68,25 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Stop> {
             "the configuration cannot be used as it is; see above".into(),
         )),
         (false, false) => Ok(Exit::Trouble),
+    }
+}
+
+/// Looks at the table itself, where a store is one. Whether it makes sense to ask it anything.
+async fn table(spoke: &Spoke, checked: &mut Checked) -> bool {
+    let Some(table) = spoke.table() else {
+        return true;
+    };
+    let named = |line: &String| format!("{}: {line}", spoke.name());
+    match table.db().check().await {
+        Ok(found) => {
+            checked.errors.extend(found.errors.iter().map(named));
+            checked.warnings.extend(found.warnings.iter().map(named));
+            found.errors.is_empty()
+        }
+        Err(error) => {
+            checked.errors.push(named(&error.to_string()));
+            false
+        }
     }
 }
 

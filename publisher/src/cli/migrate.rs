@@ -1,9 +1,12 @@
-//! `publisher migrate`.
+//! `publisher migrate`: the database, and the tables of regions on DynamoDB.
 
 use super::{Context, Exit, Stop};
+use crate::config::StoreConfig;
 use crate::source::Source;
 use crate::source::describe::Undescribed;
 use crate::source::migrate::desired;
+use contexts_dynamodb::admin::{Checked, definition};
+use contexts_dynamodb::client::TableError;
 use secrecy::ExposeSecret;
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
@@ -17,7 +20,7 @@ impl From<Undescribed> for Stop {
     }
 }
 
-pub(super) async fn run(context: &Context, print: bool) -> Result<Exit, Stop> {
+pub(super) async fn run(context: &Context, print: bool, create_tables: bool) -> Result<Exit, Stop> {
     let source = &context.parts.source;
     source.ping().await?;
     // Looked at as the role that will build, so that what it may not read shows now.
@@ -32,17 +35,51 @@ pub(super) async fn run(context: &Context, print: bool) -> Result<Exit, Stop> {
     }
     if print {
         let sql = source.migrate_script(&desired, user.as_deref()).await?;
-        context.print(&json!({ "sql": sql }), || sql.clone())?;
+        let tables = definitions(context);
+        // The SQL stays something that can be piped into psql: of a table it has only comments.
+        let commented = tables.lines().map(|line| format!("-- {line}\n"));
+        let text = format!("{sql}{}", commented.collect::<String>());
+        context.print(&json!({ "sql": sql, "tables": tables }), || text)?;
         return Ok(Exit::Done);
     }
     let migrator = match &context.config.hub.migrate_url {
         Some(url) => Source::new("hub.migrate_url", url)?,
         None => source.clone(),
     };
-    let lines = migrator.migrate(&desired, user.as_deref()).await?;
+    let mut lines = migrator.migrate(&desired, user.as_deref()).await?;
+    for spoke in &context.parts.spokes {
+        let Some(table) = spoke.table() else { continue };
+        match create_tables {
+            true => {
+                let failed = |error: TableError| Stop::Failed(format!("{}: {error}", spoke.name()));
+                lines.extend(table.db().create().await.map_err(failed)?);
+            }
+            false => warn(&spoke.name(), table.db().check().await),
+        }
+    }
     context.print(&json!({ "changes": lines }), || match lines.is_empty() {
         true => "nothing to do: the database is as the configuration says".to_owned(),
         false => lines.join("\n"),
     })?;
     Ok(Exit::Done)
+}
+
+/// What creates the tables of the configuration.
+fn definitions(context: &Context) -> String {
+    let tables = context.config.spokes.iter().filter_map(|s| match &s.store {
+        StoreConfig::Table(table) => Some(definition(&table.table, &table.aws_region)),
+        StoreConfig::Agents { .. } => None,
+    });
+    tables.collect()
+}
+
+/// Says what is wrong with a table; that it cannot be reached from here must not stop the database's part.
+fn warn(name: &str, checked: Result<Checked, TableError>) {
+    let lines = match checked {
+        Ok(Checked { errors, warnings }) => [errors, warnings].concat(),
+        Err(error) => vec![error.to_string()],
+    };
+    for line in lines {
+        eprintln!("warning: {name}: {line}");
+    }
 }

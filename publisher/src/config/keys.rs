@@ -15,7 +15,16 @@ const HUB: &[&str] = &[
     "max_delete_count",
 ];
 const TOKEN: &[&str] = &["name", "token", "role"];
-const SPOKE: &[&str] = &["region", "store", "agents", "token"];
+const SPOKE: &[&str] = &[
+    "region",
+    "store",
+    "agents",
+    "token",
+    "table",
+    "aws_region",
+    "endpoint",
+    "role_arn",
+];
 const CONTEXT: &[&str] = &[
     "kind",
     "query",
@@ -29,10 +38,6 @@ const WATCH: &[&str] = &["table", "tenant", "columns", "tenants"];
 /// Keys that belong to a later release, and what they belong to.
 const LATER: &[(&str, &str)] = &[
     ("schema", "checking values against a JSON Schema"),
-    ("table", "the DynamoDB store"),
-    ("aws_region", "the DynamoDB store"),
-    ("endpoint", "the DynamoDB store"),
-    ("role_arn", "the DynamoDB store"),
 ];
 
 /// Finds the first key that does not exist.

@@ -4,6 +4,8 @@ use super::{Fault, fault};
 use crate::writer::GuardLimits;
 use contexts::limits;
 use contexts::name::{Kind, Region};
+use contexts_dynamodb::client::TableConfig;
+use contexts_dynamodb::layout::VALUE_BYTES;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -45,13 +47,17 @@ struct RawToken {
 }
 
 #[derive(Debug, Deserialize)]
-struct RawSpoke {
-    region: String,
+pub(super) struct RawSpoke {
+    pub(super) region: String,
     #[serde(default = "agent")]
-    store: String,
+    pub(super) store: String,
     #[serde(default)]
-    agents: Vec<String>,
-    token: SecretString,
+    pub(super) agents: Vec<String>,
+    pub(super) token: Option<SecretString>,
+    pub(super) table: Option<String>,
+    pub(super) aws_region: Option<String>,
+    pub(super) endpoint: Option<String>,
+    pub(super) role_arn: Option<String>,
 }
 
 fn agent() -> String {
@@ -159,10 +165,32 @@ impl HubConfig {
 pub struct SpokeConfig {
     /// The region.
     pub region: Region,
-    /// The push addresses of its agents, without a trailing slash.
-    pub agents: Vec<String>,
-    /// What the agents want to be shown.
-    pub token: SecretString,
+    /// What keeps its contexts.
+    pub store: StoreConfig,
+}
+
+/// The stores of a region.
+#[derive(Debug)]
+pub enum StoreConfig {
+    /// Agents.
+    Agents {
+        /// Their push addresses, without a trailing slash.
+        agents: Vec<String>,
+        /// What they want to be shown.
+        token: SecretString,
+    },
+    /// A table.
+    Table(TableConfig),
+}
+
+impl SpokeConfig {
+    /// What the database calls its stores.
+    pub fn urls(&self) -> Vec<String> {
+        match &self.store {
+            StoreConfig::Agents { agents, .. } => agents.clone(),
+            StoreConfig::Table(table) => vec![table.url()],
+        }
+    }
 }
 
 /// `[[context]]`.
@@ -213,7 +241,7 @@ pub(super) fn check(raw: RawConfig) -> Result<Config, Fault> {
     let mut spokes = Vec::new();
     let (mut regions, mut urls) = (HashSet::new(), HashSet::new());
     for (i, raw) in raw.spoke.into_iter().enumerate() {
-        let spoke = check_spoke(i, raw)?;
+        let spoke = super::spoke::check(i, raw)?;
         if !regions.insert(spoke.region.clone()) {
             let message = format!(
                 "region {:?} stands twice; list its agents in one [[spoke]]",
@@ -221,9 +249,13 @@ pub(super) fn check(raw: RawConfig) -> Result<Config, Fault> {
             );
             return Err(fault(format!("spoke[{i}].region"), message));
         }
-        if let Some(twice) = spoke.agents.iter().find(|a| !urls.insert((*a).clone())) {
+        if let Some(twice) = spoke.urls().iter().find(|a| !urls.insert((*a).clone())) {
+            let key = match spoke.store {
+                StoreConfig::Agents { .. } => "agents",
+                StoreConfig::Table(_) => "table",
+            };
             return Err(fault(
-                format!("spoke[{i}].agents"),
+                format!("spoke[{i}].{key}"),
                 format!("the address {twice} stands twice"),
             ));
         }
@@ -238,6 +270,17 @@ pub(super) fn check(raw: RawConfig) -> Result<Config, Fault> {
     let mut contexts: Vec<ContextConfig> = Vec::new();
     for (i, raw) in raw.context.into_iter().enumerate() {
         let context = check_context(i, raw)?;
+        let has_table = spokes
+            .iter()
+            .any(|s: &SpokeConfig| matches!(s.store, StoreConfig::Table(_)));
+        if has_table && context.max_value_bytes > VALUE_BYTES as u64 {
+            return Err(fault(
+                format!("context[{i}].max_value_bytes"),
+                format!(
+                    "with a region on DynamoDB it is at most {VALUE_BYTES}: an item has room for 400 KB with its names"
+                ),
+            ));
+        }
         if contexts.iter().any(|c| c.kind == context.kind) {
             return Err(fault(
                 format!("context[{i}].kind"),
@@ -353,7 +396,7 @@ fn check_api_tokens(api_token: &SecretString, raw: Vec<RawToken>) -> Result<Vec<
 }
 
 /// A token travels in a header.
-fn check_token(place: &str, token: &SecretString) -> Result<(), Fault> {
+pub(super) fn check_token(place: &str, token: &SecretString) -> Result<(), Fault> {
     let text = token.expose_secret();
     if text.is_empty() {
         return Err(fault(place, "it is empty"));
@@ -365,56 +408,6 @@ fn check_token(place: &str, token: &SecretString) -> Result<(), Fault> {
             "it must be printable ASCII without spaces, since it travels in a header",
         )),
     }
-}
-
-fn check_spoke(i: usize, raw: RawSpoke) -> Result<SpokeConfig, Fault> {
-    let place = |key: &str| format!("spoke[{i}].{key}");
-    let region = Region::new(&raw.region).map_err(|e| fault(place("region"), e.to_string()))?;
-    match raw.store.as_str() {
-        "agent" => {}
-        "dynamodb" => {
-            return Err(fault(
-                place("store"),
-                "the DynamoDB store is not in this release; use \"agent\"",
-            ));
-        }
-        other => {
-            return Err(fault(
-                place("store"),
-                format!("{other:?} is not a store; there is \"agent\""),
-            ));
-        }
-    }
-    if raw.agents.is_empty() {
-        return Err(fault(
-            place("agents"),
-            format!("region {region:?} has no agent: give the push address of one"),
-        ));
-    }
-    let mut agents = Vec::new();
-    for agent in &raw.agents {
-        let url = reqwest::Url::parse(agent)
-            .ok()
-            .filter(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
-        let Some(url) = url else {
-            let message =
-                format!("{agent:?} is not an address; one looks like http://10.0.0.7:7511");
-            return Err(fault(place("agents"), message));
-        };
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(fault(
-                place("agents"),
-                "an address must not contain a user or password; use token",
-            ));
-        }
-        agents.push(url.as_str().trim_end_matches('/').to_owned());
-    }
-    check_token(&place("token"), &raw.token)?;
-    Ok(SpokeConfig {
-        region,
-        agents,
-        token: raw.token,
-    })
 }
 
 fn check_context(i: usize, raw: RawContext) -> Result<ContextConfig, Fault> {

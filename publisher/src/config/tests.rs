@@ -15,6 +15,9 @@ query = "SELECT id AS key, id AS tenant FROM tenants;"
 watch = [{ table = "tenants", tenant = "id" }]
 "#;
 
+const AGENTS: &str = "agents = [\"http://127.0.0.1:7511/\"]\ntoken = \"t\"";
+const TABLE: &str = "store = \"dynamodb\"\ntable = \"contexts\"\naws_region = \"eu-west-1\"";
+
 fn read(text: &str) -> Result<Config, String> {
     parse(Path::new("hub.toml"), text, &|name| {
         (name == "TOKEN").then(|| "secret".to_owned())
@@ -34,9 +37,19 @@ fn a_good_configuration_is_read_with_its_defaults() {
     let config = read(GOOD).expect("good");
     assert_eq!(config.hub.listen.to_string(), "127.0.0.1:7400");
     assert_eq!(config.hub.scan, "0 */10 * * * *");
-    assert_eq!(config.spokes[0].agents, ["http://127.0.0.1:7511"]);
+    assert_eq!(config.spokes[0].urls(), ["http://127.0.0.1:7511"]);
     assert!(!config.contexts[0].query.ends_with(';'));
     assert!(!format!("{config:?}").contains("secret"));
+}
+
+#[test]
+fn a_region_may_be_a_table_which_bounds_its_values() {
+    let text = GOOD.replace(AGENTS, TABLE);
+    let config = read(&text).expect("good");
+    assert_eq!(config.spokes[0].urls(), ["dynamodb://eu-west-1/contexts"]);
+    let large = text.replace("kind =", "max_value_bytes = 400001\nkind =");
+    let why = read(&large).map(|_| ()).expect_err("is too large");
+    assert!(why.contains("context[0].max_value_bytes"), "{why}");
 }
 
 #[test]
@@ -82,6 +95,12 @@ fn each_mistake_gets_one_line_that_names_the_place() {
         wrong("[\"http://127.0.0.1:7511/\"]", "[\"127.0.0.1:7511\"]"),
         wrong("[\"http://127.0.0.1:7511/\"]", "[]"),
         wrong("agents =", "store = \"dynamodb\"\nagents ="),
+        wrong("agents =", "table = \"t\"\nagents ="),
+        wrong(AGENTS, "store = \"dynamodb\"\ntable = \"t\""),
+        wrong(AGENTS, "store = \"dynamodb\"\ntable = \"contexts\""),
+        wrong(AGENTS, &format!("{TABLE}\nendpoint = \"localhost\"")),
+        wrong(AGENTS, &format!("{TABLE}\nrole_arn = \"writer\"")),
+        wrong("token = \"t\"\n", ""),
         wrong("tenant = \"id\"", "columns = [\"id\"]"),
         wrong("api_token", "max_delete_share = 1.5\napi_token"),
     ];

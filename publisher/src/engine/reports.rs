@@ -3,10 +3,12 @@
 use super::{Asker, Engine};
 use crate::ask::{Receipts, Reply};
 use crate::metrics as m;
+use crate::spoke::Spoke;
 use crate::writer::{Millis, Report, ScanSummary, StoreIx, Writer};
 use contexts::push::Verdict;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The same refusal is logged once in this time.
@@ -92,6 +94,18 @@ impl Reporter {
         }
         metrics::gauge!(m::DIRTY).set(writer.dirty() as f64);
         metrics::gauge!(m::HELD_TENANTS).set(writer.held().len() as f64);
+    }
+}
+
+/// What tables cost.
+pub(super) fn units(spokes: &[Arc<Spoke>]) {
+    for spoke in spokes {
+        let Some(table) = spoke.table() else { continue };
+        let used = table.db().units.used();
+        for (op, units) in [("read", used.read), ("write", used.write)] {
+            metrics::counter!(m::TABLE_UNITS, "store" => spoke.name(), "op" => op)
+                .absolute(units as u64);
+        }
     }
 }
 

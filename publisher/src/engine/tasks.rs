@@ -4,12 +4,10 @@ use super::{Engine, Event};
 use crate::failpoint;
 use crate::source::hub::Lease;
 use crate::source::{Source, SourceError};
-use crate::spoke::{ASK_WITHIN, CallError, PUSH_WITHIN, Spoke};
+use crate::spoke::{CallError, Called, Spoke};
 use crate::writer::{AckRequest, Answer, BuildRequest, HoldWork, LookRequest, Request, StoreIx};
 use contexts::name::{Key, Kind, TenantId};
-use contexts::push::{
-    Ack, Granted, Hello, Listed, Pushed, Refused, StoreState, SyncVerdict, TenantState, TenantsRead,
-};
+use contexts::push::TenantState;
 use contexts::version::Term;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -79,10 +77,7 @@ impl Engine<'_> {
             self.beating[ix.0] = true;
             let (spoke, events) = (self.parts.spokes[ix.0].clone(), self.events.clone());
             self.tasks.spawn(async move {
-                let answer = spoke
-                    .call::<_, Ack>("heartbeat", &heartbeat, ASK_WITHIN)
-                    .await
-                    .ok();
+                let answer = spoke.heartbeat(&heartbeat).await.ok();
                 let _ = events
                     .send(Event::Heartbeat(ix, heartbeat.session, answer))
                     .await;
@@ -219,8 +214,7 @@ async fn send(source: &Source, spoke: &Spoke, term: Term, request: Request) -> A
                     return Answer::Lost(e.to_string());
                 }
             }
-            let answered = spoke.call::<_, Granted>("claim", &claim, ASK_WITHIN);
-            answer(answered.await, |g| Answer::Granted(Box::new(g)))
+            answer(spoke.claim(&claim).await, |g| Answer::Granted(Box::new(g)))
         }
         Request::Push(push) => {
             // A push that carries but a beat has nothing to lose.
@@ -229,7 +223,7 @@ async fn send(source: &Source, spoke: &Spoke, term: Term, request: Request) -> A
                 false => failpoint::pass(name),
             };
             pass(failpoint::BEFORE_PUSH);
-            let answered = spoke.call::<_, Pushed>("push", &push, PUSH_WITHIN).await;
+            let answered = spoke.push(&push).await;
             pass(failpoint::AFTER_ACK);
             answer(answered, Answer::Pushed)
         }
@@ -238,31 +232,13 @@ async fn send(source: &Source, spoke: &Spoke, term: Term, request: Request) -> A
             if let Err(e) = source.within(STATEMENT_WITHIN, recording).await {
                 return Answer::Lost(e.to_string());
             }
-            answer(
-                spoke
-                    .call::<_, SyncVerdict>("synced", &synced, PUSH_WITHIN)
-                    .await,
-                Answer::Synced,
-            )
+            answer(spoke.synced(&synced).await, Answer::Synced)
         }
-        Request::ListBuckets(list) => answer(
-            spoke
-                .call::<_, Vec<Listed>>("buckets", &list, PUSH_WITHIN)
-                .await,
-            Answer::Listed,
-        ),
-        Request::Names(ask) => answer(
-            spoke
-                .call::<_, TenantsRead>("read", &ask, PUSH_WITHIN)
-                .await,
-            |read| Answer::Names(read.tenants.into_iter().map(names).collect()),
-        ),
-        Request::Release(release) => answer(
-            spoke
-                .call::<_, Ack>("release", &release, Duration::from_secs(2))
-                .await,
-            |_| Answer::Released,
-        ),
+        Request::ListBuckets(list) => answer(spoke.list(&list).await, Answer::Listed),
+        Request::Names(ask) => answer(spoke.read_from(&ask).await, |read| {
+            Answer::Names(read.tenants.into_iter().map(names).collect())
+        }),
+        Request::Release(release) => answer(spoke.release(&release).await, |_| Answer::Released),
     }
 }
 
@@ -274,10 +250,7 @@ fn names(state: TenantState) -> (TenantId, Vec<(Kind, Key)>) {
 
 /// Asks a store who it is, and the database whether it knows the writer that the store names.
 async fn greet(source: &Source, spoke: &Spoke) -> Answer {
-    match spoke
-        .call::<_, StoreState>("hello", &Hello, ASK_WITHIN)
-        .await
-    {
+    match spoke.greet().await {
         Ok(Ok(state)) => match source
             .within(STATEMENT_WITHIN, source.knows(&state.seen()))
             .await
@@ -294,10 +267,7 @@ async fn greet(source: &Source, spoke: &Spoke) -> Answer {
     }
 }
 
-fn answer<A>(
-    answered: Result<Result<A, Refused>, CallError>,
-    good: impl FnOnce(A) -> Answer,
-) -> Answer {
+fn answer<A>(answered: Called<A>, good: impl FnOnce(A) -> Answer) -> Answer {
     match answered {
         Ok(Ok(answer)) => good(answer),
         Ok(Err(refused)) => Answer::Refused(refused),

@@ -167,7 +167,7 @@ impl Definitions {
         let configured: BTreeMap<String, Region> = config
             .spokes
             .iter()
-            .flat_map(|s| s.agents.iter().map(|a| (a.clone(), s.region.clone())))
+            .flat_map(|s| s.urls().into_iter().map(|url| (url, s.region.clone())))
             .collect();
         for (url, region) in &configured {
             if self.stores.get(url) != Some(region) {

@@ -127,7 +127,7 @@ pub async fn desired(
             let stores = config
                 .spokes
                 .iter()
-                .flat_map(|s| s.agents.iter().map(|a| (a.clone(), s.region.clone())))
+                .flat_map(|s| s.urls().into_iter().map(|url| (url, s.region.clone())))
                 .collect();
             Ok(Desired {
                 definitions,

@@ -87,8 +87,8 @@ async fn a_key_that_does_not_exist_is_named_with_the_nearest_that_does() -> Resu
         ("spoke", "agents =", "agent ="),
         ("context", "query =", "queri ="),
         ("watch", "tenant = \"tenant\"", "tenat = \"tenant\""),
-        ("later", "[[spoke]]", "max_delete_share = 0.2\n[[spoke]]"),
-        ("later, in a spoke", "agents =", "table = \"t\"\nagents ="),
+        ("later", "query =", "schema = \"s.json\"\nquery ="),
+        ("of another store", "agents =", "table = \"t\"\nagents ="),
     ];
     shows!(all(cases).await?);
     Ok(())
@@ -209,7 +209,7 @@ async fn a_value_that_cannot_be_meant_is_named_with_one_that_can() -> Result<()>
         ("kind", "kind = \"item\"", "kind = \"Item\""),
         ("store", "agents =", "store = \"redis\"\nagents ="),
         (
-            "store of later",
+            "table with agents",
             "agents =",
             "store = \"dynamodb\"\nagents =",
         ),

@@ -7,7 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// An item that is not as it was written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the item {place:?} cannot be read: {why}")]
+#[error("the item {place:?} cannot be read: {why}; remove it, and the next scan fills it again")]
 pub struct BadItem {
     /// Where.
     pub place: String,
