@@ -5,6 +5,7 @@
 //! | [`embedded::Embedded`] | an agent that runs in this process | cannot be |
 //! | [`follower::Follower`] | a mirror of an agent, in memory, and in a file of its own if it is given one | goes on with what it has |
 //! | [`remote::Remote`] | agents over HTTP or a Unix socket | asks another one of the region |
+//! | `table::TableReader` (feature `dynamodb`) | a table, through a loading cache | goes on with what it has |
 //!
 //! All of them are a [`ContextReader`]; [`typed::Typed`] gives decoded values on top of any. An [`Answer`] says which of
 //! the things that could be meant by "nothing" is meant, and each comes with the age of what it was read from.
@@ -33,6 +34,8 @@ pub mod follower;
 mod mirror;
 pub mod remote;
 mod sse;
+#[cfg(feature = "dynamodb")]
+pub mod table;
 pub mod typed;
 
 use crate::clock::wall_micros;

@@ -31,6 +31,8 @@ mod rot;
 mod sample_truth;
 mod slow;
 mod stops;
+mod table_reader;
+mod tables;
 mod takeover;
 mod torture;
 mod traffic;

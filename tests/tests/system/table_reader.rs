@@ -1,0 +1,262 @@
+//! Reads of a table through the loading cache, as a gateway in Rust does them.
+//!
+//! Would catch a tenant that is a mix, absence that is not known, misses that all go to the table, and a cache that has
+//! nothing to say when the table is gone.
+
+use contexts::bundle::{Bundle, Context};
+use contexts::digest::{Buckets, DigestKey};
+use contexts::name::{Key, Kind, Region, TenantId};
+use contexts::push::{Claim, Push, Sent, Synced};
+use contexts::version::{Holder, SessionId, SyncId, Term, Version};
+use contexts_dynamodb::table::Table;
+use spoke_agent::reader::table::{TableReader, TableReaderConfig};
+use spoke_agent::reader::{Answer, ContextReader, Options};
+use std::sync::Arc;
+use std::time::Duration;
+use system_tests::relay::Relay;
+use system_tests::table::TableRegion;
+use system_tests::{Result, until};
+
+const KEY: DigestKey = DigestKey([9; 32]);
+const REGION: &str = "eu-west-1";
+
+struct Hub {
+    table: Table,
+    session: SessionId,
+    number: u64,
+    n: u64,
+    buckets: Buckets,
+}
+
+impl Hub {
+    async fn new(region: &TableRegion) -> Result<Self> {
+        region.db().create().await?;
+        let table = Table::new(region.db(), Region::new(REGION)?);
+        let state = table.hello().await??;
+        let claim = Claim {
+            region: Region::new(REGION)?,
+            term: Term {
+                epoch: 1,
+                holder: Holder(1),
+            },
+            seen: state.seen(),
+            digest_key: KEY,
+            force: false,
+            known: true,
+        };
+        let session = table.claim(&claim).await??.session;
+        Ok(Self {
+            table,
+            session,
+            number: 0,
+            n: 0,
+            buckets: Buckets::default(),
+        })
+    }
+
+    /// Pushes a tenant whose keys have this value, in place of what it had.
+    async fn push(
+        &mut self,
+        tenant: &str,
+        before: Option<&Bundle>,
+        keys: usize,
+        value: u32,
+    ) -> Result<Bundle> {
+        (self.number, self.n) = (self.number + 1, self.n + 1);
+        let context = |n| {
+            Ok(Context {
+                kind: Kind::new("item")?,
+                key: Key::new(&format!("{tenant} {n}"))?,
+                value: value.to_string().into(),
+                expires: None,
+            })
+        };
+        let contexts: Result<Vec<Context>> = (0..keys).map(context).collect();
+        let bundle = Bundle::new(TenantId::new(tenant)?, contexts?, vec![], vec![])?;
+        let push = Push {
+            region: Region::new(REGION)?,
+            session: self.session,
+            number: self.number,
+            bundles: vec![Sent {
+                version: Version {
+                    epoch: 1,
+                    n: self.n,
+                },
+                bundle: Arc::new(bundle.clone()),
+            }],
+            fresh: None,
+            beat: None,
+        };
+        self.table.push(&push).await??;
+        if let Some(before) = before {
+            self.buckets
+                .remove(&KEY, &before.tenant, &before.digest(&KEY));
+        }
+        self.buckets.add(&KEY, &bundle.tenant, &bundle.digest(&KEY));
+        Ok(bundle)
+    }
+
+    async fn synced(&mut self) -> Result<()> {
+        self.number += 1;
+        let synced = Synced {
+            session: self.session,
+            number: self.number,
+            id: SyncId(1),
+            kinds: [Kind::new("item")?].into(),
+            unsure: Default::default(),
+            root: KEY.root(&self.buckets),
+            in_flux: Vec::new(),
+            fresh: self.table.hello().await??.reading,
+            position: Version::default(),
+            reread: false,
+        };
+        self.table.synced(&synced).await??;
+        Ok(())
+    }
+}
+
+async fn reader(region: &TableRegion, endpoint: &str, refresh: Duration) -> Result<TableReader> {
+    let mut config = TableReaderConfig::new(region.config(), Region::new(REGION)?);
+    config.refresh_after = refresh;
+    config.fills = 4;
+    let db = region.db_through(endpoint);
+    Ok(TableReader::on(db, config, Options::default()).await?)
+}
+
+async fn value(reader: &TableReader, key: &str) -> String {
+    match reader.get("item", key).await.answer {
+        Answer::Found(found) => String::from_utf8_lossy(found.bytes()).into_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_table_has_is_read_and_absence_is_said_where_it_is_known() -> Result<()> {
+    let region = TableRegion::start(REGION).await?;
+    let mut hub = Hub::new(&region).await?;
+    let first = hub.push("t1", None, 3, 1).await?;
+    let reader = reader(&region, &region.endpoint, Duration::from_millis(300)).await?;
+    assert_eq!(value(&reader, "t1 0").await, "1");
+    assert_eq!(value(&reader, "nobody's").await, "NotReady");
+    hub.synced().await?;
+    until("absence", Duration::from_secs(10), || async {
+        (value(&reader, "nobody's").await == "Absent").then_some(())
+    })
+    .await?;
+    let reply = reader.get("item", "t1 0").await;
+    assert!(
+        reply.age.is_some_and(|age| age < Duration::from_secs(30)),
+        "{reply:?}"
+    );
+
+    // A change and a delete come by themselves, a new key takes the place of its absence.
+    let mut changes = reader.changes();
+    let second = hub.push("t1", Some(&first), 2, 2).await?;
+    until("the change", Duration::from_secs(10), || async {
+        let now = [value(&reader, "t1 0").await, value(&reader, "t1 2").await];
+        (now == ["2", "Absent"]).then_some(())
+    })
+    .await?;
+    assert!(changes.next().await.is_some());
+    assert_eq!(value(&reader, "t1 3").await, "Absent");
+    hub.push("t1", Some(&second), 4, 3).await?;
+    until("the new key", Duration::from_secs(10), || async {
+        (value(&reader, "t1 3").await == "3").then_some(())
+    })
+    .await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_is_never_a_mix() -> Result<()> {
+    let region = TableRegion::start(REGION).await?;
+    let mut hub = Hub::new(&region).await?;
+    // More than one transaction has room for, so that it goes in steps.
+    let mut before = hub.push("t1", None, 130, 0).await?;
+    let reader = reader(&region, &region.endpoint, Duration::from_millis(20)).await?;
+    let looking = tokio::spawn({
+        let reader = reader.clone();
+        async move {
+            let mut last = 0;
+            loop {
+                let keys: Vec<String> = (0..130).step_by(13).map(|n| format!("t1 {n}")).collect();
+                let asked: Vec<(&str, &str)> = keys.iter().map(|k| ("item", k.as_str())).collect();
+                let replies = reader.get_many(&asked).await;
+                let values: Vec<u32> = replies
+                    .iter()
+                    .filter_map(|reply| match &reply.answer {
+                        Answer::Found(found) => {
+                            std::str::from_utf8(found.bytes()).ok()?.parse().ok()
+                        }
+                        _ => None,
+                    })
+                    .collect();
+                assert_eq!(values.len(), keys.len(), "{replies:?}");
+                assert!(values.iter().all(|v| *v == values[0]), "a mix: {values:?}");
+                assert!(values[0] >= last, "{} after {last}", values[0]);
+                last = values[0];
+                if last == 6 {
+                    return;
+                }
+            }
+        }
+    });
+    for value in 1..=6 {
+        before = hub.push("t1", Some(&before), 130, value).await?;
+    }
+    tokio::time::timeout(Duration::from_secs(30), looking).await??;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_misses_of_one_key_are_one_read() -> Result<()> {
+    let region = TableRegion::start(REGION).await?;
+    let mut hub = Hub::new(&region).await?;
+    hub.push("t1", None, 3, 1).await?;
+    let reader = reader(&region, &region.endpoint, Duration::from_secs(60)).await?;
+    let before = reader.units().read;
+    let asking = (0..10_000).map(|_| value(&reader, "t1 1"));
+    let values = futures_util::future::join_all(asking).await;
+    assert!(values.iter().all(|v| v == "1"));
+    let units = reader.units().read - before;
+    // The item twice and its head once, and what is asked each second beside.
+    assert!(units < 20.0, "{units} units");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_cached_is_answered_while_the_table_is_gone() -> Result<()> {
+    let region = TableRegion::start(REGION).await?;
+    let mut hub = Hub::new(&region).await?;
+    let first = hub.push("t1", None, 3, 1).await?;
+    hub.synced().await?;
+    let port = region
+        .endpoint
+        .rsplit(':')
+        .next()
+        .ok_or("has a port")?
+        .parse()?;
+    let relay = Relay::start(port, Duration::ZERO).await?;
+    let through = format!("http://127.0.0.1:{}", relay.port);
+    let reader = reader(&region, &through, Duration::from_millis(200)).await?;
+    assert_eq!(value(&reader, "t1 0").await, "1");
+    let young = reader.get("item", "t1 0").await.age.ok_or("has an age")?;
+    relay.cut();
+    hub.push("t1", Some(&first), 3, 2).await?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let reply = reader.get("item", "t1 0").await;
+    assert_eq!(value(&reader, "t1 0").await, "1");
+    let old = reply.age.ok_or("has an age")?;
+    assert!(
+        old >= young + Duration::from_secs(1),
+        "{young:?}, then {old:?}"
+    );
+    assert!(value(&reader, "t1 1").await.starts_with("Unreachable"));
+    relay.mend();
+    until("the change", Duration::from_secs(20), || async {
+        let now = [value(&reader, "t1 0").await, value(&reader, "t1 1").await];
+        (now == ["2", "2"]).then_some(())
+    })
+    .await?;
+    Ok(())
+}
