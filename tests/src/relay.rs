@@ -23,6 +23,9 @@ pub struct Relay {
 #[derive(Debug, Default)]
 struct State {
     bytes: AtomicU64,
+    /// Requests that are not answered yet, and the most that there ever were.
+    open: AtomicUsize,
+    most_open: AtomicUsize,
     delay_micros: AtomicU64,
     cut: AtomicBool,
     cutting: Notify,
@@ -74,6 +77,11 @@ impl Relay {
     /// Bytes in both directions so far.
     pub fn bytes(&self) -> u64 {
         self.state.bytes.load(Ordering::SeqCst)
+    }
+
+    /// The most requests that were under way at once.
+    pub fn most_at_once(&self) -> usize {
+        self.state.most_open.load(Ordering::SeqCst)
     }
 
     /// Breaks every connection and accepts no more.
@@ -151,7 +159,12 @@ struct Talk<'a> {
 impl Talk<'_> {
     /// Bytes of a request came: waits as long as it is held up.
     async fn asks(&self, bytes: usize) {
-        let asked = self.asked.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        let before = self.asked.fetch_add(bytes, Ordering::SeqCst);
+        let asked = before + bytes;
+        if before == 0 {
+            let open = self.state.open.fetch_add(1, Ordering::SeqCst) + 1;
+            self.state.most_open.fetch_max(open, Ordering::SeqCst);
+        }
         let is_held = || {
             let least = self.state.hold_from.load(Ordering::SeqCst);
             least > 0 && asked >= least
@@ -166,9 +179,18 @@ impl Talk<'_> {
         self.state.vanished.load(Ordering::SeqCst) != self.made
     }
 
+    /// The request is answered, or never will be. Returns its bytes, none if it was answered before.
+    fn ends(&self) -> usize {
+        let asked = self.asked.swap(0, Ordering::SeqCst);
+        if asked > 0 {
+            self.state.open.fetch_sub(1, Ordering::SeqCst);
+        }
+        asked
+    }
+
     /// Bytes of an answer came: whether they go on.
     fn is_heard(&self) -> bool {
-        let asked = self.asked.swap(0, Ordering::SeqCst);
+        let asked = self.ends();
         let least = self.state.lose_from.load(Ordering::SeqCst);
         let is_lost = least > 0 && asked >= least;
         if is_lost {
@@ -176,6 +198,12 @@ impl Talk<'_> {
             self.state.cut();
         }
         !is_lost
+    }
+}
+
+impl Drop for Talk<'_> {
+    fn drop(&mut self) {
+        self.ends();
     }
 }
 

@@ -37,6 +37,15 @@ impl TableRegion {
         Ok(Self { region, endpoint })
     }
 
+    /// The server's port.
+    ///
+    /// # Errors
+    /// If the address has none.
+    pub fn port(&self) -> Result<u16> {
+        let port = self.endpoint.rsplit(':').next();
+        Ok(port.ok_or("the address has a port")?.parse()?)
+    }
+
     /// Its part of a hub's configuration.
     ///
     /// # Errors

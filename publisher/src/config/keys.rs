@@ -36,9 +36,7 @@ const CONTEXT: &[&str] = &[
 const WATCH: &[&str] = &["table", "tenant", "columns", "tenants"];
 
 /// Keys that belong to a later release, and what they belong to.
-const LATER: &[(&str, &str)] = &[
-    ("schema", "checking values against a JSON Schema"),
-];
+const LATER: &[(&str, &str)] = &[("schema", "checking values against a JSON Schema")];
 
 /// Finds the first key that does not exist.
 pub(super) fn check(table: &toml::Table) -> Result<(), Fault> {

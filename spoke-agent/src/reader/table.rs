@@ -2,13 +2,17 @@
 //!
 //! | part | is about |
 //! | --- | --- |
-//! | `table` | reads, and what is done behind them |
+//! | `table` | one key, and what is done behind the reads |
+//! | `batch` | many keys of one state |
 //! | `entry` | what is known of one key, and when that counts |
-//! | `load` | how one key is loaded so that it is of one bundle |
+//! | `load` | how one key is read so that it is of one bundle |
+//! | `seen` | what was seen of each tenant |
+//! | `named` | the key of the cache |
 //!
 //! What must hold:
-//! * A tenant is never a mix. An entry says of which bundle it is, by the version of the head; the highest version seen
-//!   of each tenant is kept, and what is of a lower one is a miss.
+//! * A tenant is never a mix. An entry says of which bundle it is; the highest version seen of each tenant is kept, and
+//!   what is of a lower one is a miss.
+//! * No key goes back: an entry is replaced only by what was read after it.
 //! * Absence is an answer like any other: it is cached, and said only of kinds that the table is complete in.
 //! * A flood of misses cannot flood the table: so many fills are under way at once, each key once. Refreshes have a
 //!   share of their own, so that misses do not starve them.
@@ -19,21 +23,25 @@
 //! What is written becomes visible here after [`TableReaderConfig::refresh_after`] at the latest, while the table answers:
 //! durable at T, in every cache by T + 10 s.
 
+mod batch;
 mod entry;
 mod load;
+mod named;
+mod seen;
 
 use super::{Answer, Changed, Changes, ContextReader, Options, Reply, answer};
 use crate::clock::wall_micros;
 use arc_swap::ArcSwapOption;
-use contexts::apply::Name;
-use contexts::name::{Key, Kind, Region, TenantId};
+use contexts::name::{Key, Kind, Region};
+use contexts::version::Version;
 use contexts_dynamodb::client::{Db, TableConfig, TableError};
 use contexts_dynamodb::lookup::Standing;
 use entry::{Content, Entry};
-use load::Seen;
 use moka::future::Cache;
+use named::{Named, Pair};
+use seen::Tenants;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, broadcast};
 
 /// How often the table is asked how far it is.
@@ -42,8 +50,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const TURN_WITHIN: Duration = Duration::from_secs(2);
 /// How long it is remembered that a key could not be loaded.
 const FAILED_FOR: Duration = Duration::from_millis(500);
-/// How often a set of keys is read until it is of one state.
-const TRIES: u32 = 4;
+/// How often a key is filled whose tenant changes meanwhile.
+const TRIES: u32 = 6;
 /// Changes that a listener may be behind.
 const CHANGES: usize = 1_024;
 
@@ -88,9 +96,8 @@ struct Inner {
     refresh_after: Duration,
     options: Options,
     standing: ArcSwapOption<Standing>,
-    entries: Cache<Name, Entry>,
-    /// The highest version that was seen of a tenant.
-    highest: Cache<TenantId, Seen>,
+    entries: Cache<Named, Arc<Entry>>,
+    tenants: Arc<Tenants>,
     fills: Semaphore,
     refreshes: Arc<Semaphore>,
     changed: broadcast::Sender<Changed>,
@@ -117,11 +124,9 @@ impl TableReader {
     ) -> Result<Self, TableError> {
         let entries = Cache::builder()
             .max_capacity(config.memory_bytes)
-            .weigher(|name: &Name, entry: &Entry| entry.weight(name))
-            .build();
-        let highest = Cache::builder()
-            .max_capacity(config.memory_bytes / 8)
-            .weigher(|tenant: &TenantId, _: &Seen| tenant.as_str().len() as u32 + 96)
+            .weigher(|name: &Named, entry: &Arc<Entry>| {
+                entry.weight(name.kind().len() + name.key().len())
+            })
             .build();
         let inner = Arc::new(Inner {
             db,
@@ -130,7 +135,7 @@ impl TableReader {
             options,
             standing: ArcSwapOption::empty(),
             entries,
-            highest,
+            tenants: Arc::default(),
             fills: Semaphore::new(config.fills),
             refreshes: Arc::new(Semaphore::new(config.refreshes)),
             changed: broadcast::channel(CHANGES).0,
@@ -190,88 +195,134 @@ impl Inner {
         Ok(())
     }
 
-    async fn is_superseded(&self, entry: &Entry) -> bool {
-        let Content::Value { tenant, bundle, .. } = &entry.content else {
-            return false;
-        };
-        let highest = self.highest.get(tenant).await;
-        highest.is_some_and(|highest| highest.version > *bundle)
+    /// A moment of the service's clock, as one of this process's that is surely not later.
+    fn local(&self, fresh: Option<u64>) -> Option<Instant> {
+        let age = self.db.clock.not_passed()?.saturating_sub(fresh?);
+        Instant::now().checked_sub(Duration::from_micros(age))
     }
 
-    /// Whether nothing was known of a key when it was loaded, and the table became complete in its kind since.
-    fn can_be_told(&self, name: &Name, entry: &Entry) -> bool {
-        let standing = self.standing.load();
-        let is_complete = |standing: &Arc<Standing>| standing.complete.contains(&name.0);
-        entry.content == Content::Unknown && standing.as_ref().is_some_and(is_complete)
-    }
-
-    /// What is cached of a key, or is loaded now.
-    async fn entry(self: &Arc<Self>, name: &Name) -> Entry {
-        let cached = self.entries.get(name).await;
-        let is_due = |entry: &Entry| entry.is_due(name, self.refresh_after);
-        if let Some(entry) = &cached
-            && !entry.is_failed_for(FAILED_FOR)
-            && !self.can_be_told(name, entry)
-            && !self.is_superseded(entry).await
-        {
-            if is_due(entry) {
-                self.refresh(name, entry);
+    /// Whether a key must be read again before it is answered.
+    fn is_wanting(&self, kind: &str, entry: &Entry) -> bool {
+        match &entry.content {
+            Content::Value { .. } | Content::Held { .. } => entry.is_superseded(),
+            Content::Failed { .. } => entry.is_due(Instant::now()),
+            // Nothing was known of it when it was read, and the table may have become complete in its kind since.
+            Content::Unknown => {
+                let standing = self.standing.load();
+                let complete = standing.as_ref().map(|standing| &standing.complete);
+                complete.is_some_and(|all| all.iter().any(|one| one.as_str() == kind))
             }
-            return entry.clone();
+            Content::Absent | Content::Damaged => false,
         }
-        let replaced = cached.as_ref().map(Entry::id);
+    }
+
+    /// What is cached of a key, if it can be answered.
+    async fn cached(self: &Arc<Self>, pair: &(dyn Pair + '_)) -> Option<Arc<Entry>> {
+        let entry = self.entries.get(pair).await?;
+        if self.is_wanting(pair.kind(), &entry) {
+            return None;
+        }
+        if entry.is_due(Instant::now()) {
+            self.refresh(pair, &entry);
+        }
+        Some(entry)
+    }
+
+    /// What is cached of a key, or is read now.
+    async fn entry(self: &Arc<Self>, name: &Named) -> Arc<Entry> {
+        let mut entry = match self.cached(name).await {
+            Some(entry) => return entry,
+            None => {
+                self.filled(name, |entry| self.is_wanting(name.kind(), entry))
+                    .await
+            }
+        };
+        for _ in 1..TRIES {
+            if !self.is_wanting(name.kind(), &entry) {
+                return entry;
+            }
+            entry = self.replaced(name, &entry).await;
+        }
+        Arc::new(Entry::failed(
+            "its tenant changed each time".into(),
+            FAILED_FOR,
+        ))
+    }
+
+    /// What is read of a key now, in place of this.
+    async fn replaced(self: &Arc<Self>, name: &Named, entry: &Arc<Entry>) -> Arc<Entry> {
+        self.filled(name, |cached| std::ptr::eq(cached, &**entry))
+            .await
+    }
+
+    /// What is cached of a key, unless that is to be replaced by what is read now. Whoever comes meanwhile waits for the same.
+    async fn filled(
+        self: &Arc<Self>,
+        name: &Named,
+        is_replaced: impl Fn(&Entry) -> bool + Send + Sync,
+    ) -> Arc<Entry> {
         let fill = async {
             let turn = tokio::time::timeout(TURN_WITHIN, self.fills.acquire()).await;
             match turn {
-                Ok(Ok(_permit)) => self.load_entry(name).await,
-                _ => Entry::failed("too many unknown keys are asked for".into()),
+                Ok(Ok(_permit)) => self
+                    .read(name)
+                    .await
+                    .unwrap_or_else(|error| Arc::new(Entry::failed(error.to_string(), FAILED_FOR))),
+                _ => {
+                    let why = "too many keys that are not cached are asked for at once";
+                    Arc::new(Entry::failed(why.into(), FAILED_FOR))
+                }
             }
         };
-        // Whoever comes meanwhile waits for the same fill; only what was found wanting is replaced.
-        let is_replaced = |entry: &Entry| Some(entry.id()) == replaced;
         let entry = self.entries.entry_by_ref(name);
-        let filled = entry.or_insert_with_if(fill, is_replaced).await;
-        let is_new = filled.is_fresh();
-        let entry = filled.into_value();
-        if is_new && cached.is_some_and(|cached| cached.content != entry.content) {
+        let filled = entry
+            .or_insert_with_if(fill, |cached| is_replaced(cached))
+            .await;
+        filled.into_value()
+    }
+
+    /// Reads a key, and tells of it if it is not as it was cached.
+    async fn read(&self, name: &Named) -> Result<Arc<Entry>, TableError> {
+        let before = self.entries.get(name).await;
+        let entry = load::load(self, &name.0, before.as_deref()).await?;
+        if before.is_some_and(|before| entry.differs(&before)) {
             self.tell(name);
         }
-        entry
+        Ok(Arc::new(entry))
     }
 
     /// Tells of a change of what is cached.
-    fn tell(&self, (kind, key): &Name) {
-        let (kind, key) = (kind.to_string(), key.to_string());
+    fn tell(&self, name: &Named) {
+        let (kind, key) = (name.kind().to_owned(), name.key().to_owned());
         // Nobody may be listening.
         let _ = self.changed.send(Changed::Name { kind, key });
     }
 
-    async fn load_entry(&self, name: &Name) -> Entry {
-        match load::load(self, name).await {
-            Ok(entry) => entry,
-            Err(error) => Entry::failed(error.to_string()),
+    /// Reads a key again behind the answers, once, if there is room for it.
+    fn refresh(self: &Arc<Self>, pair: &(dyn Pair + '_), entry: &Arc<Entry>) {
+        if !entry.begin_refresh() {
+            return;
         }
-    }
-
-    /// Loads a key again behind the answers, once, if there is room for it.
-    fn refresh(self: &Arc<Self>, name: &Name, entry: &Entry) {
+        let Some(name) = named(pair.kind(), pair.key()) else {
+            return;
+        };
         let Ok(permit) = self.refreshes.clone().try_acquire_owned() else {
+            entry.end_refresh();
             return;
         };
-        let Some(running) = entry.begin_refresh() else {
-            return;
-        };
-        let (this, name, before) = (self.clone(), name.clone(), entry.clone());
+        let (this, before) = (self.clone(), entry.clone());
         tokio::spawn(async move {
-            let (_permit, _running) = (permit, running);
-            // What cannot be loaded stays as it is, and becomes older.
-            if let Ok(entry) = load::load(&this, &name).await {
-                let changed = entry.content != before.content;
-                this.entries.insert(name.clone(), entry).await;
-                if changed {
-                    this.tell(&name);
+            let _permit = permit;
+            let fill = async {
+                match this.read(&name).await {
+                    Ok(entry) => entry,
+                    // It stays as it is, and becomes older.
+                    Err(_) => Arc::new(before.later(FAILED_FOR)),
                 }
-            }
+            };
+            let entry = this.entries.entry_by_ref(&name);
+            let replaced = entry.or_insert_with_if(fill, |cached| Arc::ptr_eq(cached, &before));
+            replaced.await;
         });
     }
 
@@ -280,16 +331,17 @@ impl Inner {
             Content::Failed { why } if self.standing.load().is_some() => {
                 Answer::Unreachable(why.clone())
             }
-            content => answer(content.lookup(), wall_micros()),
+            _ => answer(entry.lookup(), wall_micros()),
         };
-        let now = self.db.clock.not_passed();
-        let age = entry.fresh.zip(now);
-        let age = age.map(|(fresh, now)| Duration::from_micros(now.saturating_sub(fresh)));
-        self.options.reply(answer, age)
+        self.options.reply(answer, entry.age())
     }
 
     async fn get(self: &Arc<Self>, kind: &str, key: &str) -> Reply {
-        let Some(name) = name(kind, key) else {
+        let pair: &(dyn Pair + '_) = &(kind, key);
+        if let Some(entry) = self.cached(pair).await {
+            return self.reply(&entry);
+        }
+        let Some(name) = named(kind, key) else {
             // No such name can be stored, but whether its kind exists is not said by that.
             return self.options.reply(Answer::NotReady, None);
         };
@@ -297,26 +349,18 @@ impl Inner {
         self.reply(&entry)
     }
 
-    /// Entries of which those of one tenant are of one bundle.
-    async fn entries_of(self: &Arc<Self>, names: &[Name]) -> Vec<Entry> {
-        let mut entries = Vec::new();
-        for _ in 0..TRIES {
-            let reading = names.iter().map(|name| self.entry(name));
-            entries = futures_util::future::join_all(reading).await;
-            let mut superseded = false;
-            for entry in &entries {
-                superseded |= self.is_superseded(entry).await;
-            }
-            if !superseded {
-                break;
-            }
+    /// As [`Inner::entry`], of a state that has at least this version of everything, if the table has that.
+    async fn entry_at(self: &Arc<Self>, name: &Named, least: Option<Version>) -> Arc<Entry> {
+        let entry = self.entry(name).await;
+        match least {
+            Some(least) if entry.reaches() < least => self.replaced(name, &entry).await,
+            _ => entry,
         }
-        entries
     }
 }
 
-fn name(kind: &str, key: &str) -> Option<Name> {
-    Some((Kind::new(kind).ok()?, Key::new(key).ok()?))
+fn named(kind: &str, key: &str) -> Option<Named> {
+    Some(Named((Kind::new(kind).ok()?, Key::new(key).ok()?)))
 }
 
 impl ContextReader for TableReader {
@@ -325,10 +369,10 @@ impl ContextReader for TableReader {
     }
 
     async fn get_many(&self, keys: &[(&str, &str)]) -> Vec<Reply> {
-        let names: Vec<Option<Name>> = keys.iter().map(|(kind, key)| name(kind, key)).collect();
-        let good: Vec<Name> = names.iter().flatten().cloned().collect();
-        let mut entries = self.0.entries_of(&good).await.into_iter();
-        let one = |name: Option<Name>| {
+        let names: Vec<Option<Named>> = keys.iter().map(|(kind, key)| named(kind, key)).collect();
+        let good: Vec<Named> = names.iter().flatten().cloned().collect();
+        let mut entries = batch::entries(&self.0, &good).await.into_iter();
+        let one = |name: Option<Named>| {
             let entry = name.as_ref().and_then(|_| entries.next());
             match entry {
                 Some(entry) => self.0.reply(&entry),

@@ -1,135 +1,223 @@
-//! What is known of one key, when it was loaded, and when it is to be loaded again.
+//! What is known of one key, when it was read, and when it is to be read again.
 
+use super::seen::{Span, Tenant};
 use crate::store::index::known::Known;
 use crate::store::index::{Lookup, Versions};
-use contexts::apply::Name;
 use contexts::name::TenantId;
 use contexts::version::Version;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Bytes that an entry takes beside its content, roughly.
-const OVERHEAD: usize = 192;
+/// Bytes that an entry takes beside its content, roughly: itself, the cache's record of it, and its tenant's.
+const OVERHEAD: usize = 320;
 
 /// What a key is.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(super) enum Content {
     /// It has a value.
     Value {
-        /// Whose.
-        tenant: TenantId,
+        /// Of which bundle of whom.
+        of: Of,
         /// The value.
         known: Known,
         /// The version that it came with.
-        value: Version,
-        /// The version of the bundle that it was seen in.
-        bundle: Version,
+        version: Version,
     },
     /// It exists at the hub, and no good value ever came.
-    Held,
+    Held {
+        /// Of which bundle of whom.
+        of: Of,
+    },
     /// Nobody has it, and the table was complete in its kind.
     Absent,
     /// Nobody has it here, and that says nothing yet.
     Unknown,
     /// What is stored of it cannot be trusted.
     Damaged,
-    /// It could not be loaded.
+    /// It could not be read.
     Failed {
         /// Why.
         why: String,
     },
 }
 
-impl Content {
-    /// As readers want it.
-    pub(super) fn lookup(&self) -> Lookup {
-        match self {
-            Self::Value {
-                known,
-                value,
-                bundle,
-                ..
-            } => {
-                let (value, bundle) = (*value, *bundle);
-                Lookup::Found(known.clone(), Versions { value, bundle })
-            }
-            Self::Held => Lookup::Held,
-            Self::Absent => Lookup::Absent,
-            Self::Unknown | Self::Damaged | Self::Failed { .. } => Lookup::NotReady,
-        }
-    }
+/// Of which bundle of whom something is.
+#[derive(Debug, Clone)]
+pub(super) struct Of {
+    /// Whose.
+    pub(super) tenant: Arc<Tenant>,
+    /// The version of the bundle.
+    pub(super) bundle: Version,
+    /// Which of the tenant's versions that is.
+    pub(super) rise: u64,
 }
 
-/// What is known of a key. Cheap to clone.
-#[derive(Debug, Clone)]
+/// What is known of a key.
+#[derive(Debug)]
 pub(super) struct Entry {
     /// What it is.
     pub(super) content: Content,
-    /// Every change before this moment of the service's clock is in it.
-    pub(super) fresh: Option<u64>,
-    loaded: Instant,
-    refreshing: Arc<AtomicBool>,
+    /// Whose it was last, if it is nobody's now.
+    pub(super) was: Option<Arc<Tenant>>,
+    /// When it was read.
+    pub(super) read: Span,
+    /// Every change at the hub before this moment is in it.
+    pub(super) fresh: Option<Instant>,
+    /// The highest version of which nothing was under way to the table.
+    pub(super) position: Version,
+    /// When it is to be read again.
+    due: Instant,
+    is_refreshing: AtomicBool,
 }
 
-/// A refresh that is under way. It ends when this is dropped, whatever became of it.
-pub(super) struct Running(Arc<AtomicBool>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
+/// How far the table was when a key was read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Far {
+    /// Every change at the hub before this moment was in it.
+    pub(super) fresh: Option<Instant>,
+    /// The highest version of which nothing was under way to it.
+    pub(super) position: Version,
 }
 
 impl Entry {
-    /// What was loaded now.
-    pub(super) fn new(content: Content, fresh: Option<u64>) -> Self {
+    /// What was read.
+    pub(super) fn new(
+        content: Content,
+        was: Option<Arc<Tenant>>,
+        read: Span,
+        far: Far,
+        refresh_after: Duration,
+    ) -> Self {
+        // From three quarters of the time on, each at its own moment.
+        let spread = RandomState::new().hash_one(0) as u16;
+        let spread = f64::from(spread) / f64::from(u16::MAX);
         Self {
             content,
-            fresh,
-            loaded: Instant::now(),
-            refreshing: Arc::default(),
+            was,
+            read,
+            fresh: far.fresh,
+            position: far.position,
+            due: read.answered + refresh_after.mul_f64(0.75 + 0.25 * spread),
+            is_refreshing: AtomicBool::new(false),
         }
     }
 
-    /// What could not be loaded.
-    pub(super) fn failed(why: String) -> Self {
-        Self::new(Content::Failed { why }, None)
+    /// What could not be read; tried again after a while.
+    pub(super) fn failed(why: String, again_after: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            content: Content::Failed { why },
+            was: None,
+            read: Span {
+                asked: now,
+                answered: now,
+            },
+            fresh: None,
+            position: Version::default(),
+            due: now + again_after,
+            is_refreshing: AtomicBool::new(false),
+        }
     }
 
-    /// Tells one load from another.
-    pub(super) fn id(&self) -> usize {
-        Arc::as_ptr(&self.refreshing) as usize
+    /// The same, as it was read, to be read again after a while.
+    pub(super) fn later(&self, after: Duration) -> Self {
+        Self {
+            content: self.content.clone(),
+            was: self.was.clone(),
+            due: Instant::now() + after,
+            is_refreshing: AtomicBool::new(false),
+            read: self.read,
+            fresh: self.fresh,
+            position: self.position,
+        }
     }
 
-    /// Whether it could not be loaded, and that is so long ago.
-    pub(super) fn is_failed_for(&self, time: Duration) -> bool {
-        matches!(self.content, Content::Failed { .. }) && self.loaded.elapsed() >= time
+    /// Whether it is to be read again.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.due <= now
     }
 
-    /// Whether it is to be loaded again: from three quarters of the time on, each key at its own moment.
-    pub(super) fn is_due(&self, name: &Name, after: Duration) -> bool {
-        let mut hasher = DefaultHasher::new();
-        (name, self.id()).hash(&mut hasher);
-        let spread = f64::from(hasher.finish() as u16) / f64::from(u16::MAX);
-        self.loaded.elapsed() >= after.mul_f64(0.75 + 0.25 * spread)
+    /// Marks it as being refreshed. Returns whether nobody else did.
+    pub(super) fn begin_refresh(&self) -> bool {
+        !self.is_refreshing.swap(true, Ordering::AcqRel)
     }
 
-    /// Marks it as being refreshed, unless it is.
-    pub(super) fn begin_refresh(&self) -> Option<Running> {
-        let was = self.refreshing.swap(true, Ordering::AcqRel);
-        (!was).then(|| Running(self.refreshing.clone()))
+    /// Takes the mark away: it was not refreshed.
+    pub(super) fn end_refresh(&self) {
+        self.is_refreshing.store(false, Ordering::Release);
     }
 
-    /// Bytes that it takes.
-    pub(super) fn weight(&self, (kind, key): &Name) -> u32 {
-        let names = kind.as_str().len() + key.as_str().len();
+    /// Of which bundle of whom it is, if it is somebody's.
+    pub(super) fn of(&self) -> Option<&Of> {
+        match &self.content {
+            Content::Value { of, .. } | Content::Held { of } => Some(of),
+            _ => None,
+        }
+    }
+
+    /// Whose it is, or was last.
+    pub(super) fn tenant(&self) -> Option<&Arc<Tenant>> {
+        self.of().map(|of| &of.tenant).or(self.was.as_ref())
+    }
+
+    /// Whether a higher version of its tenant was seen since.
+    pub(super) fn is_superseded(&self) -> bool {
+        self.of().is_some_and(|of| !of.tenant.is_at(of.rise))
+    }
+
+    /// Whether nobody has it, as far as is known.
+    pub(super) fn is_nothing(&self) -> bool {
+        matches!(self.content, Content::Absent | Content::Unknown)
+    }
+
+    /// Time since the moment up to which every change at the hub is in it.
+    pub(super) fn age(&self) -> Option<Duration> {
+        self.fresh.map(|fresh| fresh.elapsed())
+    }
+
+    /// The version that it is at least as new as.
+    pub(super) fn reaches(&self) -> Version {
+        let bundle = self.of().map(|of| of.bundle);
+        bundle.unwrap_or_default().max(self.position)
+    }
+
+    /// As readers want it.
+    pub(super) fn lookup(&self) -> Lookup {
+        match &self.content {
+            Content::Value {
+                of, known, version, ..
+            } => {
+                let (value, bundle) = (*version, of.bundle);
+                Lookup::Found(known.clone(), Versions { value, bundle })
+            }
+            Content::Held { .. } => Lookup::Held,
+            Content::Absent => Lookup::Absent,
+            Content::Unknown | Content::Damaged | Content::Failed { .. } => Lookup::NotReady,
+        }
+    }
+
+    /// Whether whoever asks is told something else than before.
+    pub(super) fn differs(&self, before: &Self) -> bool {
+        match (&self.content, &before.content) {
+            (Content::Value { known: new, .. }, Content::Value { known: old, .. }) => new != old,
+            (Content::Failed { .. }, _) => false,
+            (new, old) => std::mem::discriminant(new) != std::mem::discriminant(old),
+        }
+    }
+
+    /// Bytes that it takes, with its key.
+    pub(super) fn weight(&self, names: usize) -> u32 {
+        let tenant = self.tenant().map(|tenant| tenant.id());
         let content = match &self.content {
-            Content::Value { tenant, known, .. } => tenant.as_str().len() + known.weight(),
+            Content::Value { known, .. } => known.weight(),
             Content::Failed { why } => why.len(),
             _ => 0,
         };
-        (OVERHEAD + names + content).try_into().unwrap_or(u32::MAX)
+        let tenant = tenant.map_or(0, |id: &TenantId| id.as_str().len());
+        (OVERHEAD + names + tenant + content)
+            .try_into()
+            .unwrap_or(u32::MAX)
     }
 }

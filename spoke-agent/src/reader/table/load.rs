@@ -1,91 +1,124 @@
-//! Loads one key so that it is of one bundle of its tenant.
+//! Reads one key so that it is of one bundle of its tenant.
 //!
-//! An item says with which build it was written, but not in which bundle it still stands: that says the head. If the head
-//! is the same before and after the item is read, the item is of that bundle. The head of before is one that was seen
-//! before the read began; where there is none, or another, the item is read once more behind the head: if it is the same
-//! then, it is of that bundle.
+//! An item says with which build it was written, but not in which bundle it still stands: that says the head. So the item is
+//! read, then the head. The item is of the bundle that the head named if
+//! * it was written with that bundle, or
+//! * the head surely named that bundle already before the item was read, or
+//! * the item is the same when it is read again behind the head: a build that changes it leaves a mark in it.
 
 use super::Inner;
-use super::entry::{Content, Entry};
+use super::entry::{Content, Entry, Far, Of};
+use super::seen::{Seen, Span, Tenant};
 use crate::store::index::known::Known;
-use contexts::apply::Name;
+use contexts::apply::{Head, Name};
+use contexts::digest::DigestKey;
 use contexts::name::TenantId;
-use contexts::version::Version;
 use contexts_dynamodb::client::TableError;
-use contexts_dynamodb::layout::StoredContext;
-use std::time::Instant;
+use contexts_dynamodb::layout::{Build, StoredContext};
+use std::sync::Arc;
 
 /// How often a key is read that changes each time.
 const TRIES: u32 = 5;
 
-pub(super) async fn load(reader: &Inner, name: &Name) -> Result<Entry, TableError> {
+/// Reads a key of which this was known before.
+pub(super) async fn load(
+    reader: &Inner,
+    name: &Name,
+    before: Option<&Entry>,
+) -> Result<Entry, TableError> {
     let Some(standing) = reader.standing.load_full() else {
         let why = "the table is not filled yet: no publisher ever wrote to it";
         return Err(TableError::Lost(why.into()));
     };
-    let (key, fresh) = (&standing.facts.digest_key, standing.pulse.fresh);
-    let mut before: Option<StoredContext> = None;
+    let key = &standing.facts.digest_key;
+    let far = Far {
+        fresh: reader.local(standing.pulse.fresh),
+        position: standing.pulse.position,
+    };
+    let made = |content, was, read| Entry::new(content, was, read, far, reader.refresh_after);
+    let mut last: Option<(StoredContext, Named)> = None;
     for _ in 0..TRIES {
-        let started = Instant::now();
-        let Some(stored) = reader.db.look_up(key, name).await? else {
+        let (stored, read) = Span::of(reader.db.look_up(key, name)).await;
+        let Some(stored) = stored? else {
+            let was = before.and_then(Entry::tenant).cloned();
+            if let Some(was) = &was {
+                // It was taken away by a newer bundle, by which all else that is cached of its tenant is measured.
+                head(reader, key, was.id()).await?;
+            }
             // By what the table said before: what it became complete in since may not have been here yet.
             let content = match standing.complete.contains(&name.0) {
                 true => Content::Absent,
                 false => Content::Unknown,
             };
-            return Ok(Entry::new(content, fresh));
+            return Ok(made(content, was, read));
         };
-        let tenant = stored.owner.tenant.clone();
-        let Some(record) = stored.record.clone() else {
-            return Ok(Entry::new(Content::Held, fresh));
+        let named = match last.take() {
+            Some((before, named)) if before == stored => named,
+            _ => {
+                let Some(named) = head(reader, key, &stored.owner.tenant).await? else {
+                    continue;
+                };
+                if named.build != stored.build && !named.seen.covers(read) {
+                    last = Some((stored, named));
+                    continue;
+                }
+                named
+            }
         };
-        if !record.is_sound(key) {
-            return Ok(Entry::new(Content::Damaged, fresh));
-        }
-        let is_same = before.as_ref() == Some(&stored);
-        before = Some(stored);
-        let head = reader.db.head(key, &tenant).await?;
-        let Some(head) = head.filter(|head| !head.is_gone) else {
-            // The tenant was removed after the item was read.
-            continue;
+        let of = Of {
+            tenant: named.tenant,
+            bundle: named.seen.version,
+            rise: named.seen.rise,
         };
-        let bundle = head.head.version;
-        let seen = reader.saw(&tenant, bundle).await;
-        let is_of_it = seen.version == bundle && seen.since <= started;
-        if !is_of_it && !is_same {
-            continue;
-        }
-        let value = record.context.value.as_bytes();
-        let (kind, k) = (name.0.as_str(), name.1.as_str());
-        let expires = record.context.expires;
-        let known = Known::value(kind, k, tenant.as_str(), value, record.hash, expires);
-        let content = Content::Value {
-            value: head.head.version_of(kind, k),
-            tenant,
-            known,
-            bundle,
+        let content = match &stored.record {
+            None => Content::Held { of },
+            Some(record) if !record.is_sound(key) => Content::Damaged,
+            Some(record) => {
+                let (kind, key) = (name.0.as_str(), name.1.as_str());
+                let (value, expires) = (record.context.value.as_bytes(), record.context.expires);
+                let owner = of.tenant.id().as_str();
+                Content::Value {
+                    known: Known::value(kind, key, owner, value, record.hash, expires),
+                    version: named.head.version_of(kind, key),
+                    of,
+                }
+            }
         };
-        return Ok(Entry::new(content, fresh));
+        return Ok(made(content, None, read));
     }
     let why = format!("{} {} changed each time that it was read", name.0, name.1);
     Err(TableError::Lost(why))
 }
 
-/// The highest version that was seen of a tenant, and since when.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Seen {
-    /// The version.
-    pub(super) version: Version,
-    since: Instant,
+/// What the head of a tenant that is there names.
+struct Named {
+    tenant: Arc<Tenant>,
+    seen: Seen,
+    build: Build,
+    head: Head,
 }
 
-impl Inner {
-    /// Keeps the highest version of a tenant. Returns what is known now.
-    async fn saw(&self, tenant: &TenantId, version: Version) -> Seen {
-        let since = Instant::now();
-        let entry = self.highest.entry_by_ref(tenant);
-        let lower = |known: &Seen| known.version < version;
-        let seen = std::future::ready(Seen { version, since });
-        entry.or_insert_with_if(seen, lower).await.into_value()
-    }
+/// Asks for the head of a tenant and takes note of it; none if the tenant is gone, or if a newer version was seen already.
+async fn head(reader: &Inner, key: &DigestKey, id: &TenantId) -> Result<Option<Named>, TableError> {
+    let (stored, span) = Span::of(reader.db.head(key, id)).await;
+    let Some(stored) = stored? else {
+        return Ok(None);
+    };
+    let (tenant, seen) = reader.tenants.saw(id, stored.head.version, span);
+    let is_newest = seen.version == stored.head.version && !stored.is_gone;
+    Ok(is_newest.then_some(Named {
+        tenant,
+        seen,
+        build: stored.build,
+        head: stored.head,
+    }))
+}
+
+/// Asks whether the head of a tenant still names what was seen.
+pub(super) async fn confirm(reader: &Inner, tenant: &Tenant) -> Result<(), TableError> {
+    let Some(standing) = reader.standing.load_full() else {
+        return Ok(());
+    };
+    head(reader, &standing.facts.digest_key, tenant.id()).await?;
+    Ok(())
 }
