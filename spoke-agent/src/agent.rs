@@ -4,28 +4,24 @@
 //! the reverse: no request is cut off, and what was taken into the writer's queue is committed before the file closes.
 
 use crate::clock::Clock;
-use crate::config::{ReadConfig, RunConfig};
+use crate::config::RunConfig;
+use crate::listen::{ListenError, Listeners, Socket, answer, listen, no_delay, until};
 use crate::peer::take::Peers;
 use crate::reader::Options;
 use crate::reader::embedded::Embedded;
 use crate::receive::{self, Receive};
+use crate::serve::gate::Gate;
 use crate::serve::watch::Watches;
 use crate::serve::{self, Parts};
 use crate::store::redb::open::{self, OpenError};
 use crate::store::redb::writer::{self, Writer, WriterHandle};
 use crate::store::view::Views;
 use crate::{metrics, random};
-use axum::Router;
-use axum::serve::ListenerExt;
 use contexts::version::Incarnation;
-use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -34,7 +30,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 /// How often the writer is told that the process ran.
 const TICK: Duration = Duration::from_millis(100);
 /// How long open connections may take to end at a stop.
-const GRACE: Duration = Duration::from_secs(5);
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -42,22 +38,12 @@ pub enum StartError {
     /// The store file.
     #[error(transparent)]
     Store(#[from] OpenError),
-    /// An address.
-    #[error("{key}: cannot listen on {address}: {why}")]
-    Listen {
-        /// The key of the configuration.
-        key: &'static str,
-        /// The address.
-        address: String,
-        /// What the system says.
-        why: String,
-    },
-    /// Something that is no socket stands where the socket should be.
-    #[error("read_socket: {} exists and is not a socket; name another path or remove it", path.display())]
-    NotASocket {
-        /// The path.
-        path: PathBuf,
-    },
+    /// An address or a socket.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The table of the region.
+    #[error("{0}")]
+    Table(String),
     /// The system refuses something that every program needs.
     #[error("the agent cannot start: {0}")]
     System(String),
@@ -66,7 +52,10 @@ pub enum StartError {
 impl StartError {
     /// Whether the configuration is at fault rather than the moment.
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Self::Store(_) | Self::NotASocket { .. })
+        matches!(
+            self,
+            Self::Store(_) | Self::Listen(ListenError::NotASocket { .. })
+        )
     }
 }
 
@@ -103,7 +92,7 @@ impl Agent {
 
         let push_listener = listen("push_listen", config.push_listen).await?;
         let push_addr = push_listener.local_addr().map_err(|error| system(&error))?;
-        let read = Listeners::open(&config.read).await?;
+        let mut read = Listeners::open(&config.read).await?;
 
         let incarnation = Incarnation(random::id().map_err(|error| system(&error))?);
         let token = config.push_token.clone();
@@ -135,7 +124,7 @@ impl Agent {
         let watches = Watches::new(stopped.clone());
         let gathering = watches.clone().gather(views.clone(), live.clone());
         let read_routes = serve::routes(Parts {
-            token: config.read.token,
+            gate: Gate::new(config.read.token),
             policies: config.authorize.into(),
             views: views.clone(),
             watches: watches.clone(),
@@ -154,20 +143,19 @@ impl Agent {
             push_routes,
             stopped.clone(),
         ));
-        let (read_addr, socket) = (read.address, read.socket);
-        if let Some(listener) = read.tcp {
-            tasks.spawn(answer(
-                no_delay(listener),
-                read_routes.clone(),
-                stopped.clone(),
-            ));
-        }
-        if let Some(listener) = read.unix {
-            tasks.spawn(answer(listener, read_routes, stopped));
-        }
-        let agent = Self {
+        read.serve(&mut tasks, read_routes, &stopped);
+        let (read_listen, read_socket) = read.names();
+        tracing::info!(
+            region = %config.region,
+            data = %config.data.display(),
+            push_listen = %push_addr,
+            read_listen,
+            read_socket,
+            "ready"
+        );
+        Ok(Self {
             push_addr,
-            read_addr,
+            read_addr: read.address,
             views,
             watches,
             clock,
@@ -175,26 +163,8 @@ impl Agent {
             writer_thread: thread,
             stop,
             tasks,
-            socket,
-        };
-        agent.say_ready(&config.data, config.region.as_str());
-        Ok(agent)
-    }
-
-    fn say_ready(&self, data: &Path, region: &str) {
-        let read = self.read_addr.map(|address| address.to_string());
-        let socket = self
-            .socket
-            .as_ref()
-            .map(|socket| socket.path.display().to_string());
-        tracing::info!(
-            region = %region,
-            data = %data.display(),
-            push_listen = %self.push_addr,
-            read_listen = %read.unwrap_or_else(|| "none".into()),
-            read_socket = %socket.unwrap_or_else(|| "none".into()),
-            "ready"
-        );
+            socket: read.socket.take(),
+        })
     }
 
     /// Reads this agent from within its own process.
@@ -231,126 +201,6 @@ impl Agent {
             tracing::error!("the writer did not end in order");
         }
     }
-}
-
-/// The listeners of the read side.
-struct Listeners {
-    tcp: Option<TcpListener>,
-    address: Option<SocketAddr>,
-    unix: Option<UnixListener>,
-    socket: Option<Socket>,
-}
-
-impl Listeners {
-    async fn open(config: &ReadConfig) -> Result<Self, StartError> {
-        let tcp = match config.listen {
-            Some(address) => Some(listen("read_listen", address).await?),
-            None => None,
-        };
-        let address = tcp.as_ref().and_then(|listener| listener.local_addr().ok());
-        let (unix, socket) = match &config.socket {
-            Some(path) => {
-                let (listener, socket) = Socket::open(path)?;
-                (Some(listener), Some(socket))
-            }
-            None => (None, None),
-        };
-        Ok(Self {
-            tcp,
-            address,
-            unix,
-            socket,
-        })
-    }
-}
-
-/// The file of a Unix socket, by its inode: a path can be another's by the time of the stop.
-struct Socket {
-    path: PathBuf,
-    inode: Option<u64>,
-}
-
-impl Socket {
-    fn open(path: &Path) -> Result<(UnixListener, Self), StartError> {
-        let listen_error = |error: io::Error| StartError::Listen {
-            key: "read_socket",
-            address: path.display().to_string(),
-            why: error.to_string(),
-        };
-        match std::fs::symlink_metadata(path) {
-            Ok(there) if there.file_type().is_socket() => {
-                // One that answers belongs to an agent that runs; only a stale one is ours to remove.
-                if std::os::unix::net::UnixStream::connect(path).is_ok() {
-                    let why = "another process listens there".to_owned();
-                    let address = path.display().to_string();
-                    return Err(StartError::Listen {
-                        key: "read_socket",
-                        address,
-                        why,
-                    });
-                }
-                std::fs::remove_file(path).map_err(listen_error)?;
-            }
-            Ok(_) => {
-                return Err(StartError::NotASocket {
-                    path: path.to_owned(),
-                });
-            }
-            Err(_) => {}
-        }
-        let listener = UnixListener::bind(path).map_err(listen_error)?;
-        let inode = std::fs::symlink_metadata(path).ok().map(|file| file.ino());
-        let path = path.to_owned();
-        Ok((listener, Self { path, inode }))
-    }
-
-    fn remove(&self) {
-        let there = std::fs::symlink_metadata(&self.path)
-            .ok()
-            .map(|file| file.ino());
-        if there.is_some() && there == self.inode {
-            // If it stays, the next start removes it.
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| StartError::Listen {
-            key,
-            address: address.to_string(),
-            why: match error.kind() {
-                io::ErrorKind::AddrInUse => "another program uses it".into(),
-                _ => error.to_string(),
-            },
-        })
-}
-
-fn no_delay(listener: TcpListener) -> impl axum::serve::Listener<Addr = SocketAddr> {
-    listener.tap_io(|stream| {
-        // Without it answers are only later, not wrong.
-        let _ = stream.set_nodelay(true);
-    })
-}
-
-async fn answer<L>(listener: L, routes: Router, stopped: watch::Receiver<bool>)
-where
-    L: axum::serve::Listener,
-    L::Addr: std::fmt::Debug,
-{
-    let served = axum::serve(listener, routes)
-        .with_graceful_shutdown(until(stopped))
-        .await;
-    if let Err(error) = served {
-        tracing::error!(%error, "a listener ended");
-    }
-}
-
-async fn until(mut stopped: watch::Receiver<bool>) {
-    // An error means that the agent itself is gone.
-    let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
 /// Tells the writer how long the process ran, by the real time between two ticks.

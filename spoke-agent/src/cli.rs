@@ -113,9 +113,28 @@ pub struct Keys {
     /// Memory for pages of the store file, in MiB (default 24).
     #[arg(long, global = true, value_name = "MIB")]
     cache_mib: Option<String>,
-    /// Most memory for the contexts themselves, in MiB (default: all that they need; 0 reads them from the file).
+    /// Most memory for the contexts themselves, in MiB (default: all that they need; 0 reads them from the file; of a
+    /// table 256).
     #[arg(long, global = true, value_name = "MIB")]
     memory_mib: Option<String>,
+    /// Where the region's contexts are: `file`, the default, or `dynamodb`.
+    #[arg(long, global = true, value_name = "STORE")]
+    store: Option<String>,
+    /// The table of a region on DynamoDB.
+    #[arg(long, global = true, value_name = "NAME")]
+    table: Option<String>,
+    /// The AWS region that the table is in.
+    #[arg(long, global = true, value_name = "REGION")]
+    aws_region: Option<String>,
+    /// A server that speaks the API of DynamoDB, instead of AWS.
+    #[arg(long, global = true, value_name = "URL")]
+    endpoint: Option<String>,
+    /// A role to take on for the table.
+    #[arg(long, global = true, value_name = "ARN")]
+    role_arn: Option<String>,
+    /// What is cached of a table and older than this is read again behind the answers (default 10).
+    #[arg(long, global = true, value_name = "SECONDS")]
+    refresh_seconds: Option<String>,
 }
 
 impl Keys {
@@ -132,6 +151,12 @@ impl Keys {
             peers,
             cache_mib,
             memory_mib,
+            store,
+            table,
+            aws_region,
+            endpoint,
+            role_arn,
+            refresh_seconds,
         } = self;
         let all = [
             ("region", region),
@@ -144,6 +169,12 @@ impl Keys {
             ("peers", peers),
             ("cache_mib", cache_mib),
             ("memory_mib", memory_mib),
+            ("store", store),
+            ("table", table),
+            ("aws_region", aws_region),
+            ("endpoint", endpoint),
+            ("role_arn", role_arn),
+            ("refresh_seconds", refresh_seconds),
         ];
         let given = all.into_iter().filter_map(|(key, text)| Some((key, text?)));
         given.collect()

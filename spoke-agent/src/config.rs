@@ -10,8 +10,12 @@
 //! | `read_token` | the gateways' token; required if `read_listen` is not loopback |
 //! | `read_socket` | the same as `read_listen`, over a Unix socket |
 //! | `peers` | push addresses of other agents of the region, from which a new or emptied one fills itself |
+//! | `store` | `"file"`, the default, or `"dynamodb"`: the region's contexts are in a table, and this agent caches them |
+//! | `table`, `aws_region` | of a table: its name, and the AWS region that it is in |
+//! | `endpoint`, `role_arn` | of a table: another server than AWS itself; a role to take on |
+//! | `refresh_seconds` | of a table: what is older is read again behind the answers, default 10 |
 //! | `cache_mib` | memory for pages of the store file, default 24 |
-//! | `memory_mib` | most memory for the contexts themselves, default all that they need; 0 reads them from the file |
+//! | `memory_mib` | most memory for the contexts themselves, default all that they need; 0 reads them from the file; of a table 256 |
 //!
 //! `[[authorize]]` tables, in the file alone, say who is let through; see [`authorize`].
 //!
@@ -22,8 +26,11 @@
 pub mod authorize;
 mod expand;
 mod layers;
+mod table;
 
 pub use layers::{Flags, Layers};
+#[cfg(feature = "dynamodb")]
+pub use table::TableRunConfig;
 
 use authorize::Policy;
 use contexts::name::Region;
@@ -38,7 +45,7 @@ pub const DEFAULT_CACHE_MIB: usize = 24;
 const MAX_CACHE_MIB: usize = 1 << 20;
 
 /// The keys, in the order in which messages list them.
-pub const KEYS: [&str; 10] = [
+pub const KEYS: [&str; 16] = [
     "region",
     "data",
     "push_listen",
@@ -49,6 +56,12 @@ pub const KEYS: [&str; 10] = [
     "peers",
     "cache_mib",
     "memory_mib",
+    "store",
+    "table",
+    "aws_region",
+    "endpoint",
+    "role_arn",
+    "refresh_seconds",
 ];
 
 /// What is wrong with a configuration, in one line that says where.
@@ -151,25 +164,51 @@ pub struct ReadConfig {
     pub token: Option<SecretString>,
 }
 
+/// What `run` runs.
+#[derive(Debug, Clone)]
+pub enum Run {
+    /// An agent with a store file.
+    File(RunConfig),
+    /// One that answers from a table.
+    #[cfg(feature = "dynamodb")]
+    Table(TableRunConfig),
+}
+
 /// What the layers say, for `run`.
 ///
 /// # Errors
 /// [`ConfigError`] names the first key that is missing or wrong, and where it was set.
-pub fn for_run(layers: &Layers) -> Result<RunConfig, ConfigError> {
+pub fn for_run(layers: &Layers) -> Result<Run, ConfigError> {
+    let store = layers.optional("store")?;
+    match store.as_ref().map(|set| set.value.as_str()) {
+        None | Some("file") => for_file_run(layers).map(Run::File),
+        #[cfg(feature = "dynamodb")]
+        Some("dynamodb") => table::for_run(layers).map(Run::Table),
+        _ => Err(layers
+            .required("store")?
+            .bad(match cfg!(feature = "dynamodb") {
+                true => "must be \"file\" or \"dynamodb\"",
+                false => "must be \"file\": this program was built without the feature dynamodb",
+            })),
+    }
+}
+
+fn region(layers: &Layers) -> Result<Region, ConfigError> {
     let region = layers.required("region")?;
-    let checked = Region::new(&region.value).map_err(|bad| region.bad(bad.to_string()))?;
+    Region::new(&region.value).map_err(|bad| region.bad(bad.to_string()))
+}
+
+/// What the layers say, for `run` with a store file.
+///
+/// # Errors
+/// As [`for_run`].
+pub fn for_file_run(layers: &Layers) -> Result<RunConfig, ConfigError> {
+    table::none_of(layers)?;
+    let checked = region(layers)?;
     let data = layers.required("data")?;
     let push_listen = layers.required("push_listen")?.address()?;
     let push_token = layers.required("push_token")?.token()?;
-    let read = for_read(layers)?;
-    if let (Some(address), None) = (read.listen, &read.token)
-        && !address.ip().is_loopback()
-    {
-        let listen = layers.required("read_listen")?;
-        return Err(listen.bad(format!(
-            "is {address}, which is not loopback: set read_token, or every host that reaches it can read"
-        )));
-    }
+    let read = for_serving(layers)?;
     let cache_bytes = cache_bytes(layers)?;
     let peers = match layers.optional("peers")? {
         Some(set) => set.addresses()?,
@@ -190,6 +229,20 @@ pub fn for_run(layers: &Layers) -> Result<RunConfig, ConfigError> {
         authorize: layers.policies().to_vec(),
         cache_bytes,
     })
+}
+
+/// Where gateways read, if that is safe.
+fn for_serving(layers: &Layers) -> Result<ReadConfig, ConfigError> {
+    let read = for_read(layers)?;
+    if let (Some(address), None) = (read.listen, &read.token)
+        && !address.ip().is_loopback()
+    {
+        let listen = layers.required("read_listen")?;
+        return Err(listen.bad(format!(
+            "is {address}, which is not loopback: set read_token, or every host that reaches it can read"
+        )));
+    }
+    Ok(read)
 }
 
 fn cache_bytes(layers: &Layers) -> Result<usize, ConfigError> {

@@ -16,9 +16,11 @@
 //! | module | is about |
 //! | --- | --- |
 //! | [`agent`] | the parts put together; start and stop |
+//! | `table_agent` | the same without a store of its own: from a table on DynamoDB (feature `dynamodb`) |
 //! | [`cli`] | the command line, and `get`, `list`, `stats`, `verify` |
 //! | [`config`] | file, environment, flags |
 //! | [`telemetry`], [`metrics`] | logs and counts |
+//! | [`listen`] | listeners, over TCP and over a Unix socket |
 //! | [`clock`], [`random`], [`token`], [`failpoint`] | the small edges |
 //!
 //! An agent must never open a connection out of its region, and knows no address of the hub: a spoke is called and does
@@ -30,6 +32,7 @@ mod client;
 pub mod clock;
 pub mod config;
 pub mod failpoint;
+pub mod listen;
 pub mod metrics;
 pub mod peer;
 pub mod random;
@@ -37,5 +40,7 @@ pub mod reader;
 pub mod receive;
 pub mod serve;
 pub mod store;
+#[cfg(feature = "dynamodb")]
+pub mod table_agent;
 pub mod telemetry;
 pub mod token;

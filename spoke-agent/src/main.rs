@@ -5,8 +5,10 @@ use spoke_agent::agent::{Agent, StartError};
 use spoke_agent::cli::list::{self, Asked};
 use spoke_agent::cli::out::{self, Stop};
 use spoke_agent::cli::{Cli, Command, get, stats, verify};
-use spoke_agent::config::{self, Layers, RunConfig};
+use spoke_agent::config::{self, Layers, Run};
 use spoke_agent::store::redb::open::OpenError;
+#[cfg(feature = "dynamodb")]
+use spoke_agent::table_agent::TableAgent;
 use spoke_agent::telemetry;
 use std::io::Write;
 use std::process::ExitCode;
@@ -89,12 +91,45 @@ fn start(cli: Cli) -> Result<ExitCode, (u8, String)> {
     }
 }
 
-async fn run(config: RunConfig) -> Result<ExitCode, (u8, String)> {
+/// An agent of either kind.
+enum Running {
+    File(Box<Agent>),
+    #[cfg(feature = "dynamodb")]
+    Table(TableAgent),
+}
+
+impl Running {
+    async fn start(config: Run) -> Result<Self, StartError> {
+        Ok(match config {
+            Run::File(config) => Self::File(Box::new(Agent::start(config).await?)),
+            #[cfg(feature = "dynamodb")]
+            Run::Table(config) => Self::Table(TableAgent::start(config).await?),
+        })
+    }
+
+    async fn failed(&self) {
+        match self {
+            Self::File(agent) => agent.failed().await,
+            #[cfg(feature = "dynamodb")]
+            Self::Table(_) => std::future::pending().await,
+        }
+    }
+
+    async fn stop(self) {
+        match self {
+            Self::File(agent) => agent.stop().await,
+            #[cfg(feature = "dynamodb")]
+            Self::Table(agent) => agent.stop().await,
+        }
+    }
+}
+
+async fn run(config: Run) -> Result<ExitCode, (u8, String)> {
     let failed = |error: std::io::Error| (FAILED, error.to_string());
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let agent = tokio::select! {
-        started = Agent::start(config) => started.map_err(|error: StartError| {
+        started = Running::start(config) => started.map_err(|error: StartError| {
             let code = if error.is_configuration() { MISUSED } else { FAILED };
             (code, error.to_string())
         })?,

@@ -27,6 +27,14 @@ pub const BUNDLES_PUSHED: &str = "hubcast_agent_bundles_pushed_total";
 pub const COMMIT_SECONDS: &str = "hubcast_agent_commit_seconds";
 /// Watchers that were dropped because they did not read.
 pub const WATCHERS_DROPPED: &str = "hubcast_agent_watchers_dropped_total";
+/// Keys of a table that are cached.
+pub const CACHED: &str = "hubcast_agent_cached_contexts";
+/// Bytes that they take.
+pub const CACHE_BYTES: &str = "hubcast_agent_cache_bytes";
+/// Keys that were read from the table, by `why`: fill, refresh.
+pub const TABLE_READS: &str = "hubcast_agent_table_reads_total";
+/// Read units that the table counted.
+pub const READ_UNITS: &str = "hubcast_agent_table_read_units";
 /// Findings of the audit at start-up, by `finding`.
 pub const REPAIRED: &str = "hubcast_agent_repaired_total";
 
@@ -109,6 +117,10 @@ fn describe() {
         WATCHERS_DROPPED,
         "Watchers that were dropped because they did not read"
     );
+    metrics::describe_gauge!(CACHED, "Keys of the table that are cached");
+    metrics::describe_gauge!(CACHE_BYTES, "Bytes that they take");
+    metrics::describe_counter!(TABLE_READS, "Keys read from the table, by why");
+    metrics::describe_gauge!(READ_UNITS, "Read units that the table counted");
     metrics::describe_counter!(
         REPAIRED,
         "What the audit of the store file found and mended"

@@ -3,6 +3,7 @@
 //! | module | is about |
 //! | --- | --- |
 //! | `answer` | error bodies and the headers that every answer has |
+//! | `gate` | who may read |
 //! | `one` | `GET /v1/contexts/{kind}/{key}` |
 //! | `batch` | `POST /v1/contexts/batch-get` |
 //! | `element` | a context as batch-get and tenant answers have it |
@@ -10,6 +11,7 @@
 //! | `authorize` | `/v1/authorize/{policy}`, for nginx and Envoy |
 //! | `watch` | `GET /v1/watch` |
 //! | `openapi` | `GET /v1/openapi.json` |
+//! | `table` | all of them but `watch`, from a table instead of a store |
 //! | `status` | `/v1/status`, `/healthz`, `/readyz`, `/metrics` |
 //!
 //! An answer must never say "no such key" but from the store's own knowledge: everything that goes wrong here is a 4xx
@@ -19,26 +21,29 @@ mod answer;
 mod authorize;
 mod batch;
 mod element;
+pub mod gate;
 mod one;
 pub mod openapi;
 mod status;
+#[cfg(feature = "dynamodb")]
+pub mod table;
 mod tenant;
 pub mod watch;
 
 use crate::clock::Clock;
 use crate::config::authorize::Policy;
+use crate::metrics as names;
 use crate::store::live::Live;
 use crate::store::redb::writer::WriterHandle;
 use crate::store::view::Views;
-use crate::{metrics as names, token};
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::StatusCode;
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{MethodRouter, any, get, post};
+use gate::Gate;
 use metrics_exporter_prometheus::PrometheusHandle;
-use secrecy::SecretString;
 use std::ops::Deref;
 use std::sync::Arc;
 use tokio::sync::watch as channel;
@@ -61,8 +66,8 @@ impl Deref for Serve {
 
 /// What the read listener needs.
 pub struct Parts {
-    /// The gateways' token, if one is asked for.
-    pub token: Option<SecretString>,
+    /// Who may read.
+    pub gate: Gate,
     /// Who is let through.
     pub policies: Arc<[Policy]>,
     /// The store.
@@ -150,6 +155,7 @@ pub const ROUTES: &[Route] = &[
 
 /// The routes of the read listener.
 pub fn routes(parts: Parts) -> Router {
+    let gate = parts.gate.clone();
     let serve = Serve(Arc::new(parts));
     let with = |asks: Asks, router: Router<Serve>| {
         let routes = ROUTES.iter().filter(|route| route.asks == asks);
@@ -159,29 +165,18 @@ pub fn routes(parts: Parts) -> Router {
     };
     let guarded = with(Asks::Token, Router::new())
         .layer(DefaultBodyLimit::max(BODY_BYTES))
-        .route_layer(middleware::from_fn_with_state(serve.clone(), check_token));
+        .route_layer(middleware::from_fn_with_state(gate.clone(), gate::check));
     // Whatever a gateway appends is the path of its client.
     let authorize = with(Asks::TokenBeside, Router::new())
         .route("/v1/authorize", any(authorize::authorize))
         .route("/v1/authorize/", any(authorize::authorize))
         .route("/v1/authorize/{policy}/", any(authorize::authorize))
         .route("/v1/authorize/{policy}/{*path}", any(authorize::authorize))
-        .route_layer(middleware::from_fn_with_state(
-            serve.clone(),
-            check_either_token,
-        ));
+        .route_layer(middleware::from_fn_with_state(gate, gate::check_either));
     let counted = with(Asks::Nothing, guarded.merge(authorize))
         .fallback(answer::no_such_route)
         .layer(middleware::from_fn(count));
     with(Asks::TokenItself, counted).with_state(serve)
-}
-
-impl Parts {
-    /// Whether a request with these headers may read.
-    fn admits(&self, headers: &HeaderMap) -> bool {
-        let token = self.token.as_ref();
-        token.is_none_or(|token| token::is_carried(headers, token))
-    }
 }
 
 /// Counts of gets, of what they can answer.
@@ -189,26 +184,6 @@ pub fn counts_of_gets() -> names::StatusCounts {
     let statuses = [200, 304, 400, 401, 404, 412, 503];
     let statuses = statuses.map(|code| StatusCode::from_u16(code).unwrap_or_default());
     names::StatusCounts::of(GET, &statuses)
-}
-
-async fn check_token(State(my): State<Serve>, request: Request, next: Next) -> Response {
-    match my.admits(request.headers()) {
-        true => next.run(request).await,
-        false => answer::Failure::Token.into_response(),
-    }
-}
-
-/// As [`check_token`], and also beside `Authorization`, which may carry what is to be decided on.
-async fn check_either_token(State(my): State<Serve>, request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    match &my.token {
-        Some(token)
-            if !token::is_carried(headers, token) && !token::is_carried_beside(headers, token) =>
-        {
-            answer::Failure::Token.into_response()
-        }
-        _ => next.run(request).await,
-    }
 }
 
 async fn count(request: Request, next: Next) -> Response {

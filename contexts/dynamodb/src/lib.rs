@@ -35,7 +35,7 @@ mod random;
 mod read;
 mod sizes;
 pub mod table;
-mod tenants;
+pub mod tenants;
 mod transaction;
 pub mod units;
 mod working;

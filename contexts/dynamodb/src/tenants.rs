@@ -1,10 +1,11 @@
-//! All that a table holds of some tenants, for whoever compares: the hub's diff and its lookups. Needs no session.
+//! All that a table holds of some tenants: for the hub's diff and its lookups, and for readers. Needs no session.
 
 use crate::client::{Db, TableError};
 use crate::layout::{Item, Place, SETTLED, STAGED, StoredContext, StoredHead, staged_of};
 use crate::table::{Answered, Table};
 use crate::working::{names_in, read_heads};
 use contexts::apply::Name;
+use contexts::digest::DigestKey;
 use contexts::name::TenantId;
 use contexts::push::{ReadTenant, TenantState, TenantsRead};
 use std::collections::{BTreeMap, HashMap};
@@ -24,10 +25,12 @@ impl Table {
             owners: Vec::new(),
         };
         for tenant in &asked.tenants {
-            read.tenants.push(match &key {
-                Some(key) => read_one(self.db(), key, tenant).await?,
-                None => nothing(tenant),
-            });
+            let whole = match &key {
+                Some(key) => self.db().whole(key, tenant).await?,
+                None => None,
+            };
+            read.tenants
+                .push(whole.map_or_else(|| nothing(tenant), told));
         }
         let names: Vec<Name> = asked.owners_of.clone();
         let stored = match &key {
@@ -50,53 +53,61 @@ fn nothing(tenant: &TenantId) -> TenantState {
     }
 }
 
-/// A tenant as of one build: it is read again if its head changed meanwhile.
-async fn read_one(
-    db: &Db,
-    key: &contexts::digest::DigestKey,
-    tenant: &TenantId,
-) -> Result<TenantState, TableError> {
-    for _ in 0..TRIES {
-        let place = Place::head(key, tenant);
-        let head = db
-            .get(&place)
-            .await?
-            .as_ref()
-            .map(StoredHead::of)
-            .transpose()?;
-        let Some(head) = head.filter(|head| !head.is_gone) else {
-            return Ok(nothing(tenant));
-        };
-        let names = names_in(db, &head).await?;
-        let stored = effective(db, key, names).await?;
-        let again = db
-            .get(&place)
-            .await?
-            .as_ref()
-            .map(StoredHead::of)
-            .transpose()?;
-        if again.as_ref().map(|again| again.build) != Some(head.build) {
-            continue;
+/// A tenant as of one build.
+#[derive(Debug, Clone)]
+pub struct WholeTenant {
+    /// Its head.
+    pub head: StoredHead,
+    /// Its contexts.
+    pub contexts: Vec<StoredContext>,
+}
+
+impl Db {
+    /// All that the table holds of a tenant; none if that is nothing. It is read again if it is written meanwhile.
+    ///
+    /// # Errors
+    /// [`TableError`] if there is no answer, or it is written each time.
+    pub async fn whole(
+        &self,
+        key: &DigestKey,
+        tenant: &TenantId,
+    ) -> Result<Option<WholeTenant>, TableError> {
+        for _ in 0..TRIES {
+            let head = self.head(key, tenant).await?;
+            let Some(head) = head.filter(|head| !head.is_gone) else {
+                return Ok(None);
+            };
+            let names = names_in(self, &head).await?;
+            let stored = effective(self, key, names).await?;
+            let again = self.head(key, tenant).await?;
+            if again.map(|again| again.build) != Some(head.build) {
+                continue;
+            }
+            let own = stored.into_values().filter(|s| s.owner.tenant == *tenant);
+            let contexts = own.collect();
+            return Ok(Some(WholeTenant { head, contexts }));
         }
-        let own = stored.into_values().filter(|s| s.owner.tenant == *tenant);
-        let held = head.head.held.iter();
-        let held_kinds = head.head.held_kinds.iter();
-        return Ok(TenantState {
-            tenant: tenant.clone(),
-            version: Some(head.head.version),
-            contexts: own.filter_map(|s| s.record.map(|r| r.context)).collect(),
-            held: held.map(|h| (h.kind.clone(), h.key.clone())).collect(),
-            held_kinds: held_kinds.map(|h| h.kind.clone()).collect(),
-        });
+        let why = format!("tenant {tenant:?} was written each time that it was read");
+        Err(TableError::Lost(why))
     }
-    let why = format!("tenant {tenant:?} was written each time that it was read");
-    Err(TableError::Lost(why))
+}
+
+fn told(WholeTenant { head, contexts }: WholeTenant) -> TenantState {
+    let records = contexts.into_iter().filter_map(|stored| stored.record);
+    let (held, held_kinds) = (head.head.held.iter(), head.head.held_kinds.iter());
+    TenantState {
+        version: Some(head.head.version),
+        contexts: records.map(|record| record.context).collect(),
+        held: held.map(|h| (h.kind.clone(), h.key.clone())).collect(),
+        held_kinds: held_kinds.map(|h| h.kind.clone()).collect(),
+        tenant: head.tenant,
+    }
 }
 
 /// Keys as they count now, those of a large build under way included.
 async fn effective(
     db: &Db,
-    key: &contexts::digest::DigestKey,
+    key: &DigestKey,
     names: Vec<Name>,
 ) -> Result<BTreeMap<Name, StoredContext>, TableError> {
     let both = |name: &Name| [SETTLED, STAGED].map(|sk| Place::context(name, sk));

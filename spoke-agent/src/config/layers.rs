@@ -269,7 +269,7 @@ fn scalar(key: &str, value: &DeValue<'_>) -> Result<String, String> {
         });
         return Ok(texts.collect::<Result<Vec<_>, _>>()?.join(","));
     }
-    match (key.ends_with("_mib"), value) {
+    match (key.ends_with("_mib") || key.ends_with("_seconds"), value) {
         (true, DeValue::Integer(number)) => Ok(number.to_string()),
         (true, other) => Err(format!("must be a whole number, not {}", type_of(other))),
         (false, other) if key == "peers" => {

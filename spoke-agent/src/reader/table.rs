@@ -6,6 +6,7 @@
 //! | `batch` | many keys of one state |
 //! | `entry` | what is known of one key, and when that counts |
 //! | `load` | how one key is read so that it is of one bundle |
+//! | `looked` | the same, for an agent that answers others |
 //! | `seen` | what was seen of each tenant |
 //! | `named` | the key of the cache |
 //!
@@ -26,20 +27,23 @@
 mod batch;
 mod entry;
 mod load;
+mod looked;
 mod named;
 mod seen;
+
+pub(crate) use looked::Looked;
 
 use super::{Answer, Changed, Changes, ContextReader, Options, Reply, answer};
 use crate::clock::wall_micros;
 use arc_swap::ArcSwapOption;
 use contexts::name::{Key, Kind, Region};
-use contexts::version::Version;
 use contexts_dynamodb::client::{Db, TableConfig, TableError};
 use contexts_dynamodb::lookup::Standing;
 use entry::{Content, Entry};
 use moka::future::Cache;
 use named::{Named, Pair};
 use seen::Tenants;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, broadcast};
@@ -101,6 +105,24 @@ struct Inner {
     fills: Semaphore,
     refreshes: Arc<Semaphore>,
     changed: broadcast::Sender<Changed>,
+    counts: Counts,
+}
+
+/// How often the table was read.
+#[derive(Default)]
+struct Counts {
+    fills: AtomicU64,
+    refreshes: AtomicU64,
+}
+
+impl Counts {
+    fn fills(&self) -> u64 {
+        self.fills.load(Ordering::Relaxed)
+    }
+
+    fn refreshes(&self) -> u64 {
+        self.refreshes.load(Ordering::Relaxed)
+    }
 }
 
 impl TableReader {
@@ -139,6 +161,7 @@ impl TableReader {
             fills: Semaphore::new(config.fills),
             refreshes: Arc::new(Semaphore::new(config.refreshes)),
             changed: broadcast::channel(CHANGES).0,
+            counts: Counts::default(),
         });
         match inner.look().await {
             Err(error @ (TableError::Rejected(_) | TableError::Damaged(_))) => return Err(error),
@@ -149,6 +172,11 @@ impl TableReader {
         }
         tokio::spawn(look_again(Arc::downgrade(&inner)));
         Ok(Self(inner))
+    }
+
+    /// What is older is read again behind the answers.
+    pub fn refresh_after(&self) -> Duration {
+        self.0.refresh_after
     }
 
     /// What was paid for.
@@ -262,6 +290,7 @@ impl Inner {
         is_replaced: impl Fn(&Entry) -> bool + Send + Sync,
     ) -> Arc<Entry> {
         let fill = async {
+            self.counts.fills.fetch_add(1, Ordering::Relaxed);
             let turn = tokio::time::timeout(TURN_WITHIN, self.fills.acquire()).await;
             match turn {
                 Ok(Ok(_permit)) => self
@@ -314,6 +343,7 @@ impl Inner {
         tokio::spawn(async move {
             let _permit = permit;
             let fill = async {
+                this.counts.refreshes.fetch_add(1, Ordering::Relaxed);
                 match this.read(&name).await {
                     Ok(entry) => entry,
                     // It stays as it is, and becomes older.
@@ -347,15 +377,6 @@ impl Inner {
         };
         let entry = self.entry(&name).await;
         self.reply(&entry)
-    }
-
-    /// As [`Inner::entry`], of a state that has at least this version of everything, if the table has that.
-    async fn entry_at(self: &Arc<Self>, name: &Named, least: Option<Version>) -> Arc<Entry> {
-        let entry = self.entry(name).await;
-        match least {
-            Some(least) if entry.reaches() < least => self.replaced(name, &entry).await,
-            _ => entry,
-        }
     }
 }
 

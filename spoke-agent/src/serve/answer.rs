@@ -12,6 +12,8 @@ use contexts::version::Version;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 use std::borrow::Cow;
+use std::io::Write;
+use std::time::Duration;
 
 /// The owner of a context, percent-encoded.
 pub const TENANT: HeaderName = HeaderName::from_static("x-context-tenant");
@@ -29,6 +31,31 @@ pub const MIN_VERSION: HeaderName = HeaderName::from_static("x-context-min-versi
 pub const ASK_FIRST: HeaderValue = HeaderValue::from_static("no-cache");
 /// For an answer that is nobody's to keep: what is absent now can be there in a moment.
 pub const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+/// How far what was read is.
+#[derive(Debug, Clone, Copy)]
+pub struct Far {
+    /// The highest version of which nothing was under way to it.
+    pub position: Version,
+    /// Time since the moment up to which every change at the hub is in it, if that is known.
+    pub age: Option<Duration>,
+}
+
+impl Far {
+    /// A store, as its writer published it.
+    pub fn of(live: &Live, now: Reading) -> Self {
+        let micros = live.fresh.map(|fresh| fresh.micros_until(now));
+        Self {
+            position: live.position,
+            age: micros.map(|micros| Duration::from_micros(micros as u64)),
+        }
+    }
+
+    /// Whether it is older than this version, or may be.
+    pub fn is_behind(&self, least: Option<Version>) -> bool {
+        least.is_some_and(|least| least > self.position)
+    }
+}
 
 /// What stays as it is in a header value: the unreserved characters of URLs.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
@@ -67,22 +94,33 @@ pub enum Failure {
     /// The file cannot be read.
     #[error("storage")]
     Storage(#[from] StoreError),
+    /// The table of the region does not answer, and the key is not cached; why.
+    #[error("unreachable")]
+    Unreachable(String),
+    /// This agent cannot do that at all; why.
+    #[error("not_here")]
+    NotHere(String),
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let status = match &self {
             Self::NotFound | Self::Expired => StatusCode::NOT_FOUND,
-            Self::NotReady | Self::Held | Self::Storage(_) | Self::TooManyWatchers => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NotReady
+            | Self::Held
+            | Self::Storage(_)
+            | Self::Unreachable(_)
+            | Self::TooManyWatchers => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotHere(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Behind => StatusCode::PRECONDITION_FAILED,
             Self::Token => StatusCode::UNAUTHORIZED,
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
         };
         let name = self.to_string();
         let body = match self {
-            Self::BadRequest(message) => json!({ "error": name, "message": message }),
+            Self::BadRequest(message) | Self::Unreachable(message) | Self::NotHere(message) => {
+                json!({ "error": name, "message": message })
+            }
             Self::Storage(error) => {
                 tracing::error!(%error, "a read failed");
                 json!({ "error": name })
@@ -105,13 +143,21 @@ pub async fn no_such_route(uri: Uri) -> Response {
     (StatusCode::NOT_FOUND, Json(body)).into_response()
 }
 
-/// A version and, if it is known, the age of the store.
-pub fn stamp(headers: &mut HeaderMap, version: Version, live: &Live, now: Reading) {
+/// A version, and how far what was read is.
+pub fn stamp(headers: &mut HeaderMap, version: Version, far: Far) {
     put(headers, VERSION, &version.to_string());
-    put(headers, POSITION, &live.position.to_string());
-    if let Some(age) = live.age(now) {
-        put(headers, AGE, &format!("{age:.3}"));
+    put(headers, POSITION, &far.position.to_string());
+    if let Some(age) = far.age {
+        let mut text = Vec::new();
+        write_seconds(&mut text, age);
+        put(headers, AGE, &String::from_utf8_lossy(&text));
     }
+}
+
+/// Adds seconds, with three digits.
+pub fn write_seconds(to: &mut Vec<u8>, age: Duration) {
+    // Writing to memory does not fail.
+    let _ = write!(to, "{}.{:03}", age.as_secs(), age.subsec_millis());
 }
 
 /// Sets a header; a text that no header can carry is left out.

@@ -15,13 +15,12 @@
 mod forward;
 
 use super::Serve;
-use super::answer::{Failure, NO_STORE, percent_encoded, put, stamp};
+use super::answer::{Failure, Far, NO_STORE, percent_encoded, put, stamp};
 use crate::clock::wall_micros;
 use crate::config::authorize::{Hash, Part, Policy, Then};
 use crate::metrics as names;
 use crate::store::index::Lookup;
 use crate::store::index::known::Known;
-use crate::store::view::View;
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, WWW_AUTHENTICATE};
@@ -39,7 +38,7 @@ const TO_REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-r
 
 /// Why a request is not let through.
 #[derive(Debug, thiserror::Error)]
-enum Refused {
+pub enum Refused {
     /// There is no credential.
     #[error("no_credential")]
     Missing,
@@ -105,6 +104,7 @@ impl Refused {
             Self::Stale => "stale",
             Self::CannotSay(Failure::NotReady) => "not_ready",
             Self::CannotSay(Failure::Held) => "held",
+            Self::CannotSay(Failure::Unreachable(_)) => "unreachable",
             Self::CannotSay(_) => "storage",
         }
     }
@@ -135,21 +135,44 @@ impl IntoResponse for Refused {
 
 /// Decides on one request.
 pub async fn authorize(State(my): State<Serve>, uri: Uri, headers: HeaderMap) -> Response {
-    let asked = policy_of(uri.path());
-    let Some(policy) = my.policies.iter().find(|policy| *policy.name == *asked) else {
-        count(&Arc::from("none"), Refused::NoPolicy.outcome());
-        return Refused::NoPolicy.into_response();
+    let policy = match policy(&my.policies, &uri) {
+        Ok(policy) => policy,
+        Err(refused) => return *refused,
     };
     // What was published is taken before the view, so that the view has at least that.
     let live = my.live.borrow().clone();
-    let now = my.clock.reading();
+    let far = Far::of(&live, my.clock.reading());
     let decided = credential(policy, &headers).and_then(|key| {
-        let is_young = |most| live.age(now).is_some_and(|age| age <= most);
-        match policy.max_age {
-            Some(most) if !is_young(most) => Err(Refused::Stale),
-            _ => decide(policy, &my, &key),
-        }
+        check_age(policy, far)?;
+        decide(policy, &my, &key)
     });
+    answer(policy, decided, far)
+}
+
+/// The policy that a path names, or the answer if there is none.
+pub fn policy<'a>(policies: &'a [Policy], uri: &Uri) -> Result<&'a Policy, Box<Response>> {
+    let asked = policy_of(uri.path());
+    let policy = policies.iter().find(|policy| *policy.name == *asked);
+    policy.ok_or_else(|| {
+        count(&Arc::from("none"), Refused::NoPolicy.outcome());
+        Box::new(Refused::NoPolicy.into_response())
+    })
+}
+
+/// Whether what is read is young enough for the policy.
+///
+/// # Errors
+/// [`Refused::Stale`]
+pub fn check_age(policy: &Policy, far: Far) -> Result<(), Refused> {
+    let is_young = |most| far.age.is_some_and(|age| age.as_secs_f64() <= most);
+    match policy.max_age {
+        Some(most) if !is_young(most) => Err(Refused::Stale),
+        _ => Ok(()),
+    }
+}
+
+/// The whole answer to what was decided.
+pub fn answer(policy: &Policy, decided: Result<HeaderMap, Refused>, far: Far) -> Response {
     let mut response = match decided {
         Ok(told) => {
             count(&policy.name, "allowed");
@@ -160,7 +183,7 @@ pub async fn authorize(State(my): State<Serve>, uri: Uri, headers: HeaderMap) ->
             not_allowed(policy, refused)
         }
     };
-    stamp(response.headers_mut(), live.position, &live, now);
+    stamp(response.headers_mut(), far.position, far);
     response
 }
 
@@ -200,7 +223,10 @@ fn not_allowed(policy: &Policy, refused: Refused) -> Response {
 }
 
 /// The key that the request's credential stands for.
-fn credential(policy: &Policy, headers: &HeaderMap) -> Result<String, Refused> {
+///
+/// # Errors
+/// Why there is none.
+pub fn credential(policy: &Policy, headers: &HeaderMap) -> Result<String, Refused> {
     let mut values = headers.get_all(&policy.header).iter();
     let value = values.next().ok_or(Refused::Missing)?;
     // Of two, the gateway's client could mean one and show another.
@@ -241,54 +267,74 @@ fn hex(bytes: &[u8]) -> String {
 /// The headers of whoever has this key, or why there are none.
 fn decide(policy: &Policy, my: &Serve, key: &str) -> Result<HeaderMap, Refused> {
     let view = my.views.take().map_err(Failure::from)?;
-    let now = wall_micros();
-    let (unknown, expired) = (|| Refused::Unknown, || Refused::Expired);
-    let first = look_up(&view, &policy.first, key, now, unknown, expired)?;
-    let value = Value::of(first.bytes())?;
-    let mut told = HeaderMap::new();
-    tell(&policy.first, &value, &mut told)?;
+    let found = |part: &Part, key: &str| view.look_up(part.kind.as_str(), key);
+    let mut first = First::of(policy, found(&policy.first, key).map_err(Failure::from)?)?;
     if let Some(then) = &policy.then {
-        second(then, &view, &first, &value, now, &mut told)?;
+        let key = first.second(then)?;
+        first.then(then, found(&then.part, &key).map_err(Failure::from)?)?;
     }
-    if let Some(name) = &policy.tenant_header {
-        put(&mut told, name.clone(), &percent_encoded(first.tenant()));
-    }
-    Ok(told)
+    Ok(first.told(policy))
 }
 
-fn second(
-    then: &Then,
-    view: &View,
-    first: &Known,
-    value: &Value<'_>,
-    now: i64,
-    told: &mut HeaderMap,
-) -> Result<(), Refused> {
-    let key = value.key(&then.key).ok_or(Refused::NoSecond)?;
-    let (unknown, expired) = (|| Refused::NoSecond, || Refused::SecondExpired);
-    let second = look_up(view, &then.part, &key, now, unknown, expired)?;
-    if then.same_tenant && second.tenant() != first.tenant() {
-        return Err(Refused::OtherTenant);
-    }
-    tell(&then.part, &Value::of(second.bytes())?, told)
+/// The context that a credential stands for, once it has what the policy requires of it.
+pub struct First {
+    known: Known,
+    told: HeaderMap,
 }
 
-fn look_up(
-    view: &View,
-    part: &Part,
-    key: &str,
-    now: i64,
+impl First {
+    /// Of what was found.
+    ///
+    /// # Errors
+    /// Why the request is not let through.
+    pub fn of(policy: &Policy, found: Lookup) -> Result<Self, Refused> {
+        let known = value(found, || Refused::Unknown, || Refused::Expired)?;
+        let mut told = HeaderMap::new();
+        tell(&policy.first, &Value::of(known.bytes())?, &mut told)?;
+        Ok(Self { known, told })
+    }
+
+    /// The key of the second context.
+    ///
+    /// # Errors
+    /// [`Refused::NoSecond`] if it names none.
+    pub fn second(&self, then: &Then) -> Result<String, Refused> {
+        let value = Value::of(self.known.bytes())?;
+        value.key(&then.key).ok_or(Refused::NoSecond)
+    }
+
+    /// Adds what was found of the second context.
+    ///
+    /// # Errors
+    /// Why the request is not let through.
+    pub fn then(&mut self, then: &Then, found: Lookup) -> Result<(), Refused> {
+        let second = value(found, || Refused::NoSecond, || Refused::SecondExpired)?;
+        if then.same_tenant && second.tenant() != self.known.tenant() {
+            return Err(Refused::OtherTenant);
+        }
+        tell(&then.part, &Value::of(second.bytes())?, &mut self.told)
+    }
+
+    /// The headers that the policy tells.
+    pub fn told(mut self, policy: &Policy) -> HeaderMap {
+        if let Some(name) = &policy.tenant_header {
+            let tenant = percent_encoded(self.known.tenant());
+            put(&mut self.told, name.clone(), &tenant);
+        }
+        self.told
+    }
+}
+
+fn value(
+    found: Lookup,
     unknown: impl FnOnce() -> Refused,
     expired: impl FnOnce() -> Refused,
 ) -> Result<Known, Refused> {
-    match view
-        .look_up(part.kind.as_str(), key)
-        .map_err(Failure::from)?
-    {
+    match found {
         Lookup::NotReady => Err(Failure::NotReady.into()),
         Lookup::Held => Err(Failure::Held.into()),
         Lookup::Absent => Err(unknown()),
-        Lookup::Found(known, _) if known.is_expired(now) => Err(expired()),
+        Lookup::Found(known, _) if known.is_expired(wall_micros()) => Err(expired()),
         Lookup::Found(known, _) => Ok(known),
     }
 }

@@ -1,11 +1,11 @@
 //! `POST /v1/contexts/batch-get`: many contexts from one snapshot, in the order in which they were asked for.
 
 use super::Serve;
-use super::answer::{Failure, NO_STORE, min_version, stamp};
+use super::answer::{Failure, Far, NO_STORE, min_version, stamp};
 use super::element::Element;
 use crate::clock::wall_micros;
 use crate::store::index::Lookup;
-use crate::store::view::View;
+use crate::store::view::Views;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -22,10 +22,13 @@ struct Asked {
     keys: Vec<Name>,
 }
 
+/// A key that is asked for.
 #[derive(Deserialize)]
-struct Name {
-    kind: String,
-    key: String,
+pub struct Name {
+    /// Its kind.
+    pub kind: String,
+    /// The key.
+    pub key: String,
 }
 
 #[derive(Serialize)]
@@ -40,6 +43,31 @@ pub async fn batch_get(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
     let least = min_version(&headers)?;
+    let keys = asked(body)?;
+    // What was published is taken before the view, so that the view has at least that.
+    let live = my.live.borrow().clone();
+    let (views, far) = (my.views.clone(), Far::of(&live, my.clock.reading()));
+    let reading = tokio::task::spawn_blocking(move || elements(&views, keys, far, least));
+    let contexts = reading.await.map_err(|_| Failure::NotReady)??;
+    Ok(answer(contexts, Far::of(&live, my.clock.reading())))
+}
+
+fn elements(
+    views: &Views,
+    keys: Vec<Name>,
+    far: Far,
+    least: Option<Version>,
+) -> Result<Vec<Option<Element>>, Failure> {
+    let view = views.take()?;
+    let one = |name: Name| element(view.look_up(&name.kind, &name.key)?, &name, far, least);
+    keys.into_iter().map(one).collect()
+}
+
+/// The keys that a body asks for.
+///
+/// # Errors
+/// [`Failure::BadRequest`] if there are too many, or none can be read.
+pub fn asked(body: Result<Bytes, BytesRejection>) -> Result<Vec<Name>, Failure> {
     let body = body.map_err(|error| Failure::BadRequest(error.body_text()))?;
     let asked: Asked = serde_json::from_slice(&body).map_err(|error| {
         let example = r#"{"keys":[{"kind":"cluster","key":"c1"}]}"#;
@@ -50,46 +78,35 @@ pub async fn batch_get(
         let why = format!("{count} keys in one batch-get, {most} are allowed");
         return Err(Failure::BadRequest(why));
     }
-    // What was published is taken before the view, so that the view has at least that.
-    let live = my.live.borrow().clone();
-    let (views, position) = (my.views.clone(), live.position);
-    let reading = tokio::task::spawn_blocking(move || {
-        let view = views.take()?;
-        elements(&view, asked.keys, least, position)
-    });
-    let contexts = reading.await.map_err(|_| Failure::NotReady)??;
-    let mut response = ([(CACHE_CONTROL, NO_STORE)], Json(Answered { contexts })).into_response();
-    stamp(
-        response.headers_mut(),
-        live.position,
-        &live,
-        my.clock.reading(),
-    );
-    Ok(response)
+    Ok(asked.keys)
 }
 
-fn elements(
-    view: &View,
-    keys: Vec<Name>,
+/// The whole answer.
+pub fn answer(contexts: Vec<Option<Element>>, far: Far) -> Response {
+    let mut response = ([(CACHE_CONTROL, NO_STORE)], Json(Answered { contexts })).into_response();
+    stamp(response.headers_mut(), far.position, far);
+    response
+}
+
+/// What was found of one key.
+///
+/// # Errors
+/// Why the whole batch has no answer.
+pub fn element(
+    found: Lookup,
+    name: &Name,
+    far: Far,
     least: Option<Version>,
-    position: Version,
-) -> Result<Vec<Option<Element>>, Failure> {
-    let is_behind = |here| least.is_some_and(|least| least > here);
-    let now = wall_micros();
-    let mut elements = Vec::with_capacity(keys.len());
-    for Name { kind, key } in keys {
-        let element = match view.look_up(&kind, &key)? {
-            Lookup::NotReady => return Err(Failure::NotReady),
-            Lookup::Absent if is_behind(position) => return Err(Failure::Behind),
-            Lookup::Absent => None,
-            Lookup::Held => Some(Element::held(&kind, &key)),
-            Lookup::Found(_, versions) if is_behind(versions.bundle.max(position)) => {
-                return Err(Failure::Behind);
-            }
-            Lookup::Found(known, _) if known.is_expired(now) => None,
-            Lookup::Found(known, versions) => Some(Element::value(&known, versions.value)?),
-        };
-        elements.push(element);
-    }
-    Ok(elements)
+) -> Result<Option<Element>, Failure> {
+    Ok(match found {
+        Lookup::NotReady => return Err(Failure::NotReady),
+        Lookup::Absent if far.is_behind(least) => return Err(Failure::Behind),
+        Lookup::Absent => None,
+        Lookup::Held => Some(Element::held(&name.kind, &name.key)),
+        Lookup::Found(_, versions) if far.is_behind(least) && least > Some(versions.bundle) => {
+            return Err(Failure::Behind);
+        }
+        Lookup::Found(known, _) if known.is_expired(wall_micros()) => None,
+        Lookup::Found(known, versions) => Some(Element::value(&known, versions.value)?),
+    })
 }

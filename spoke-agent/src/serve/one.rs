@@ -2,19 +2,17 @@
 
 use super::Serve;
 use super::answer::{
-    AGE, ASK_FIRST, Failure, MIN_VERSION, POSITION, TENANT, VERSION, min_version, percent_encoded,
-    put, stamp,
+    AGE, ASK_FIRST, Failure, Far, MIN_VERSION, POSITION, TENANT, VERSION, min_version,
+    percent_encoded, put, stamp, write_seconds,
 };
 use crate::clock::wall_micros;
 use crate::store::index::Lookup;
 use crate::store::index::known::Known;
-use crate::store::live::Live;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use contexts::push::Reading;
 use contexts::version::Version;
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
@@ -22,7 +20,7 @@ use std::io::Write;
 
 /// Answers one context.
 pub async fn get_one(State(my): State<Serve>, request: Request) -> Response {
-    let answered = match my.admits(request.headers()) {
+    let answered = match my.gate.admits(request.headers()) {
         true => answer(&my, request.uri().path(), request.headers()),
         false => Err(Failure::Token),
     };
@@ -32,37 +30,53 @@ pub async fn get_one(State(my): State<Serve>, request: Request) -> Response {
 }
 
 /// Kind and key of a path that the router has matched.
-fn names(path: &str) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
-    let (kind, key) = path.strip_prefix("/v1/contexts/")?.split_once('/')?;
+///
+/// # Errors
+/// [`Failure::BadRequest`] if they are no text.
+pub fn names(path: &str) -> Result<(Cow<'_, str>, Cow<'_, str>), Failure> {
     let decoded = |text| percent_decode_str(text).decode_utf8().ok();
-    Some((decoded(kind)?, decoded(key)?))
+    let names = path
+        .strip_prefix("/v1/contexts/")
+        .and_then(|names| names.split_once('/'))
+        .and_then(|(kind, key)| Some((decoded(kind)?, decoded(key)?)));
+    names.ok_or_else(|| Failure::BadRequest("kind and key must be percent-encoded UTF-8".into()))
 }
 
 fn answer(my: &Serve, path: &str, headers: &HeaderMap) -> Result<Response, Failure> {
-    let bad = || Failure::BadRequest("kind and key must be percent-encoded UTF-8".into());
-    let (kind, key) = names(path).ok_or_else(bad)?;
+    let (kind, key) = names(path)?;
     let least = min_version(headers)?;
     // What was published is taken before the view, so that the view has at least that.
     let live = my.live.borrow().clone();
     let found = my.views.take()?.look_up(&kind, &key)?;
-    let is_behind = |here| least.is_some_and(|least| least > here);
-    let now = my.clock.reading();
+    told(found, Far::of(&live, my.clock.reading()), least, headers)
+}
+
+/// The answer to what was found.
+///
+/// # Errors
+/// Why there is none.
+pub fn told(
+    found: Lookup,
+    far: Far,
+    least: Option<Version>,
+    headers: &HeaderMap,
+) -> Result<Response, Failure> {
     let mut response = match found {
         Lookup::NotReady => return Err(Failure::NotReady),
         Lookup::Held => return Err(Failure::Held),
-        Lookup::Absent if is_behind(live.position) => return Err(Failure::Behind),
+        Lookup::Absent if far.is_behind(least) => return Err(Failure::Behind),
         Lookup::Absent => Failure::NotFound.into_response(),
-        Lookup::Found(_, versions) if is_behind(versions.bundle.max(live.position)) => {
+        Lookup::Found(_, versions) if far.is_behind(least) && least > Some(versions.bundle) => {
             return Err(Failure::Behind);
         }
         Lookup::Found(known, _) if known.is_expired(wall_micros()) => {
             Failure::Expired.into_response()
         }
         Lookup::Found(known, versions) => {
-            return Ok(value(&known, versions.value, &live, now, headers));
+            return Ok(value(&known, versions.value, far, headers));
         }
     };
-    stamp(response.headers_mut(), live.position, &live, now);
+    stamp(response.headers_mut(), far.position, far);
     Ok(response)
 }
 
@@ -102,13 +116,7 @@ fn etag(known: &Known) -> [u8; 34] {
     tag
 }
 
-fn value(
-    known: &Known,
-    version: Version,
-    live: &Live,
-    now: Reading,
-    request: &HeaderMap,
-) -> Response {
+fn value(known: &Known, version: Version, far: Far, request: &HeaderMap) -> Response {
     let etag = etag(known);
     let is_known = is_known(request, &etag);
     let mut texts = Texts {
@@ -119,8 +127,11 @@ fn value(
     texts.add(|to| to.extend(percent_encoded(known.tenant()).as_bytes()));
     // Writing to memory does not fail.
     texts.add(|to| drop(write!(to, "{version}")));
-    let age = live.fresh.map(|fresh| fresh.micros_until(now) / 1_000);
-    texts.add(|to| drop(age.map(|age| write!(to, "{}.{:03}", age / 1_000, age % 1_000))));
+    texts.add(|to| {
+        if let Some(age) = far.age {
+            write_seconds(to, age);
+        }
+    });
     if !is_known {
         texts.add(|to| to.extend(known.bytes()));
     }
@@ -135,7 +146,7 @@ fn value(
         }
     }
     if request.contains_key(MIN_VERSION) {
-        put(&mut headers, POSITION, &live.position.to_string());
+        put(&mut headers, POSITION, &far.position.to_string());
     }
     let mut response = match texts.next() {
         Some(body) => Response::new(Body::from(body)),

@@ -1,7 +1,7 @@
 //! What the agent says of itself: to people, to orchestrators, to Prometheus.
 
 use super::Serve;
-use super::answer::Failure;
+use super::answer::{Failure, Far};
 use crate::metrics as names;
 use crate::store::live::RELEASE;
 use crate::store::view::Views;
@@ -13,6 +13,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
+use std::time::Duration;
 
 /// `GET /v1/status`.
 pub async fn status(State(my): State<Serve>) -> Response {
@@ -78,19 +79,32 @@ pub async fn readyz(
     State(my): State<Serve>,
     query: Result<Query<Ready>, QueryRejection>,
 ) -> Result<Response, Failure> {
+    let live = my.live.borrow().clone();
+    let age = Far::of(&live, my.clock.reading()).age;
+    ready(query, live.is_ready(), age)
+}
+
+/// The answer to `/readyz`.
+///
+/// # Errors
+/// [`Failure::BadRequest`] if the query cannot be understood.
+pub fn ready(
+    query: Result<Query<Ready>, QueryRejection>,
+    is_ready: bool,
+    age: Option<Duration>,
+) -> Result<Response, Failure> {
     let bad = || Failure::BadRequest("max_age must be a number of seconds".into());
     let Query(Ready { max_age }) = query.map_err(|_| bad())?;
     if max_age.is_some_and(|most| !most.is_finite() || most < 0.0) {
         return Err(bad());
     }
-    let live = my.live.borrow().clone();
-    let age = live.age(my.clock.reading());
+    let age = age.map(|age| age.as_secs_f64());
     let is_young = match (max_age, age) {
         (None, _) => true,
         (Some(most), Some(age)) => age < most,
         (Some(_), None) => false,
     };
-    let is_ready = live.is_ready() && is_young;
+    let is_ready = is_ready && is_young;
     let status = match is_ready {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,

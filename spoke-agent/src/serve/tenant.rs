@@ -1,7 +1,7 @@
 //! `GET /v1/tenants/{tenant}/contexts?kind=`: all contexts of one tenant, from one state of the store.
 
 use super::Serve;
-use super::answer::{Failure, NO_STORE, min_version, stamp};
+use super::answer::{Failure, Far, NO_STORE, min_version, stamp};
 use super::element::Element;
 use crate::clock::wall_micros;
 use crate::store::index::known::State as KnownState;
@@ -13,6 +13,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::http::header::CACHE_CONTROL;
 use axum::response::{IntoResponse, Response};
+use contexts::apply::Head;
 use contexts::name::TenantId;
 use contexts::version::Version;
 use serde::Serialize;
@@ -27,6 +28,50 @@ struct Answered {
     held: Vec<Element>,
 }
 
+/// What is asked for.
+pub struct Asked {
+    /// The tenant, as it was given.
+    pub tenant: String,
+    /// Only these kinds; all, if none is named.
+    pub kinds: Vec<String>,
+    /// The least version that the reader accepts.
+    pub least: Option<Version>,
+}
+
+impl Asked {
+    /// Of a request.
+    ///
+    /// # Errors
+    /// [`Failure::BadRequest`] if it cannot be understood.
+    pub fn of(
+        path: Result<Path<String>, PathRejection>,
+        query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+        headers: &HeaderMap,
+    ) -> Result<Self, Failure> {
+        let bad = |why: &str| Failure::BadRequest(why.to_owned());
+        let Path(tenant) = path.map_err(|_| bad("the tenant must be percent-encoded UTF-8"))?;
+        let Query(query) = query.map_err(|error| Failure::BadRequest(error.body_text()))?;
+        let kinds = query.into_iter().map(|(name, value)| match name.as_str() {
+            "kind" => Ok(value),
+            _ => Err(bad(
+                "the only parameter is kind, which may stand more than once",
+            )),
+        });
+        let mut kinds: Vec<String> = kinds.collect::<Result<_, _>>()?;
+        kinds.retain(|kind| !kind.is_empty());
+        let least = min_version(headers)?;
+        Ok(Self {
+            tenant,
+            kinds,
+            least,
+        })
+    }
+
+    fn asks(&self, kind: &str) -> bool {
+        self.kinds.is_empty() || self.kinds.iter().any(|asked| asked == kind)
+    }
+}
+
 /// Answers all contexts of a tenant.
 pub async fn contexts(
     State(my): State<Serve>,
@@ -34,117 +79,79 @@ pub async fn contexts(
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let bad = |why: &str| Failure::BadRequest(why.to_owned());
-    let Path(tenant) = path.map_err(|_| bad("the tenant must be percent-encoded UTF-8"))?;
-    let Query(query) = query.map_err(|error| Failure::BadRequest(error.body_text()))?;
-    let kinds = query.into_iter().map(|(name, value)| match name.as_str() {
-        "kind" => Ok(value),
-        _ => Err(bad(
-            "the only parameter is kind, which may stand more than once",
-        )),
-    });
-    let mut kinds: Vec<String> = kinds.collect::<Result<_, _>>()?;
-    kinds.retain(|kind| !kind.is_empty());
-    let least = min_version(&headers)?;
+    let asked = Asked::of(path, query, &headers)?;
     // What was published is taken before the snapshot, so that the snapshot has at least that.
     let live = my.live.borrow().clone();
     let (views, before) = (my.views.clone(), live.clone());
+    let far = Far::of(&live, my.clock.reading());
     let reading = tokio::task::spawn_blocking(move || {
         let snapshot = Snapshot::take(views.db())?;
-        answer(
-            &snapshot,
-            &before,
-            views.is_checked(),
-            tenant,
-            &kinds,
-            least,
-        )
+        let whole = match TenantId::new(&asked.tenant) {
+            Ok(tenant) => snapshot.whole(&tenant)?,
+            // Text that is no tenant is one that nobody has.
+            Err(_) => None,
+        };
+        let is_known = match whole {
+            Some(_) => true,
+            None => knows_absence(&snapshot, &before, &asked.kinds)?,
+        };
+        // What may have been lost may have been this tenant's.
+        match is_known && views.is_checked() && !before.lost {
+            true => answer(asked, whole, far),
+            false => Err(Failure::NotReady),
+        }
     });
-    let (version, answered) = reading.await.map_err(|_| Failure::NotReady)??;
-    let mut response = ([(CACHE_CONTROL, NO_STORE)], Json(answered)).into_response();
-    let now = my.clock.reading();
-    stamp(
-        response.headers_mut(),
-        version.unwrap_or(live.position),
-        &live,
-        now,
-    );
-    Ok(response)
+    reading.await.map_err(|_| Failure::NotReady)?
 }
 
-fn answer(
-    snapshot: &Snapshot,
-    live: &Live,
-    is_checked: bool,
-    tenant: String,
-    kinds: &[String],
-    least: Option<Version>,
-) -> Result<(Option<Version>, Answered), Failure> {
-    let asked = |kind: &str| kinds.is_empty() || kinds.iter().any(|asked| asked == kind);
-    let whole = match TenantId::new(&tenant) {
-        Ok(tenant) => snapshot.whole(&tenant)?,
-        // Text that is no tenant is one that nobody has.
-        Err(_) => None,
+/// The answer to what was found of a tenant; it is nobody's if nothing was.
+///
+/// # Errors
+/// Why there is none.
+pub fn answer(asked: Asked, whole: Option<Whole>, far: Far) -> Result<Response, Failure> {
+    let head = match &whole {
+        Some(whole) => Some(sound(whole, &asked)?),
+        None => None,
     };
-    let here = whole
-        .as_ref()
-        .and_then(|whole| whole.head.as_ref())
-        .map(|head| head.version);
-    let knows = match &whole {
-        Some(whole) => knows_all(whole, &asked),
-        None => knows_absence(snapshot, live, kinds)?,
-    };
-    // What may have been lost may have been this tenant's.
-    if !knows || !is_checked || live.lost {
-        return Err(Failure::NotReady);
-    }
-    if least.is_some_and(|least| least > here.unwrap_or_default().max(live.position)) {
+    let here = head.map(|head| head.version);
+    if far.is_behind(asked.least) && asked.least > here {
         return Err(Failure::Behind);
     }
     let (mut contexts, mut held) = (Vec::new(), Vec::new());
-    if let Some(Whole {
-        head: Some(head),
-        contexts: known,
-        ..
-    }) = &whole
-    {
+    if let (Some(head), Some(whole)) = (head, &whole) {
         let now = wall_micros();
-        for known in known
-            .iter()
-            .filter(|known| asked(known.kind()) && !known.is_expired(now))
-        {
-            contexts.push(Element::value(
-                known,
-                head.version_of(known.kind(), known.key()),
-            )?);
+        let known = whole.contexts.iter();
+        for known in known.filter(|known| asked.asks(known.kind()) && !known.is_expired(now)) {
+            let version = head.version_of(known.kind(), known.key());
+            contexts.push(Element::value(known, version)?);
         }
-        let names = head.held.iter().filter(|held| asked(held.kind.as_str()));
+        let names = head.held.iter();
+        let names = names.filter(|held| asked.asks(held.kind.as_str()));
         held.extend(names.map(|held| Element::held(held.kind.as_str(), held.key.as_str())));
     }
-    let version = here.map(|version| version.to_string());
-    Ok((
-        here,
-        Answered {
-            tenant,
-            version,
-            contexts,
-            held,
-        },
-    ))
+    let answered = Answered {
+        tenant: asked.tenant,
+        version: here.map(|version| version.to_string()),
+        contexts,
+        held,
+    };
+    let mut response = ([(CACHE_CONTROL, NO_STORE)], Json(answered)).into_response();
+    stamp(response.headers_mut(), here.unwrap_or(far.position), far);
+    Ok(response)
 }
 
-/// Whether what the store has of the tenant is all of it, and sound.
-fn knows_all(whole: &Whole, asked: &impl Fn(&str) -> bool) -> bool {
-    let Some(head) = &whole.head else {
-        return false;
-    };
-    let missing = head.held_kinds.iter().filter(|kind| kind.kept.is_none());
-    let mut damaged = whole
-        .contexts
-        .iter()
-        .filter(|known| known.state() != KnownState::Value);
-    !missing.into_iter().any(|kind| asked(kind.kind.as_str()))
-        && !damaged.any(|known| asked(known.kind()))
+/// The head of a tenant of which all that was asked for is there, and sound.
+fn sound<'a>(whole: &'a Whole, asked: &Asked) -> Result<&'a Head, Failure> {
+    let head = whole.head.as_ref().ok_or(Failure::NotReady)?;
+    let mut missing = head.held_kinds.iter().filter(|kind| kind.kept.is_none());
+    let known = whole.contexts.iter();
+    let mut damaged = known.filter(|known| known.state() != KnownState::Value);
+    match missing.any(|kind| asked.asks(kind.kind.as_str()))
+        || damaged.any(|known| asked.asks(known.kind()))
+    {
+        true => Err(Failure::NotReady),
+        false => Ok(head),
+    }
 }
 
 /// Whether a tenant of which the store has nothing has nothing of these kinds, or at all.

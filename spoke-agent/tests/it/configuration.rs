@@ -3,7 +3,7 @@
 use super::support::file;
 use insta::assert_snapshot;
 use spoke_agent::config::authorize::Hash;
-use spoke_agent::config::{Flags, Layers, RunConfig, for_run};
+use spoke_agent::config::{Flags, Layers, RunConfig, for_file_run};
 use std::collections::BTreeMap;
 use tempfile::TempDir;
 
@@ -26,7 +26,7 @@ fn read(text: &str, flags: Flags, env: BTreeMap<String, String>) -> Result<RunCo
     let dir = TempDir::new().expect("a directory");
     let path = file(dir.path(), "agent.toml", text);
     let layers = Layers::read(Some(&path), flags, env);
-    let config = layers.and_then(|layers| for_run(&layers));
+    let config = layers.and_then(|layers| for_file_run(&layers));
     let place = dir.path().display().to_string() + "/";
     config.map_err(|error| error.to_string().replace(&place, ""))
 }

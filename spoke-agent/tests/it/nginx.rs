@@ -8,7 +8,7 @@ use contexts::push::SyncVerdict;
 use reqwest::Response;
 use reqwest::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use serde_json::{Value, json};
-use spoke_agent::config::{Layers, for_run};
+use spoke_agent::config::{Layers, for_file_run};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -171,7 +171,7 @@ async fn spoke() -> Spoke {
     let layers = Layers::read(Some(&example("agent.toml")), vec![], env).expect("the example");
     let dir = Arc::new(TempDir::new().expect("a directory"));
     let mut config = config(dir.path());
-    config.authorize = for_run(&layers).expect("the example").authorize;
+    config.authorize = for_file_run(&layers).expect("the example").authorize;
     config.read.token = Some("read-secret".to_owned().into());
     Spoke::start_with(dir, config).await.expect("starts")
 }

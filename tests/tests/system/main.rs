@@ -31,6 +31,8 @@ mod rot;
 mod sample_truth;
 mod slow;
 mod stops;
+mod table_agent;
+mod table_hub;
 mod table_reader;
 mod tables;
 mod takeover;

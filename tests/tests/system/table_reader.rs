@@ -3,117 +3,14 @@
 //! Would catch a tenant that is a mix, absence that is not known, misses that all go to the table, and a cache that has
 //! nothing to say when the table is gone.
 
-use contexts::bundle::{Bundle, Context};
-use contexts::digest::{Buckets, DigestKey};
-use contexts::name::{Key, Kind, Region, TenantId};
-use contexts::push::{Claim, Push, Sent, Synced};
-use contexts::version::{Holder, SessionId, SyncId, Term, Version};
-use contexts_dynamodb::table::Table;
+use super::table_hub::{Hub, REGION};
+use contexts::name::Region;
 use spoke_agent::reader::table::{TableReader, TableReaderConfig};
-use spoke_agent::reader::{Answer, ContextReader, Options};
-use std::sync::Arc;
+use spoke_agent::reader::{Answer, ContextReader, Options, Reply};
 use std::time::Duration;
 use system_tests::relay::Relay;
 use system_tests::table::TableRegion;
 use system_tests::{Result, until};
-
-const KEY: DigestKey = DigestKey([9; 32]);
-const REGION: &str = "eu-west-1";
-
-struct Hub {
-    table: Table,
-    session: SessionId,
-    number: u64,
-    n: u64,
-    buckets: Buckets,
-}
-
-impl Hub {
-    async fn new(region: &TableRegion) -> Result<Self> {
-        region.db().create().await?;
-        let table = Table::new(region.db(), Region::new(REGION)?);
-        let state = table.hello().await??;
-        let claim = Claim {
-            region: Region::new(REGION)?,
-            term: Term {
-                epoch: 1,
-                holder: Holder(1),
-            },
-            seen: state.seen(),
-            digest_key: KEY,
-            force: false,
-            known: true,
-        };
-        let session = table.claim(&claim).await??.session;
-        Ok(Self {
-            table,
-            session,
-            number: 0,
-            n: 0,
-            buckets: Buckets::default(),
-        })
-    }
-
-    /// Pushes a tenant whose keys have this value, in place of what it had.
-    async fn push(
-        &mut self,
-        tenant: &str,
-        before: Option<&Bundle>,
-        keys: impl IntoIterator<Item = usize>,
-        value: u32,
-    ) -> Result<Bundle> {
-        (self.number, self.n) = (self.number + 1, self.n + 1);
-        let context = |n| {
-            Ok(Context {
-                kind: Kind::new("item")?,
-                key: Key::new(&format!("{tenant} {n}"))?,
-                value: value.to_string().into(),
-                expires: None,
-            })
-        };
-        let contexts: Result<Vec<Context>> = keys.into_iter().map(context).collect();
-        let bundle = Bundle::new(TenantId::new(tenant)?, contexts?, vec![], vec![])?;
-        let push = Push {
-            region: Region::new(REGION)?,
-            session: self.session,
-            number: self.number,
-            bundles: vec![Sent {
-                version: Version {
-                    epoch: 1,
-                    n: self.n,
-                },
-                bundle: Arc::new(bundle.clone()),
-            }],
-            fresh: None,
-            beat: None,
-        };
-        self.table.push(&push).await??;
-        if let Some(before) = before {
-            self.buckets
-                .remove(&KEY, &before.tenant, &before.digest(&KEY));
-        }
-        self.buckets.add(&KEY, &bundle.tenant, &bundle.digest(&KEY));
-        Ok(bundle)
-    }
-
-    async fn synced(&mut self) -> Result<()> {
-        self.number += 1;
-        let synced = Synced {
-            session: self.session,
-            number: self.number,
-            id: SyncId(1),
-            kinds: [Kind::new("item")?].into(),
-            unsure: Default::default(),
-            root: KEY.root(&self.buckets),
-            in_flux: Vec::new(),
-            fresh: self.table.hello().await??.reading,
-            position: Version::default(),
-            reread: false,
-        };
-        self.table.synced(&synced).await??;
-        Ok(())
-    }
-}
 
 async fn reader(region: &TableRegion, endpoint: &str, refresh: Duration) -> Result<TableReader> {
     let mut config = TableReaderConfig::new(region.config(), Region::new(REGION)?);
@@ -128,6 +25,15 @@ async fn value(reader: &TableReader, key: &str) -> String {
         Answer::Found(found) => String::from_utf8_lossy(found.bytes()).into_owned(),
         other => format!("{other:?}"),
     }
+}
+
+/// Whether it was given up to read the keys of one bundle, since the next one came each time.
+fn changes_too_fast(replies: &[Reply]) -> bool {
+    let is_so = |reply: &Reply| match &reply.answer {
+        Answer::Unreachable(why) => why.contains("changed each time"),
+        _ => false,
+    };
+    replies.iter().any(is_so)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,6 +89,9 @@ async fn a_tenant_is_never_a_mix() -> Result<()> {
                 let keys: Vec<String> = (0..130).step_by(13).map(|n| format!("t1 {n}")).collect();
                 let asked: Vec<(&str, &str)> = keys.iter().map(|k| ("item", k.as_str())).collect();
                 let replies = reader.get_many(&asked).await;
+                if changes_too_fast(&replies) {
+                    continue;
+                }
                 let values: Vec<u32> = replies
                     .iter()
                     .filter_map(|reply| match &reply.answer {
@@ -226,6 +135,9 @@ async fn what_is_absent_is_of_the_same_bundle_as_what_is_there() -> Result<()> {
                 let keys: Vec<String> = (0..10).map(|n| format!("t1 {n}")).collect();
                 let asked: Vec<(&str, &str)> = keys.iter().map(|k| ("item", k.as_str())).collect();
                 let replies = reader.get_many(&asked).await;
+                if changes_too_fast(&replies) {
+                    continue;
+                }
                 let value = |answer: &Answer| match answer {
                     Answer::Found(found) => std::str::from_utf8(found.bytes()).ok()?.parse().ok(),
                     Answer::Absent => None,

@@ -1,0 +1,82 @@
+//! The keys of an agent that answers from a table.
+
+use super::{ConfigError, Layers};
+
+/// Keys that only a table has.
+const OF_TABLES: [&str; 5] = [
+    "table",
+    "aws_region",
+    "endpoint",
+    "role_arn",
+    "refresh_seconds",
+];
+
+/// Sees that no key is set that only a table has.
+pub(super) fn none_of(layers: &Layers) -> Result<(), ConfigError> {
+    none(layers, &OF_TABLES, "dynamodb")
+}
+
+fn none(layers: &Layers, keys: &[&'static str], store: &str) -> Result<(), ConfigError> {
+    for key in keys {
+        if let Some(set) = layers.optional(key)? {
+            return Err(set.bad(format!("belongs to store = {store:?}; remove it")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(feature = "dynamodb")]
+pub use with_tables::*;
+
+#[cfg(feature = "dynamodb")]
+mod with_tables {
+    use super::super::authorize::Policy;
+    use super::super::{MAX_CACHE_MIB, ReadConfig, for_serving, region};
+    use super::*;
+    use crate::reader::table::TableReaderConfig;
+    use contexts_dynamodb::client::TableConfig;
+    use std::time::Duration;
+
+    /// Keys that only a store file has.
+    const OF_FILES: [&str; 5] = ["data", "push_listen", "push_token", "peers", "cache_mib"];
+
+    /// What `run` needs with a table.
+    #[derive(Debug, Clone)]
+    pub struct TableRunConfig {
+        /// How the table is read.
+        pub reader: TableReaderConfig,
+        /// Where gateways read.
+        pub read: ReadConfig,
+        /// Who is let through.
+        pub authorize: Vec<Policy>,
+    }
+
+    /// What the layers say, for `run` with a table.
+    pub fn for_run(layers: &Layers) -> Result<TableRunConfig, ConfigError> {
+        none(layers, &OF_FILES, "file")?;
+        let text = |key| Ok::<_, ConfigError>(layers.optional(key)?.map(|set| set.value));
+        let table = TableConfig {
+            table: layers.required("table")?.value,
+            aws_region: layers.required("aws_region")?.value,
+            endpoint: text("endpoint")?,
+            role_arn: text("role_arn")?,
+        };
+        if let (Some(set), Some(url)) = (layers.optional("endpoint")?, &table.endpoint)
+            && !["http://", "https://"].iter().any(|s| url.starts_with(s))
+        {
+            return Err(set.bad("must be an address such as http://127.0.0.1:8000"));
+        }
+        let mut reader = TableReaderConfig::new(table, region(layers)?);
+        if let Some(set) = layers.optional("memory_mib")? {
+            reader.memory_bytes = (set.number(1, MAX_CACHE_MIB)? as u64) << 20;
+        }
+        if let Some(set) = layers.optional("refresh_seconds")? {
+            reader.refresh_after = Duration::from_secs(set.number(1, 3_600)? as u64);
+        }
+        Ok(TableRunConfig {
+            reader,
+            read: for_serving(layers)?,
+            authorize: layers.policies().to_vec(),
+        })
+    }
+}

@@ -1,0 +1,192 @@
+//! Listeners: over TCP and over a Unix socket, until they are stopped. It knows nothing of what is answered.
+
+use crate::config::ReadConfig;
+use axum::Router;
+use axum::serve::ListenerExt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Why nothing can listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// An address.
+    #[error("{key}: cannot listen on {address}: {why}")]
+    Listen {
+        /// The key of the configuration.
+        key: &'static str,
+        /// The address.
+        address: String,
+        /// What the system says.
+        why: String,
+    },
+    /// Something that is no socket stands where the socket should be.
+    #[error("read_socket: {} exists and is not a socket; name another path or remove it", path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+}
+
+/// The listeners of the read side.
+pub struct Listeners {
+    tcp: Option<TcpListener>,
+    unix: Option<UnixListener>,
+    /// Where it listens; the real port if the configuration asks for any.
+    pub address: Option<SocketAddr>,
+    /// The file of the Unix socket.
+    pub socket: Option<Socket>,
+}
+
+impl Listeners {
+    /// Opens those of the configuration.
+    ///
+    /// # Errors
+    /// [`ListenError`] says what is in the way.
+    pub async fn open(config: &ReadConfig) -> Result<Self, ListenError> {
+        let tcp = match config.listen {
+            Some(address) => Some(listen("read_listen", address).await?),
+            None => None,
+        };
+        let address = tcp.as_ref().and_then(|listener| listener.local_addr().ok());
+        let (unix, socket) = match &config.socket {
+            Some(path) => {
+                let (listener, socket) = Socket::open(path)?;
+                (Some(listener), Some(socket))
+            }
+            None => (None, None),
+        };
+        Ok(Self {
+            tcp,
+            address,
+            unix,
+            socket,
+        })
+    }
+
+    /// Answers on all of them until it is stopped.
+    pub fn serve(
+        &mut self,
+        tasks: &mut JoinSet<()>,
+        routes: Router,
+        stopped: &watch::Receiver<bool>,
+    ) {
+        if let Some(listener) = self.tcp.take() {
+            tasks.spawn(answer(no_delay(listener), routes.clone(), stopped.clone()));
+        }
+        if let Some(listener) = self.unix.take() {
+            tasks.spawn(answer(listener, routes, stopped.clone()));
+        }
+    }
+
+    /// Where it listens, for the log.
+    pub fn names(&self) -> (String, String) {
+        let address = self.address.map(|address| address.to_string());
+        let socket = self.socket.as_ref();
+        let path = socket.map(|socket| socket.path.display().to_string());
+        let none = || "none".to_owned();
+        (address.unwrap_or_else(none), path.unwrap_or_else(none))
+    }
+}
+
+/// The file of a Unix socket, by its inode: a path can be another's by the time of the stop.
+pub struct Socket {
+    /// Its path.
+    pub path: PathBuf,
+    inode: Option<u64>,
+}
+
+impl Socket {
+    fn open(path: &Path) -> Result<(UnixListener, Self), ListenError> {
+        let listen_error = |error: io::Error| ListenError::Listen {
+            key: "read_socket",
+            address: path.display().to_string(),
+            why: error.to_string(),
+        };
+        match std::fs::symlink_metadata(path) {
+            Ok(there) if there.file_type().is_socket() => {
+                // One that answers belongs to an agent that runs; only a stale one is ours to remove.
+                if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                    let why = "another process listens there".to_owned();
+                    let address = path.display().to_string();
+                    return Err(ListenError::Listen {
+                        key: "read_socket",
+                        address,
+                        why,
+                    });
+                }
+                std::fs::remove_file(path).map_err(listen_error)?;
+            }
+            Ok(_) => {
+                return Err(ListenError::NotASocket {
+                    path: path.to_owned(),
+                });
+            }
+            Err(_) => {}
+        }
+        let listener = UnixListener::bind(path).map_err(listen_error)?;
+        let inode = std::fs::symlink_metadata(path).ok().map(|file| file.ino());
+        let path = path.to_owned();
+        Ok((listener, Self { path, inode }))
+    }
+
+    /// Removes it, if it is this one still.
+    pub fn remove(&self) {
+        let there = std::fs::symlink_metadata(&self.path)
+            .ok()
+            .map(|file| file.ino());
+        if there.is_some() && there == self.inode {
+            // If it stays, the next start removes it.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Listens on an address.
+///
+/// # Errors
+/// [`ListenError`] names the key of the configuration.
+pub async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, ListenError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| ListenError::Listen {
+            key,
+            address: address.to_string(),
+            why: match error.kind() {
+                io::ErrorKind::AddrInUse => "another program uses it".into(),
+                _ => error.to_string(),
+            },
+        })
+}
+
+/// Connections whose small answers are sent at once.
+pub fn no_delay(listener: TcpListener) -> impl axum::serve::Listener<Addr = SocketAddr> {
+    listener.tap_io(|stream| {
+        // Without it answers are only later, not wrong.
+        let _ = stream.set_nodelay(true);
+    })
+}
+
+/// Answers until it is stopped; open requests end in order.
+pub async fn answer<L>(listener: L, routes: Router, stopped: watch::Receiver<bool>)
+where
+    L: axum::serve::Listener,
+    L::Addr: std::fmt::Debug,
+{
+    let served = axum::serve(listener, routes)
+        .with_graceful_shutdown(until(stopped))
+        .await;
+    if let Err(error) = served {
+        tracing::error!(%error, "a listener ended");
+    }
+}
+
+/// Waits until it is stopped.
+pub async fn until(mut stopped: watch::Receiver<bool>) {
+    // An error means that the agent itself is gone.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
