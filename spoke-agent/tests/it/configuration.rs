@@ -81,10 +81,12 @@ fn a_value_can_come_from_a_file_and_its_last_line_break_is_not_part_of_it() {
 #[test]
 fn keys_that_are_unknown_missing_or_mistyped_are_named_with_their_place() {
     assert_snapshot!(with("read_lisen = \"127.0.0.1:1\""), @r#"agent.toml:7: there is no key "read_lisen"; did you mean "read_listen"?"#);
-    assert_snapshot!(with("colour = \"red\""), @r#"agent.toml:7: there is no key "colour"; the keys are region, data, push_listen, push_token, read_listen, read_token, read_socket, peers, cache_mib, memory_mib, authorize"#);
+    assert_snapshot!(with("colour = \"red\""), @r#"agent.toml:7: there is no key "colour"; the keys are region, data, push_listen, push_token, read_listen, read_token, read_socket, peers, cache_mib, memory_mib, store, table, aws_region, endpoint, role_arn, refresh_seconds, authorize"#);
     assert_snapshot!(with("cache_mib = \"much\""), @"agent.toml:7: cache_mib must be a whole number, not a text");
     assert_snapshot!(with("cache_mib = 0"), @r#"agent.toml:7: cache_mib must be a whole number from 1 to 1048576, not "0""#);
     assert_snapshot!(with("read_token = 5"), @"agent.toml:7: read_token must be a text in quotes, not a number");
+    assert_snapshot!(with("table = \"contexts\""), @r#"agent.toml:7: table belongs to store = "dynamodb"; remove it"#);
+    assert_snapshot!(with("refresh_seconds = 3"), @r#"agent.toml:7: refresh_seconds belongs to store = "dynamodb"; remove it"#);
     assert_snapshot!(with("= 5"), @"agent.toml:7: this is not TOML: unquoted keys cannot be empty, expected letters, numbers, `-`, `_`");
     assert_snapshot!(without("data", ""), @"data is not set; write it into the configuration file, or set HUBCAST_AGENT_DATA or --data");
     assert_snapshot!(without("read_listen", ""), @"read_listen is not set; write it into the configuration file, or set HUBCAST_AGENT_READ_LISTEN or --read-listen");

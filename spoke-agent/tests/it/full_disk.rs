@@ -73,7 +73,8 @@ async fn push_until(hub: &mut Hub, numbers: std::ops::Range<u32>) -> u32 {
 /// Reads for a while: not always an answer, but never an older one.
 async fn reads_nothing_before(agent: &Process, acked: u32, seconds: u64) {
     let (end, mut answers) = (Instant::now() + Duration::from_secs(seconds), 0);
-    while Instant::now() < end {
+    // On a busy machine it takes longer until enough are answered.
+    while Instant::now() < end || answers <= 10 {
         let (status, body) = agent.look_up("k", "n").await;
         if status == 200 {
             assert_eq!(body, acked.to_string());
@@ -83,7 +84,6 @@ async fn reads_nothing_before(agent: &Process, acked: u32, seconds: u64) {
         }
     }
     assert_eq!(agent.look_up("k", "n").await, (200, acked.to_string()));
-    assert!(answers > 10, "{answers}");
 }
 
 #[tokio::test]
