@@ -69,6 +69,9 @@ pub enum PeerError {
         /// What it says.
         why: String,
     },
+    /// A hub has claimed it and not filled it yet.
+    #[error("it has nothing yet")]
+    Nothing,
     /// What came is not a whole copy.
     #[error("what it sent is not a whole copy: {0}")]
     Nonsense(String),

@@ -117,7 +117,12 @@ impl Peers {
         begin(db)?;
         while !take_some(&mut parts, db).await? {}
         let fresh = facts.age.map(|age| Fresh::before(asked, age));
-        let rows = parts.count;
+        // All but the first part and the last.
+        let rows = parts.count.saturating_sub(2);
+        // To take that over would end the asking, and another peer, or this one in a moment, may have all.
+        if rows == 0 && facts.last_synced.is_none() {
+            return Err(PeerError::Nothing);
+        }
         end(db, &mine.taken_from(theirs(mine, *facts, fresh)), clock)?;
         Ok(rows)
     }

@@ -3,6 +3,8 @@
 use super::support::*;
 use contexts::push::SyncVerdict;
 use spoke_agent::agent::StartError;
+use spoke_agent::clock::Clock;
+use spoke_agent::peer::take::Peers;
 use spoke_agent::store::redb::tables::{CONTEXTS, OWNERS};
 use std::path::Path;
 use std::sync::Arc;
@@ -114,9 +116,16 @@ async fn an_agent_whose_peers_have_nothing_waits_for_them_and_takes_what_a_hub_b
     let empty = Spoke::start().await;
     let new = with_peers(&folder(), &[&empty]).await.expect("starts");
     answers(&new, "k", "a", 503).await;
-    // A peer that has something by then fills it ...
+    // That a hub has claimed a peer does not give it anything ...
     let mut hub = empty.hub(1);
     hub.claim().await.expect("granted");
+    let (dir, addresses) = (folder(), vec![format!("http://{}", empty.push_addr())]);
+    let (db, checked) = open_store(dir.path());
+    let peers = Peers::new(addresses, TOKEN.to_owned().into(), region()).expect("a client");
+    let said = peers.fill(&db, &checked.meta, Clock::new()).await;
+    let said = said.expect_err("there is nothing to take over");
+    assert!(said[0].contains("it has nothing yet"), "{said:?}");
+    // ... one that has something by then fills it ...
     hub.push(vec![content()]).await;
     answers(&new, "k", "a", 200).await;
     // ... and where none has, the hub does.

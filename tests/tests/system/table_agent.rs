@@ -5,7 +5,10 @@
 
 use super::table_hub::{Hub, REGION};
 use reqwest::{Response, StatusCode};
+use rustix::process::Signal;
 use serde_json::{Value, json};
+use spoke_agent::reader::remote::{Remote, RemoteConfig};
+use spoke_agent::reader::{Answer, Options};
 use std::process::Command;
 use std::time::Duration;
 use system_tests::process::{Process, program};
@@ -191,5 +194,52 @@ async fn gateways_go_on_while_the_table_is_gone() -> Result<()> {
     relay.mend();
     agent.until(known, 200, "2").await?;
     agent.until("/v1/contexts/item/t1%202", 200, "2").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_tenant_is_cached_at_one_agent_and_found_at_the_other_when_that_is_gone() -> Result<()>
+{
+    let region = TableRegion::start(REGION).await?;
+    let mut hub = Hub::new(&region).await?;
+    let tenants: Vec<String> = (0..12).map(|n| format!("t{n}")).collect();
+    for tenant in &tenants {
+        hub.push(tenant, None, 0..2, 1).await?;
+    }
+    hub.synced().await?;
+    let mut agents = [
+        Agent::start(&region.endpoint).await?,
+        Agent::start(&region.endpoint).await?,
+    ];
+    let mut config = RemoteConfig::new(
+        agents
+            .iter()
+            .map(|a| format!("http://127.0.0.1:{}", a.port)),
+    );
+    config.timeout = Duration::from_secs(10);
+    let reader = Remote::connect(config, Options::default())?;
+    let read = async |tenant: &String| {
+        let reply = reader.get_of(tenant, "item", &format!("{tenant} 1")).await;
+        assert!(
+            matches!(reply.answer, Answer::Found(_)),
+            "{tenant}: {reply:?}"
+        );
+    };
+    for tenant in tenants.iter().chain(&tenants) {
+        read(tenant).await;
+    }
+    let cached = async |agent: &Agent| -> Result<u64> {
+        let (_, status) = agent.asked("/v1/status").await?;
+        let status: Value = serde_json::from_str(&status)?;
+        Ok(status["cache"]["fills"].as_u64().ok_or("has a count")?)
+    };
+    let (first, second) = (cached(&agents[0]).await?, cached(&agents[1]).await?);
+    assert_eq!(first + second, tenants.len() as u64, "each is cached once");
+    assert!(first > 0 && second > 0, "{first} and {second}");
+    agents[0].process.signal(Signal::KILL)?;
+    for tenant in &tenants {
+        read(tenant).await;
+    }
+    assert_eq!(cached(&agents[1]).await?, tenants.len() as u64);
     Ok(())
 }
