@@ -207,7 +207,7 @@ async fn each_tenant_is_cached_at_one_agent_and_found_at_the_other_when_that_is_
         hub.push(tenant, None, 0..2, 1).await?;
     }
     hub.synced().await?;
-    let mut agents = [
+    let agents = [
         Agent::start(&region.endpoint).await?,
         Agent::start(&region.endpoint).await?,
     ];
