@@ -18,7 +18,7 @@ pub struct Gateway {
     /// Its port.
     pub port: u16,
     client: reqwest::Client,
-    _process: Process,
+    _process: Option<Process>,
 }
 
 /// What a loop of requests saw.
@@ -64,6 +64,18 @@ impl Gateway {
         let mut command = Command::new(program("gateway")?);
         command.args(["--listen", &format!("127.0.0.1:{port}"), "--agent", agent]);
         let process = Process::start(command, &dir.join(format!("gateway-{region}.log")))?;
+        Self::reached(region, port, Some(process)).await
+    }
+
+    /// A gateway that listens on this port of this machine, whoever runs it.
+    ///
+    /// # Errors
+    /// If it does not answer within 30 s.
+    pub async fn at(region: &str, port: u16) -> Result<Self> {
+        Self::reached(region, port, None).await
+    }
+
+    async fn reached(region: &str, port: u16, process: Option<Process>) -> Result<Self> {
         let client = reqwest::Client::builder().no_proxy().build()?;
         let gateway = Self {
             region: region.to_owned(),

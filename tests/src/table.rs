@@ -1,4 +1,6 @@
 //! A region on DynamoDB: a server of its API in this process, and what its table holds.
+//!
+//! `DYNAMODB_ENDPOINT` names another server to use, such as DynamoDB Local; each region has a table of its own there.
 
 use crate::Result;
 use contexts::name::Region;
@@ -15,26 +17,43 @@ const CREDENTIALS: [(&str, &str); 2] = [
 ];
 
 /// A region whose store is a table.
+#[derive(Debug, Clone)]
 pub struct TableRegion {
     /// The region.
     pub region: String,
     /// The server's address.
     pub endpoint: String,
+    /// The name of its table.
+    pub table: String,
 }
 
 impl TableRegion {
+    /// The region's table on a server that runs.
+    pub fn at(region: &str, endpoint: &str, table: &str) -> Self {
+        let (region, endpoint) = (region.to_owned(), endpoint.to_owned());
+        let table = table.to_owned();
+        Self {
+            region,
+            endpoint,
+            table,
+        }
+    }
+
     /// A server of its own, without a table yet.
     ///
     /// # Errors
     /// If it cannot listen.
     pub async fn start(region: &str) -> Result<Self> {
+        if let Ok(endpoint) = std::env::var("DYNAMODB_ENDPOINT") {
+            let table = format!("contexts-{:032x}", rand::random::<u128>());
+            return Ok(Self::at(region, endpoint.trim_end_matches('/'), &table));
+        }
         let db = dynoxide::Database::memory()?;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let endpoint = format!("http://{}", listener.local_addr()?);
         let never = std::future::pending();
         tokio::spawn(dynoxide::server::serve_with_shutdown(listener, db, never));
-        let region = region.to_owned();
-        Ok(Self { region, endpoint })
+        Ok(Self::at(region, &endpoint, "contexts"))
     }
 
     /// The server's port.
@@ -51,13 +70,13 @@ impl TableRegion {
     /// # Errors
     /// Never; to write into a text cannot fail.
     pub fn spoke(&self) -> Result<String> {
-        let (region, endpoint) = (&self.region, &self.endpoint);
+        let (region, endpoint, table) = (&self.region, &self.endpoint, &self.table);
         let mut text = String::new();
         writeln!(
             text,
             "[[spoke]]\nregion = \"{region}\"\nstore = \"dynamodb\""
         )?;
-        writeln!(text, "table = \"contexts\"\naws_region = \"{region}\"")?;
+        writeln!(text, "table = \"{table}\"\naws_region = \"{region}\"")?;
         writeln!(text, "endpoint = \"{endpoint}\"")?;
         Ok(text)
     }
@@ -71,7 +90,7 @@ impl TableRegion {
     /// The table, as a hub's configuration has it.
     pub fn config(&self) -> TableConfig {
         TableConfig {
-            table: "contexts".into(),
+            table: self.table.clone(),
             aws_region: self.region.clone(),
             endpoint: Some(self.endpoint.clone()),
             role_arn: None,
@@ -112,7 +131,7 @@ impl TableRegion {
             .credentials_provider(Credentials::new(id, secret, None, None, "test"))
             .http_client(aws_smithy_http_client::Builder::new().build_http())
             .endpoint_url(endpoint);
-        Db::with(builder, "contexts")
+        Db::with(builder, &self.table)
     }
 
     /// A way to its table.

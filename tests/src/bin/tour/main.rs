@@ -3,6 +3,7 @@
 
 mod acts;
 mod stage;
+mod table;
 
 use clap::Parser;
 use stage::{Stage, Verdict};
@@ -19,6 +20,9 @@ struct Args {
     /// The Postgres server programs, for a throw-away server; else DATABASE_URL is used
     #[arg(long)]
     pg_bin: Option<PathBuf>,
+    /// The last region is on a DynamoDB table, on a server of its own
+    #[arg(long)]
+    dynamodb: bool,
     /// End after the tour
     #[arg(long)]
     once: bool,
@@ -53,14 +57,14 @@ fn main() -> ExitCode {
 }
 
 async fn tour(args: &Args) -> Result<bool> {
-    let mut stage = Stage::set(&args.sample, args.pg_bin.as_deref()).await?;
+    let mut stage = Stage::set(&args.sample, args.pg_bin.as_deref(), args.dynamodb).await?;
     let mut verdicts = Vec::new();
     verdicts.push(acts::fill(&mut stage).await?);
     verdicts.push(acts::create(&stage).await?);
     verdicts.push(acts::revoke(&stage).await?);
     verdicts.push(acts::hub_gone(&mut stage).await?);
     verdicts.push(acts::disk_lost(&mut stage).await?);
-    let good = table(&verdicts);
+    let good = show(&verdicts);
     if args.once {
         stage.clear().await;
         return Ok(good);
@@ -73,7 +77,7 @@ async fn tour(args: &Args) -> Result<bool> {
     Ok(good)
 }
 
-fn table(verdicts: &[Verdict]) -> bool {
+fn show(verdicts: &[Verdict]) -> bool {
     println!("\n  verdict");
     for verdict in verdicts {
         let word = if verdict.good {

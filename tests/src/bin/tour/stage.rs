@@ -1,5 +1,6 @@
 //! What the tour plays on: Postgres, the publisher, three regions and their gateways.
 
+use crate::table::OnTable;
 use sqlx::{Connection, PgConnection};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,6 +10,7 @@ use system_tests::hub::Hub;
 use system_tests::postgres::{self, Postgres};
 use system_tests::region::Agent;
 use system_tests::relay::Relay;
+use system_tests::table::TableRegion;
 use system_tests::{Result, free_port, sample, until};
 use tempfile::TempDir;
 
@@ -56,7 +58,9 @@ pub struct Stage {
     pub hub: Hub,
     /// The agents, in the order of the regions.
     pub agents: Vec<Agent>,
-    /// The gateways, in the same order.
+    /// The last region, if it is on a table and has no agent.
+    pub table: Option<OnTable>,
+    /// The gateways, in the order of the regions.
     pub gateways: Vec<Gateway>,
     /// A key of the sample that is good everywhere.
     pub key: String,
@@ -66,8 +70,8 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts everything but the publisher.
-    pub async fn set(sample_dir: &Path, pg_bin: Option<&Path>) -> Result<Self> {
+    /// Starts everything but the publisher and the gateway of a region that is on a table.
+    pub async fn set(sample_dir: &Path, pg_bin: Option<&Path>, on_table: bool) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("hubcast-tour-").tempdir()?;
         let began = Instant::now();
         let (primary, database, for_hub) = match (pg_bin, std::env::var("DATABASE_URL")) {
@@ -96,7 +100,14 @@ impl Stage {
             ("HUBCAST_API_TOKEN".to_owned(), token.clone()),
         ];
         let (mut agents, mut gateways) = (Vec::new(), Vec::new());
-        for (region, short) in REGIONS {
+        let (with_agent, table) = match on_table {
+            true => (
+                &REGIONS[..2],
+                Some(OnTable::start(dir.path(), REGIONS[2].0).await?),
+            ),
+            false => (&REGIONS[..], None),
+        };
+        for (region, short) in with_agent {
             let mut agent = Agent::new(dir.path(), region)?;
             agent.start().await?;
             env.push((format!("HUBCAST_{short}_AGENT"), agent.push_url()));
@@ -104,7 +115,13 @@ impl Stage {
             gateways.push(Gateway::start(dir.path(), region, &agent.url("")).await?);
             agents.push(agent);
         }
-        let config = sample_dir.join("publisher.toml");
+        let mut config = sample_dir.join("publisher.toml");
+        if let Some(table) = &table {
+            let text = table.configure(&std::fs::read_to_string(&config)?)?;
+            config = dir.path().join("publisher.toml");
+            std::fs::write(&config, text)?;
+            env.extend(TableRegion::env());
+        }
         let hub = Hub::with_config(dir.path(), &config, port, &token, env.clone());
         let key = first_key(&database).await?;
         Ok(Self {
@@ -112,6 +129,7 @@ impl Stage {
             database,
             hub,
             agents,
+            table,
             gateways,
             key,
             env,
@@ -130,10 +148,19 @@ impl Stage {
                         return None;
                     }
                 }
+                if let Some(table) = &self.table {
+                    let standing = table.region.db().standing().await.ok()??;
+                    return standing.pulse.fresh.map(|_| ());
+                }
                 Some(())
             },
         )
         .await
+    }
+
+    /// The last region that has an agent.
+    pub fn last(&self) -> usize {
+        self.agents.len() - 1
     }
 
     /// Takes the database away.
@@ -199,6 +226,15 @@ impl Stage {
                 agent.region
             );
         }
+        if let (Some(table), Some(gateway)) = (&self.table, self.gateways.last()) {
+            let TableRegion {
+                region, endpoint, ..
+            } = &table.region;
+            println!(
+                "    {region:<15}            gateway {}   DynamoDB {endpoint}",
+                gateway.url()
+            );
+        }
         let env: BTreeMap<&str, &str> = self
             .env
             .iter()
@@ -215,7 +251,7 @@ impl Stage {
         );
         println!(
             "    curl -i {}",
-            self.agents[2].url("/v1/contexts/cluster/cl-000001")
+            self.agents[self.last()].url("/v1/contexts/cluster/cl-000001")
         );
         println!("    . {shown} && {} status", self.hub.program());
     }
