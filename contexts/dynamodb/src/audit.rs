@@ -1,54 +1,167 @@
-//! Looks whether the items are what the heads say, a part of the table at a time: an item that was edited by hand shows
-//! in no listing of heads. What is found is written into the head, so that the hub sees the difference and sends the
-//! tenant again.
+//! Looks whether the items are what the heads say: an item that was edited by hand shows in no listing of heads. What is
+//! found is written into the head, so that the hub sees the difference and sends the tenant again.
+//!
+//! To read each item by its name would cost a read unit for every one of them, however small. So a round reads the table
+//! as it lies, in parts, a part at a time, and adds up for each tenant what is sound. Behind the last part that is
+//! compared with the sum in its head; what differs, or was written meanwhile, is read by name and told if it is wrong.
+//!
+//! A round is kept in memory and begins anew with another writer.
 
 use crate::client::TableError;
 use crate::commit::Writing;
-use crate::layout::StoredHead;
+use crate::layout::{GROUPS, Item, SETTLED, StoredContext, StoredHead, name_of, part_of_sum};
+use crate::read::Reads;
 use crate::transaction::{Expect, Transaction};
-use crate::working::read_contexts;
+use crate::working::{names_in_all, read_contexts};
 use contexts::digest::Digest;
+use contexts::name::TenantId;
+use contexts::version::Term;
+use std::collections::{HashMap, HashSet};
+
+/// Parts of a round.
+pub(crate) const PARTS: u16 = 64;
+/// Tenants of which the items are read by name at once.
+const AT_ONCE: usize = 32;
+
+/// A round over all items, as far as it is.
+#[derive(Debug, Default)]
+pub(crate) struct Round {
+    /// The writer that it belongs to: what another one writes is not seen here.
+    term: Option<Term>,
+    done: u16,
+    /// What the sound items of each tenant add up to.
+    found: HashMap<TenantId, u64>,
+    /// Tenants that were written since the round began.
+    written: HashSet<TenantId>,
+}
+
+impl Round {
+    /// The round of this writer: another one's is forgotten.
+    pub(crate) fn of(&mut self, term: Term) -> &mut Self {
+        if self.term != Some(term) {
+            self.begin(term);
+        }
+        self
+    }
+
+    /// Begins anew.
+    pub(crate) fn begin(&mut self, term: Term) {
+        *self = Self {
+            term: Some(term),
+            ..Self::default()
+        };
+    }
+
+    /// A tenant is written: its items of before and after may be added to one another.
+    pub(crate) fn writes(&mut self, tenant: &TenantId) {
+        // Before the first part all is of the same state.
+        if self.done > 0 && !self.written.contains(tenant) {
+            self.written.insert(tenant.clone());
+        }
+    }
+}
 
 impl Writing<'_> {
-    /// Compares all items of a group of buckets with their heads. Returns how many tenants differed.
-    pub(crate) async fn audit(&self, group: u16) -> Result<usize, TableError> {
-        let mut differing = 0;
-        for head in self.db.heads_of_group(group).await? {
-            let digest = self.true_digest(&head).await?;
-            if digest == head.head.digest {
-                continue;
+    /// Reads the next part of a round; behind the last one, compares. Returns how many tenants differed.
+    pub(crate) async fn audit(&self, round: &mut Round, reads: Reads) -> Result<usize, TableError> {
+        let mut found: HashMap<TenantId, u64> = HashMap::new();
+        let mut from: Option<Item> = None;
+        loop {
+            let part = (round.done, PARTS);
+            let (items, next) = self.db.scan(part, from, reads).await?;
+            for (tenant, part) in items.iter().filter_map(|item| self.sound(item)) {
+                let sum = found.entry(tenant).or_default();
+                *sum = sum.wrapping_add(part);
             }
-            differing += 1;
-            tracing::warn!(
-                table = %self.db.table, tenant = %head.tenant,
-                "items of the tenant are not what its head says: the hub is told and sends it again"
-            );
-            let seen = head.build;
-            let mut told = head;
-            told.head.digest = digest;
-            let mut transaction = Transaction::fenced(self.db, self.session)?;
-            transaction.put(self.db, told.to_item(self.key, 0)?, Expect::Build(seen))?;
-            transaction.commit(self.db).await?;
+            from = next;
+            if from.is_none() {
+                break;
+            }
+        }
+        // Not before all of the part is read: what breaks off in the middle is read again.
+        for (tenant, part) in found {
+            let sum = round.found.entry(tenant).or_default();
+            *sum = sum.wrapping_add(part);
+        }
+        round.done += 1;
+        match round.done < PARTS {
+            true => Ok(0),
+            false => self.judge(std::mem::take(round)).await,
+        }
+    }
+
+    /// What an item adds to the sum of its tenant. One that is damaged adds nothing, and so is missing there.
+    fn sound(&self, item: &Item) -> Option<(TenantId, u64)> {
+        let name = name_of(item, SETTLED)?;
+        let stored = StoredContext::of(&name, item).ok()?;
+        let record = stored.record.filter(|record| record.is_sound(self.key))?;
+        Some((stored.owner.tenant, part_of_sum(&record)))
+    }
+
+    async fn judge(&self, mut round: Round) -> Result<usize, TableError> {
+        let mut doubtful = Vec::new();
+        for group in 0..GROUPS {
+            for head in self.db.heads_of_group(group, Reads::Weak).await? {
+                let found = round.found.remove(&head.tenant).unwrap_or(0);
+                if found != head.sum || round.written.contains(&head.tenant) {
+                    doubtful.push(head);
+                }
+            }
+        }
+        let mut differing = 0;
+        for some in doubtful.chunks(AT_ONCE) {
+            for head in self.differing(some, Reads::Weak).await? {
+                // Once more, to see what was written last.
+                let again = self.db.head(self.key, &head.tenant).await?;
+                let again: Vec<StoredHead> = again.into_iter().filter(|h| !h.is_gone).collect();
+                for head in self.differing(&again, Reads::Strong).await? {
+                    differing += 1;
+                    self.tell(head).await?;
+                }
+            }
         }
         Ok(differing)
     }
 
-    /// The digest that a head should have, from the bytes of its items.
-    async fn true_digest(&self, head: &StoredHead) -> Result<Digest, TableError> {
-        let names = self.names_in(head).await?;
-        let stored = read_contexts(self.db, names).await?;
-        let own = stored
-            .iter()
-            .filter(|(_, stored)| stored.owner.tenant == head.tenant);
-        let hashed: Vec<_> = own
-            .filter_map(|(name, stored)| {
-                let record = stored.record.as_ref()?;
-                Some((&name.0, &name.1, record.context.digest(self.key)))
-            })
-            .collect();
-        let hashed = hashed
-            .iter()
-            .map(|(kind, key, digest)| (*kind, *key, digest));
-        Ok(head.head.digest_of(self.key, hashed))
+    /// Those whose items are not what the head says, with the digest that they should have.
+    async fn differing(
+        &self,
+        heads: &[StoredHead],
+        reads: Reads,
+    ) -> Result<Vec<StoredHead>, TableError> {
+        let names = names_in_all(self.db, heads, reads).await?;
+        let all = names.into_values().flatten();
+        let stored = read_contexts(self.db, all, reads).await?;
+        let mut hashed: HashMap<&TenantId, Vec<_>> = HashMap::new();
+        for (name, stored) in &stored {
+            if let Some(record) = &stored.record {
+                let of = hashed.entry(&stored.owner.tenant).or_default();
+                of.push((&name.0, &name.1, record.context.digest(self.key)));
+            }
+        }
+        let mut differing = Vec::new();
+        for head in heads {
+            let own = hashed.get(&head.tenant).into_iter().flatten();
+            let own = own.map(|(kind, key, digest)| (*kind, *key, digest));
+            let digest: Digest = head.head.digest_of(self.key, own);
+            if digest != head.head.digest {
+                let mut told = head.clone();
+                told.head.digest = digest;
+                differing.push(told);
+            }
+        }
+        Ok(differing)
+    }
+
+    /// Writes into the head what its items are, so that the hub sees it.
+    async fn tell(&self, head: StoredHead) -> Result<(), TableError> {
+        tracing::warn!(
+            table = %self.db.table, tenant = %head.tenant,
+            "items of the tenant are not what its head says: the hub is told and sends it again"
+        );
+        let mut transaction = Transaction::fenced(self.db, self.session)?;
+        let item = head.to_item(self.key, 0)?;
+        transaction.put(self.db, item, Expect::Build(head.build))?;
+        transaction.commit(self.db).await
     }
 }

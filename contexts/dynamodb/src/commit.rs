@@ -23,7 +23,7 @@ use crate::layout::{
     page, paginate, staged_of, tenants_of, weight,
 };
 use crate::transaction::{Expect, Transaction};
-use crate::working::{Changed, Group, names_in, read_heads};
+use crate::working::{Changed, ChangedHead, Group, read_heads};
 use contexts::apply::Name;
 use contexts::digest::DigestKey;
 use contexts::name::TenantId;
@@ -55,10 +55,25 @@ impl Action {
     }
 }
 
+impl ChangedHead {
+    /// Where the names are if all is written at once: where they were, if there are as many pages. Nobody who reads both
+    /// before and after can tell, since all writes are one, and who reads in between looks at the head again.
+    fn written_over(&self) -> Names {
+        match (&self.before, &self.stored.names) {
+            (Names::Paged(build, had), Names::Paged(_, has)) if had == has => {
+                Names::Paged(*build, *has)
+            }
+            (_, names) => names.clone(),
+        }
+    }
+}
+
 impl Writing<'_> {
-    /// Writes all groups.
-    pub(crate) async fn commit(&self, groups: &[Group]) -> Result<(), TableError> {
+    /// Writes all groups. Returns whether the fence was seen with the last of what was written: of what is written in
+    /// steps, the next writer may have done the last ones.
+    pub(crate) async fn commit(&self, groups: &[Group]) -> Result<bool, TableError> {
         let mut shared = self.begin()?;
+        let mut is_seen = !groups.is_empty();
         for group in groups {
             let actions = self.at_once(group)?;
             let bytes: usize = actions.iter().map(|a| a.bytes() + 200).sum();
@@ -70,10 +85,14 @@ impl Writing<'_> {
                 true => actions
                     .into_iter()
                     .try_for_each(|a| self.add(&mut shared, a))?,
-                false => self.in_steps(group).await?,
+                false => {
+                    self.in_steps(group).await?;
+                    is_seen = false;
+                }
             }
         }
-        self.send(shared).await
+        self.send(shared).await?;
+        Ok(is_seen)
     }
 
     /// Ends what a writer left in the middle.
@@ -125,9 +144,18 @@ impl Writing<'_> {
 
     /// The group as one transaction.
     fn at_once(&self, group: &Group) -> Result<Vec<Action>, TableError> {
-        let mut actions = self.flip(group)?;
-        actions.extend(self.pages(group)?.into_iter().map(Action::Put));
-        actions.extend(group.old_pages.iter().cloned().map(Action::Delete));
+        let mut actions = self.flip(group, ChangedHead::written_over)?;
+        let pages = self.pages(group, ChangedHead::written_over)?;
+        actions.extend(pages.into_iter().map(Action::Put));
+        for changed in &group.heads {
+            if let Names::Paged(build, count) = changed.before
+                && changed.before != changed.written_over()
+            {
+                let tenant = &changed.stored.tenant;
+                let places = (0..count).map(|page| Place::page(tenant, build, page.into()));
+                actions.extend(places.map(Action::Delete));
+            }
+        }
         actions.extend(group.contexts.iter().map(|changed| match &changed.stored {
             Some(stored) => Action::Put(stored.to_item(&changed.name, SETTLED)),
             None => Action::Delete(Place::context(&changed.name, SETTLED)),
@@ -136,11 +164,18 @@ impl Writing<'_> {
     }
 
     /// The heads, and what has to change with them.
-    fn flip(&self, group: &Group) -> Result<Vec<Action>, TableError> {
+    fn flip(
+        &self,
+        group: &Group,
+        names: impl Fn(&ChangedHead) -> Names,
+    ) -> Result<Vec<Action>, TableError> {
         let now = self.db.clock.reached().unwrap_or(0) / 1_000_000;
         let mut actions = Vec::new();
-        for (head, seen) in &group.heads {
-            actions.push(Action::Head(head.to_item(self.key, now)?, *seen));
+        for changed in &group.heads {
+            let mut head = changed.stored.clone();
+            head.names = names(changed);
+            let item = head.to_item(self.key, now)?;
+            actions.push(Action::Head(item, changed.seen));
         }
         for (kind, tenant, is_blind) in &group.blind {
             let place = Place::blind(kind, tenant);
@@ -152,16 +187,21 @@ impl Writing<'_> {
         Ok(actions)
     }
 
-    /// The pages of names that the group's heads will name.
-    fn pages(&self, group: &Group) -> Result<Vec<Item>, TableError> {
+    /// The pages of names that the group's heads will name, as far as they change.
+    fn pages(
+        &self,
+        group: &Group,
+        names: impl Fn(&ChangedHead) -> Names,
+    ) -> Result<Vec<Item>, TableError> {
         let mut items = Vec::new();
-        for (head, _) in &group.heads {
-            if !matches!(head.names, Names::Paged(build, _) if build == group.build) {
+        for changed in group.heads.iter().filter(|changed| changed.is_renamed) {
+            let (tenant, place) = (&changed.stored.tenant, names(changed));
+            let Names::Paged(build, _) = place else {
                 continue;
-            }
-            let names = &group.names[&head.tenant];
-            for (at, part) in paginate(names).into_iter().enumerate() {
-                items.push(page(&Place::page(&head.tenant, group.build, at), part)?);
+            };
+            let listed = group.names.get(tenant).map_or(&[][..], |names| names);
+            for (at, part) in paginate(listed).into_iter().enumerate() {
+                items.push(page(&Place::page(tenant, build, at), part)?);
             }
         }
         Ok(items)
@@ -169,10 +209,12 @@ impl Writing<'_> {
 
     async fn in_steps(&self, group: &Group) -> Result<(), TableError> {
         let build = group.build;
-        let tenants: Vec<TenantId> = group.heads.iter().map(|(h, _)| h.tenant.clone()).collect();
+        let tenants = group.heads.iter().map(|h| h.stored.tenant.clone());
+        let tenants: Vec<TenantId> = tenants.collect();
         let names: Vec<Name> = group.contexts.iter().map(|c| c.name.clone()).collect();
         let mut flip = self.begin()?;
-        let actions = self.flip(group)?;
+        let apart = |changed: &ChangedHead| changed.stored.names.clone();
+        let actions = self.flip(group, apart)?;
         if !flip.has_room(actions.len(), actions.iter().map(|a| a.bytes() + 200).sum()) {
             let why = format!(
                 "table {:?}: {} tenants that exchange keys are more than one transaction has room for",
@@ -193,7 +235,7 @@ impl Writing<'_> {
             .await?;
         let entry = layout::journal(build, &tenants)?;
         self.row(vec![Action::Put(entry)]).await?;
-        let pages = self.pages(group)?.into_iter().map(Action::Put);
+        let pages = self.pages(group, apart)?.into_iter().map(Action::Put);
         self.row(pages.collect()).await?;
         let staged = |c: &Changed| layout::staged(&c.name, build, &c.by, c.stored.as_ref());
         let staged = group.contexts.iter().map(|c| Action::Put(staged(c)));
@@ -267,10 +309,5 @@ impl Writing<'_> {
             }
         }
         Ok(unnamed)
-    }
-
-    /// Reads the names of a head, for the audit.
-    pub(crate) async fn names_in(&self, head: &StoredHead) -> Result<Vec<Name>, TableError> {
-        names_in(self.db, head).await
     }
 }

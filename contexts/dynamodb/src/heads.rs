@@ -2,6 +2,7 @@
 
 use crate::client::{Db, TableError};
 use crate::layout::{self, GROUPS, StoredHead};
+use crate::read::Reads;
 use contexts::digest::{Buckets, DigestKey};
 use contexts::name::TenantId;
 use contexts::push::Listed;
@@ -26,12 +27,12 @@ pub(crate) struct Sums {
 
 impl Db {
     /// The heads of a group, those of removed tenants left out.
-    pub(crate) async fn heads_of_group(&self, group: u16) -> Result<Vec<StoredHead>, TableError> {
-        self.heads_at(group, "").await
-    }
-
-    async fn heads_at(&self, group: u16, begins: &str) -> Result<Vec<StoredHead>, TableError> {
-        let items = self.query(&layout::group(group), begins).await?;
+    pub(crate) async fn heads_of_group(
+        &self,
+        group: u16,
+        reads: Reads,
+    ) -> Result<Vec<StoredHead>, TableError> {
+        let items = self.query_as(&layout::group(group), "", reads).await?;
         let heads: Result<Vec<StoredHead>, _> = items.iter().map(StoredHead::of).collect();
         Ok(heads?.into_iter().filter(|head| !head.is_gone).collect())
     }
@@ -41,9 +42,10 @@ impl Db {
         &self,
         key: &DigestKey,
         without: &BTreeSet<&TenantId>,
+        reads: Reads,
     ) -> Result<Sums, TableError> {
         let mut groups = stream::iter(0..GROUPS)
-            .map(|group| self.heads_of_group(group))
+            .map(|group| self.heads_of_group(group, reads))
             .buffer_unordered(AT_ONCE);
         let mut sums = Sums::default();
         while let Some(heads) = groups.try_next().await? {

@@ -6,8 +6,8 @@
 //!  "fence"           "="               session (B 16), facts (B: Facts)                       whom the table obeys
 //!  "pulse"           "="               session (B 16), beats (N, moves while that writer lives), position_epoch,
 //!                                      position_n, fresh, beat, bundles, contexts (N)          what moves every second
-//!  "head#BB"         "BBBB#TENANT"     build (B 16), head (B: Head), names (B: names) or      one tenant; BBBB is its
-//!                                      pages (B 16, N), gone (BOOL), ttl (N)                   bucket, BB the first half
+//!  "head#BB"         "BBBB#TENANT"     build (B 16), head (B: Head, sum), names (B: where      one tenant; BBBB is its
+//!                                      they are), gone (BOOL), ttl (N)                              bucket, BB its group
 //!  "names#TENANT"    "BUILD#PPPP"      names (B)                                               a page of its names
 //!  "context#KIND#KEY" "="              build (B 16), tenant (S), epoch, n (N), value (S),      one key, as it is
 //!                                      expires (N), hash (B 16), waiting (L of S)
@@ -21,9 +21,10 @@
 //! * A reader needs one strongly consistent Query of `context#KIND#KEY`: one item, and none if nobody has the key. A
 //!   second one, "+", is there only while a bundle that is too large for one transaction is on its way: it counts
 //!   if the head of the tenant `by` names its build, and is nothing otherwise.
-//! * To list tenants and digests reads heads only: 64 partitions of 16 buckets each, no value among them.
-//! * An item has at most 400 KB, key and attribute names included: so has a value with its names. A head keeps the
-//!   names of its tenant with it up to [`INLINE_NAMES`] bytes, beyond in pages of [`PAGE_BYTES`].
+//! * To list tenants and digests reads heads only: 64 partitions of 16 buckets each, no value among them. Every scan
+//!   pays for all of them, by the byte, so a head is small and the names of its tenant are elsewhere: on pages of
+//!   [`PAGE_BYTES`], written over while a transaction has room for all of the change, else under a new build's id.
+//! * An item has at most 400 KB, key and attribute names included: so has a value with its names.
 //! * "+" sorts before "=", and a Query reads in this order, so a reader who misses "+" since it was just settled finds
 //!   "=" as it is afterwards.
 //!
@@ -36,13 +37,13 @@ mod pages;
 
 pub use facts::{Facts, Fence, Pulse};
 pub use fields::{BadItem, number};
-pub use items::{Names, Staged, StoredContext, StoredHead, staged, staged_of};
+pub use items::{Names, Staged, StoredContext, StoredHead, part_of_sum, staged, staged_of};
 pub use pages::{journal, names_of, page, paginate, tenants_of, weight_of};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use contexts::apply::Name;
 use contexts::digest::DigestKey;
-use contexts::name::{Kind, TenantId};
+use contexts::name::{Key, Kind, TenantId};
 use std::collections::HashMap;
 
 /// The format of the table that this release writes.
@@ -51,8 +52,6 @@ pub const FORMAT: u32 = 1;
 pub const GROUPS: u16 = 64;
 /// Buckets of one group.
 const BUCKETS_OF_GROUP: u16 = contexts::digest::BUCKETS as u16 / GROUPS;
-/// Names of a tenant that stand in its head, in bytes: a listing of heads reads them too.
-pub const INLINE_NAMES: usize = 4 << 10;
 /// Names on one page, in bytes.
 pub const PAGE_BYTES: usize = 128 << 10;
 /// The most that one item may have: 400 KB, with room for what the service counts beside.
@@ -175,6 +174,13 @@ pub fn pages(tenant: &TenantId) -> String {
 /// The partition of a key. A kind has no '#', so no two keys share one.
 pub fn context(kind: &str, key: &str) -> String {
     format!("context#{kind}#{key}")
+}
+
+/// The key whose item this is, if it is one of a key in this place.
+pub fn name_of(item: &Item, sk: &str) -> Option<Name> {
+    let place = Place::of(item).ok().filter(|place| place.sk == sk)?;
+    let (kind, key) = place.pk.strip_prefix("context#")?.split_once('#')?;
+    Some((Kind::new(kind).ok()?, Key::new(key).ok()?))
 }
 
 /// The partition of the tenants of which the table never had a kind.

@@ -1,4 +1,4 @@
-//! Many items at once, strongly consistent: by their places, and by partition. What the service leaves unprocessed is
+//! Many items at once, by their places and by partition; strongly consistent where nothing else is said. What the service leaves unprocessed is
 //! asked for again.
 
 use crate::client::{Db, TableError};
@@ -17,6 +17,13 @@ const AT_ONCE: usize = 8;
 const TRIES: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(25);
 
+/// Whether a read has to see what was written just before. One that need not costs half as much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reads {
+    Strong,
+    Weak,
+}
+
 impl Db {
     /// What is at these places. Places without an item are left out.
     ///
@@ -26,6 +33,14 @@ impl Db {
         &self,
         places: impl IntoIterator<Item = Place>,
     ) -> Result<HashMap<Place, Item>, TableError> {
+        self.get_all_as(places, Reads::Strong).await
+    }
+
+    pub(crate) async fn get_all_as(
+        &self,
+        places: impl IntoIterator<Item = Place>,
+        reads: Reads,
+    ) -> Result<HashMap<Place, Item>, TableError> {
         let mut places: Vec<Place> = places.into_iter().collect();
         places.sort_unstable();
         places.dedup();
@@ -33,19 +48,19 @@ impl Db {
             .chunks(BATCH)
             .map(|batch| batch.iter().map(Place::to_key).collect())
             .collect();
-        let reading = stream::iter(batches).map(|batch| self.get_batch(batch));
+        let reading = stream::iter(batches).map(|batch| self.get_batch(batch, reads));
         let read: Vec<_> = reading.buffer_unordered(AT_ONCE).try_collect().await?;
         let items = read.into_iter().flatten();
         let placed = items.map(|item| Ok((Place::of(&item)?, item)));
         placed.collect()
     }
 
-    async fn get_batch(&self, mut keys: Vec<Item>) -> Result<Vec<Item>, TableError> {
+    async fn get_batch(&self, mut keys: Vec<Item>, reads: Reads) -> Result<Vec<Item>, TableError> {
         let (mut items, mut tries) = (Vec::new(), 0);
         while !keys.is_empty() {
             let asked = KeysAndAttributes::builder()
                 .set_keys(Some(keys))
-                .consistent_read(true)
+                .consistent_read(reads == Reads::Strong)
                 .build()
                 .map_err(|error| TableError::Rejected(error.to_string()))?;
             let got = self
@@ -89,7 +104,16 @@ impl Db {
     /// # Errors
     /// [`TableError`] if they cannot be read.
     pub async fn query(&self, pk: &str, begins: &str) -> Result<Vec<Item>, TableError> {
-        self.query_up_to(pk, begins, None).await
+        self.query_up_to(pk, begins, None, Reads::Strong).await
+    }
+
+    pub(crate) async fn query_as(
+        &self,
+        pk: &str,
+        begins: &str,
+        reads: Reads,
+    ) -> Result<Vec<Item>, TableError> {
+        self.query_up_to(pk, begins, None, reads).await
     }
 
     /// Whether a partition has any item.
@@ -97,8 +121,30 @@ impl Db {
     /// # Errors
     /// [`TableError`] if it cannot be read.
     pub async fn has_any(&self, pk: &str) -> Result<bool, TableError> {
-        let items = self.query_up_to(pk, "", Some(1)).await?;
+        let items = self.query_up_to(pk, "", Some(1), Reads::Strong).await?;
         Ok(!items.is_empty())
+    }
+
+    /// A page of one of so many parts of the table, and where the next page begins.
+    pub(crate) async fn scan(
+        &self,
+        (part, parts): (u16, u16),
+        from: Option<Item>,
+        reads: Reads,
+    ) -> Result<(Vec<Item>, Option<Item>), TableError> {
+        let page = self
+            .client
+            .scan()
+            .table_name(&self.table)
+            .segment(part.into())
+            .total_segments(parts.into())
+            .consistent_read(reads == Reads::Strong)
+            .set_exclusive_start_key(from)
+            .return_consumed_capacity(Units::ASKED)
+            .send();
+        let page = page.await.map_err(|error| self.meaning(error))?;
+        self.units.read(page.consumed_capacity());
+        Ok((page.items.unwrap_or_default(), page.last_evaluated_key))
     }
 
     async fn query_up_to(
@@ -106,6 +152,7 @@ impl Db {
         pk: &str,
         begins: &str,
         most: Option<i32>,
+        reads: Reads,
     ) -> Result<Vec<Item>, TableError> {
         let text = |text: &str| AttributeValue::S(text.to_owned());
         let mut query = self
@@ -114,7 +161,7 @@ impl Db {
             .table_name(&self.table)
             .key_condition_expression("pk = :pk")
             .expression_attribute_values(":pk", text(pk))
-            .consistent_read(true)
+            .consistent_read(reads == Reads::Strong)
             .set_limit(most)
             .return_consumed_capacity(Units::ASKED);
         if !begins.is_empty() {

@@ -11,10 +11,12 @@
 //!   its way names a session that the fence does not.
 //! * A push reads what it concerns and writes the difference; it is answered once the service has acknowledged it.
 
+use crate::audit::{PARTS, Round};
 use crate::client::{Db, TableConfig, TableError};
 use crate::commit::Writing;
-use crate::layout::{FORMAT, Facts, Fence, GROUPS, Place, Pulse};
+use crate::layout::{FORMAT, Facts, Fence, Place, Pulse};
 use crate::pulse::{self, Counts, Progress};
+use crate::read::Reads;
 use crate::transaction::{Expect, Transaction};
 use crate::{random, sizes, working};
 use contexts::apply::{Applied, apply};
@@ -24,13 +26,16 @@ use contexts::push::{
     Ack, Claim, Granted, Heartbeat, Listed, Push, Pushed, Reading, Refused, Release, Seen, Sent,
     StoreState, SyncVerdict, Synced, Verdict,
 };
-use contexts::version::{Incarnation, SessionId, StoreId};
+use contexts::version::{Incarnation, SessionId, StoreId, Version};
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// All items of a table are compared with their heads within this time, as long as there are scans.
-const AUDIT_ALL_WITHIN: Duration = Duration::from_secs(24 * 3_600);
+pub const AUDIT_WITHIN: Duration = Duration::from_secs(24 * 3_600);
+
+/// How far the table is, as a message says: position, freshness, beat.
+type Said = (Option<Version>, Option<u64>, Option<u64>);
 
 /// What a call to a table gives: an answer, or a refusal; no answer is a [`TableError`].
 pub type Answered<T> = Result<Result<T, Refused>, TableError>;
@@ -41,8 +46,9 @@ pub struct Table {
     db: Db,
     region: Region,
     state: Mutex<State>,
-    /// Pushes and *synced* go one after the other.
-    turn: tokio::sync::Mutex<()>,
+    audit_within: Duration,
+    /// Pushes and *synced* go one after the other; whoever has the turn has the round of comparing items.
+    turn: tokio::sync::Mutex<Round>,
     /// So do moves of the pulse, so that none of them goes back.
     pulse_turn: tokio::sync::Mutex<()>,
 }
@@ -53,7 +59,8 @@ struct State {
     /// The pulse when it was looked at last.
     looked: Option<(Option<SessionId>, u64, Instant)>,
     open: Option<Open>,
-    audit: Audit,
+    /// When items were compared last.
+    audited: Option<Instant>,
 }
 
 /// What the session that is open knows.
@@ -62,15 +69,11 @@ struct Open {
     session: SessionId,
     facts: Facts,
     progress: Progress,
+    /// Tenants and contexts that came or went, and whether anything was learned, since the pulse moved last.
+    uncounted: (i64, i64),
+    is_ahead: bool,
     /// Whether what an earlier writer left in the middle was ended.
     is_recovered: bool,
-}
-
-/// Which part of the table is compared next, and when the last one was.
-#[derive(Debug)]
-struct Audit {
-    next: u16,
-    at: Option<Instant>,
 }
 
 /// A fence and a pulse as they were read; none in a new table.
@@ -98,9 +101,6 @@ impl Table {
 
     /// The table behind a way to it.
     pub fn new(db: Db, region: Region) -> Self {
-        // Where the rounds of comparing begin is left to chance, so that writers that change often do not always compare
-        // the same part.
-        let next = random::id().unwrap_or(0) % u128::from(GROUPS);
         Self {
             db,
             region,
@@ -108,14 +108,19 @@ impl Table {
                 gate: Gate::default(),
                 looked: None,
                 open: None,
-                audit: Audit {
-                    next: next as u16,
-                    at: None,
-                },
+                audited: None,
             }),
+            audit_within: AUDIT_WITHIN,
             turn: tokio::sync::Mutex::default(),
             pulse_turn: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// The same, with all items compared within this time.
+    #[must_use]
+    pub fn audited_within(mut self, time: Duration) -> Self {
+        self.audit_within = time;
+        self
     }
 
     /// The way to it.
@@ -283,6 +288,8 @@ impl Table {
             session,
             facts,
             progress: Progress::of(pulse),
+            uncounted: (0, 0),
+            is_ahead: false,
             is_recovered: false,
         });
     }
@@ -326,12 +333,12 @@ impl Table {
                 asked: push.region.clone(),
             }));
         }
-        let _turn = self.turn.lock().await;
+        let mut turn = self.turn.lock().await;
         let open = match self.admitted(push.session, push.number) {
             Ok(open) => open,
             Err(refused) => return Ok(Err(refused)),
         };
-        match self.apply(&open, push).await {
+        match self.apply(&open, push, &mut turn).await {
             Ok(verdicts) => Ok(Ok(Pushed {
                 verdicts,
                 reading: self.reading(open.facts.store),
@@ -340,8 +347,13 @@ impl Table {
         }
     }
 
-    async fn apply(&self, open: &Open, push: &Push) -> Result<Vec<Verdict>, TableError> {
-        let (mut verdicts, mut counts) = (Vec::new(), Counts::By(0, 0));
+    async fn apply(
+        &self,
+        open: &Open,
+        push: &Push,
+        round: &mut Round,
+    ) -> Result<Vec<Verdict>, TableError> {
+        let (mut verdicts, mut is_seen) = (Vec::new(), false);
         if !push.bundles.is_empty() {
             let writing = self.writing(open);
             self.recover(&writing).await?;
@@ -352,14 +364,41 @@ impl Table {
             let mut after = read.maps.clone();
             let Ok(applied) = apply(&mut after, key, &sound);
             let groups = read.differences(&after, &sound, random::id)?;
-            writing.commit(&groups).await?;
-            counts = counts_of(&applied);
+            for changed in groups.iter().flat_map(|group| &group.heads) {
+                round.writes(&changed.stored.tenant);
+            }
+            is_seen = writing.commit(&groups).await?;
+            self.count(open.session, &applied);
             verdicts = sizes::join(applied.verdicts, invalid);
         }
-        let fresh = self.named(open, push.fresh);
-        self.beat(open.session, (None, fresh, push.beat), counts)
-            .await?;
+        let said = (None, self.named(open, push.fresh), push.beat);
+        match is_seen {
+            // What the pulse is to say waits for the heartbeat, which comes every second.
+            true => self.learn(open.session, said),
+            false => self.beat(open.session, said, None).await?,
+        }
         Ok(verdicts)
+    }
+
+    /// Keeps how many there are for the next move of the pulse.
+    fn count(&self, session: SessionId, applied: &Applied) {
+        let count = |is_there: bool| i64::from(is_there);
+        let moved = applied.moved.iter();
+        let bundles =
+            moved.map(|moved| count(moved.after.is_some()) - count(moved.before.is_some()));
+        let mut state = self.state();
+        if let Some(open) = state.open.as_mut().filter(|open| open.session == session) {
+            open.uncounted.0 += bundles.sum::<i64>();
+            open.uncounted.1 += applied.contexts;
+        }
+    }
+
+    fn learn(&self, session: SessionId, (position, fresh, beat): Said) {
+        let mut state = self.state();
+        if let Some(open) = state.open.as_mut().filter(|open| open.session == session) {
+            open.progress.advance(position, fresh, beat);
+            open.is_ahead = true;
+        }
     }
 
     fn writing<'a>(&'a self, open: &'a Open) -> Writing<'a> {
@@ -395,19 +434,24 @@ impl Table {
         self.db.clock.reached().map(|now| reading.micros.min(now))
     }
 
+    /// Moves the pulse; `counted` is how many tenants and contexts there are, if that is known.
     async fn beat(
         &self,
         session: SessionId,
-        (position, fresh, beat): (Option<contexts::version::Version>, Option<u64>, Option<u64>),
-        counts: Counts,
+        (position, fresh, beat): Said,
+        counted: Option<(u64, u64)>,
     ) -> Result<(), TableError> {
         let _turn = self.pulse_turn.lock().await;
-        let progress = {
+        let (progress, counts) = {
             let mut state = self.state();
             let open = state.open.as_mut().filter(|open| open.session == session);
             let open = open.ok_or(TableError::Fenced)?;
             open.progress.advance(position, fresh, beat);
-            open.progress
+            open.is_ahead = false;
+            let (bundles, contexts) = std::mem::take(&mut open.uncounted);
+            let by = Counts::By(bundles, contexts);
+            let counts = counted.map_or(by, |(bundles, contexts)| Counts::Are(bundles, contexts));
+            (open.progress, counts)
         };
         pulse::beat(&self.db, session, &progress, counts).await
     }
@@ -428,7 +472,7 @@ impl Table {
         };
         let fresh = self.named(&open, heartbeat.fresh);
         let said = (heartbeat.position, fresh, None);
-        match self.beat(open.session, said, Counts::By(0, 0)).await {
+        match self.beat(open.session, said, None).await {
             Ok(()) => Ok(Ok(self.ack(&open))),
             Err(TableError::Fenced) => self.failed(open.session, TableError::Fenced),
             Err(error) => Err(error),
@@ -453,7 +497,14 @@ impl Table {
         };
         let mut facts = open.facts.clone();
         facts.released = true;
-        let written = self.write_facts(&open, facts).await;
+        let told = match open.is_ahead {
+            true => self.beat(open.session, (None, None, None), None).await,
+            false => Ok(()),
+        };
+        let written = match told {
+            Ok(()) => self.write_facts(&open, facts).await,
+            Err(error) => Err(error),
+        };
         self.give_up(open.session);
         match written {
             Ok(()) => Ok(Ok(self.ack(&open))),
@@ -490,28 +541,42 @@ impl Table {
     /// # Errors
     /// [`TableError`] if there is no answer; then the session is over.
     pub async fn synced(&self, synced: &Synced) -> Answered<SyncVerdict> {
-        let _turn = self.turn.lock().await;
+        let mut turn = self.turn.lock().await;
         let open = match self.admitted(synced.session, synced.number) {
             Ok(open) => open,
             Err(refused) => return Ok(Err(refused)),
         };
-        match self.compare(&open, synced).await {
+        match self.compare(&open, synced, &mut turn).await {
             Ok(verdict) => Ok(Ok(verdict)),
             Err(error) => self.failed(synced.session, error),
         }
     }
 
-    async fn compare(&self, open: &Open, synced: &Synced) -> Result<SyncVerdict, TableError> {
+    async fn compare(
+        &self,
+        open: &Open,
+        synced: &Synced,
+        round: &mut Round,
+    ) -> Result<SyncVerdict, TableError> {
         let writing = self.writing(open);
         self.recover(&writing).await?;
-        for group in self.to_audit(synced.reread) {
-            writing.audit(group).await?;
-            self.state().audit.next = (group + 1) % GROUPS;
+        let round = round.of(open.facts.granted);
+        if synced.reread {
+            round.begin(open.facts.granted);
+            for _ in 0..PARTS {
+                writing.audit(round, Reads::Strong).await?;
+            }
+        } else if self.is_audit_due() {
+            writing.audit(round, Reads::Weak).await?;
         }
         let key = &open.facts.digest_key;
         let in_flux: BTreeSet<&TenantId> = synced.in_flux.iter().collect();
-        let sums = self.db.sums(key, &in_flux).await?;
-        let counts = Counts::Are(sums.bundles, sums.contexts);
+        // Half the price, and as good if it agrees: only this session writes, so what agreed a moment ago still does.
+        let mut sums = self.db.sums(key, &in_flux, Reads::Weak).await?;
+        if key.root(&sums.buckets) != synced.root {
+            sums = self.db.sums(key, &in_flux, Reads::Strong).await?;
+        }
+        let counts = Some((sums.bundles, sums.contexts));
         if key.root(&sums.buckets) != synced.root {
             self.beat(open.session, (None, None, None), counts).await?;
             return Ok(SyncVerdict::Differs {
@@ -531,19 +596,16 @@ impl Table {
         })
     }
 
-    /// The groups of buckets whose items are to be compared now: all, or one if it is time.
-    fn to_audit(&self, all: bool) -> Vec<u16> {
+    /// Whether it is time for the next part of the round. A round takes half of the time that is promised, so that one which
+    /// was begun anew by another writer is still in time.
+    fn is_audit_due(&self) -> bool {
         let mut state = self.state();
-        let every = AUDIT_ALL_WITHIN / u32::from(GROUPS);
-        let is_due = state.audit.at.is_none_or(|at| at.elapsed() >= every);
-        match (all, is_due) {
-            (true, _) => (0..GROUPS).collect(),
-            (false, true) => {
-                state.audit.at = Some(Instant::now());
-                vec![state.audit.next]
-            }
-            (false, false) => Vec::new(),
+        let every = self.audit_within / 2 / u32::from(PARTS);
+        let is_due = state.audited.is_none_or(|at| at.elapsed() >= every);
+        if is_due {
+            state.audited = Some(Instant::now());
         }
+        is_due
     }
 
     /// The tenants of some buckets.
@@ -562,13 +624,4 @@ impl Table {
         let fence = fence.as_ref().map(Fence::of).transpose()?;
         Ok(fence.map(|fence| fence.facts.digest_key))
     }
-}
-
-fn counts_of(applied: &Applied) -> Counts {
-    let count = |is_there: bool| i64::from(is_there);
-    let bundles = applied
-        .moved
-        .iter()
-        .map(|moved| count(moved.after.is_some()) - count(moved.before.is_some()));
-    Counts::By(bundles.sum(), applied.contexts)
 }

@@ -6,9 +6,9 @@
 
 use crate::client::{Db, TableError};
 use crate::layout::{
-    Build, INLINE_NAMES, Item, Names, Place, SETTLED, StoredContext, StoredHead, names_of,
-    weight_of,
+    Build, Item, Names, Place, SETTLED, StoredContext, StoredHead, names_of, paginate, part_of_sum,
 };
+use crate::read::Reads;
 use contexts::apply::maps::Maps;
 use contexts::apply::{Head, Name};
 use contexts::digest::{Digest, DigestKey};
@@ -23,6 +23,8 @@ pub(crate) struct Working {
     /// As the rules see it.
     pub(crate) maps: Maps,
     heads: BTreeMap<TenantId, StoredHead>,
+    /// The names on the pages of these heads.
+    listed: BTreeMap<TenantId, Vec<Name>>,
     contexts: BTreeMap<Name, StoredContext>,
 }
 
@@ -31,16 +33,27 @@ pub(crate) struct Working {
 pub(crate) struct Group {
     /// The build that writes it.
     pub(crate) build: Build,
-    /// New heads, and the build that stands there now.
-    pub(crate) heads: Vec<(StoredHead, Option<Build>)>,
-    /// Pages of names that were replaced.
-    pub(crate) old_pages: Vec<Place>,
+    /// New heads.
+    pub(crate) heads: Vec<ChangedHead>,
     /// Keys as they are to be.
     pub(crate) contexts: Vec<Changed>,
     /// The names of the tenants' records.
     pub(crate) names: HashMap<TenantId, Vec<Name>>,
     /// Kinds that the table is blind for from now on, or not any more.
     pub(crate) blind: Vec<(Kind, TenantId, bool)>,
+}
+
+/// A head as it is to be.
+#[derive(Debug)]
+pub(crate) struct ChangedHead {
+    /// What is to stand there; names that changed are under the id of the group's build.
+    pub(crate) stored: StoredHead,
+    /// The build that stands there now.
+    pub(crate) seen: Option<Build>,
+    /// Where the names are now.
+    pub(crate) before: Names,
+    /// Whether they changed.
+    pub(crate) is_renamed: bool,
 }
 
 /// A key as it is to be.
@@ -59,7 +72,6 @@ impl Group {
         Self {
             build,
             heads: Vec::new(),
-            old_pages: Vec::new(),
             contexts: Vec::new(),
             names: HashMap::new(),
             blind: Vec::new(),
@@ -77,9 +89,9 @@ impl Working {
     ) -> Result<Self, TableError> {
         let tenants: BTreeSet<&TenantId> = bundles.iter().map(|s| &s.bundle.tenant).collect();
         let heads = read_heads(db, key, tenants.iter().copied()).await?;
-        let mut names: BTreeSet<Name> = BTreeSet::new();
+        let listed = names_in_all(db, heads.values(), Reads::Strong).await?;
+        let mut names: BTreeSet<Name> = listed.values().flatten().cloned().collect();
         for head in heads.values() {
-            names.extend(names_in(db, head).await?);
             let held = head.head.held.iter().filter(|_| !head.is_gone);
             names.extend(held.map(|held| (held.kind.clone(), held.key.clone())));
         }
@@ -89,9 +101,10 @@ impl Working {
             let held = sent.bundle.held.iter();
             names.extend(held.map(|held| (held.kind.clone(), held.key.clone())));
         }
-        let contexts = read_contexts(db, names).await?;
+        let contexts = read_contexts(db, names, Reads::Strong).await?;
         let mut this = Self {
             heads,
+            listed,
             contexts,
             maps: Maps {
                 synced: synced.clone(),
@@ -236,28 +249,17 @@ impl Working {
         if head.is_none() && before.is_none_or(|before| before.is_gone) {
             return;
         }
-        let records = after.records.get(tenant).into_iter().flatten();
-        let names: Vec<Name> = records.map(|(name, _)| name.clone()).collect();
-        let had: Vec<Name> = self
-            .maps
-            .records
-            .get(tenant)
-            .into_iter()
-            .flatten()
-            .map(|(name, _)| name.clone())
-            .collect();
-        group.names.insert(tenant.clone(), names.clone());
-        let names = match before.map(|before| &before.names) {
-            Some(paged @ Names::Paged(..)) if names == had => paged.clone(),
-            _ if names.iter().map(weight_of).sum::<usize>() <= INLINE_NAMES => Names::Inline(names),
-            _ => Names::Paged(group.build, crate::layout::paginate(&names).len()),
+        let records = || after.records.get(tenant).into_iter().flatten();
+        let names: Vec<Name> = records().map(|(name, _)| name.clone()).collect();
+        // By what is on the pages, not by what was found of it: a page that is gone is written anew.
+        let is_renamed = self.listed.get(tenant).map_or(&[][..], |l| l) != names;
+        let names_before = before.map_or(Names::Nowhere, |before| before.names.clone());
+        let names_now = match (is_renamed, paginate(&names).len()) {
+            (false, _) => names_before.clone(),
+            (true, 0) => Names::Nowhere,
+            (true, count) => Names::Paged(group.build, u16::try_from(count).unwrap_or(u16::MAX)),
         };
-        if let Some(Names::Paged(build, count)) = before.map(|before| &before.names)
-            && names != Names::Paged(*build, *count)
-        {
-            let places = (0..*count).map(|page| Place::page(tenant, *build, page));
-            group.old_pages.extend(places);
-        }
+        group.names.insert(tenant.clone(), names);
         let removed = || Head {
             version,
             digest: Digest([0; 16]),
@@ -270,11 +272,17 @@ impl Working {
             build: group.build,
             is_gone: head.is_none(),
             head: head.cloned().unwrap_or_else(removed),
-            names,
+            names: names_now,
+            sum: records()
+                .map(|(_, record)| part_of_sum(record))
+                .fold(0, u64::wrapping_add),
         };
-        group
-            .heads
-            .push((stored, before.map(|before| before.build)));
+        group.heads.push(ChangedHead {
+            stored,
+            seen: before.map(|before| before.build),
+            before: names_before,
+            is_renamed,
+        });
         let blind = |maps: &Maps| -> BTreeSet<Kind> {
             let of_tenant = maps.blind.iter().filter(|(_, t)| t == tenant);
             of_tenant.map(|(kind, _)| kind.clone()).collect()
@@ -340,31 +348,47 @@ pub(crate) async fn read_heads<'a>(
 
 /// The names of a tenant's records.
 pub(crate) async fn names_in(db: &Db, head: &StoredHead) -> Result<Vec<Name>, TableError> {
-    let (build, count) = match &head.names {
-        Names::Inline(names) => return Ok(names.clone()),
-        Names::Paged(build, count) => (*build, *count),
-    };
-    let places = (0..count).map(|page| Place::page(&head.tenant, build, page));
-    let pages = db.get_all(places).await?;
-    let mut names = Vec::new();
-    // A page that is missing is healed like a record that is: the digest shows it.
-    for item in pages.values() {
-        names.extend(names_of(item)?);
+    let mut all = names_in_all(db, [head], Reads::Strong).await?;
+    Ok(all.remove(&head.tenant).unwrap_or_default())
+}
+
+/// The names of the records of some tenants.
+pub(crate) async fn names_in_all<'a>(
+    db: &Db,
+    heads: impl IntoIterator<Item = &'a StoredHead>,
+    reads: Reads,
+) -> Result<BTreeMap<TenantId, Vec<Name>>, TableError> {
+    let mut places: HashMap<Place, &TenantId> = HashMap::new();
+    for head in heads {
+        if let Names::Paged(build, count) = head.names {
+            let pages = (0..count).map(|page| Place::page(&head.tenant, build, page.into()));
+            places.extend(pages.map(|place| (place, &head.tenant)));
+        }
     }
-    names.sort_unstable();
-    Ok(names)
+    let pages = db.get_all_as(places.keys().cloned(), reads).await?;
+    let mut all: BTreeMap<TenantId, Vec<Name>> = BTreeMap::new();
+    // A page that is missing is healed like a record that is: the digest shows it.
+    for (place, item) in &pages {
+        if let Some(tenant) = places.get(place) {
+            let names = all.entry((*tenant).clone()).or_default();
+            names.extend(names_of(item)?);
+        }
+    }
+    all.values_mut().for_each(|names| names.sort_unstable());
+    Ok(all)
 }
 
 /// What the table has of some keys. One that cannot be read counts as not there: whoever writes next writes it anew.
 pub(crate) async fn read_contexts(
     db: &Db,
     names: impl IntoIterator<Item = Name>,
+    reads: Reads,
 ) -> Result<BTreeMap<Name, StoredContext>, TableError> {
     let names: HashMap<Place, Name> = names
         .into_iter()
         .map(|name| (Place::context(&name, SETTLED), name))
         .collect();
-    let read = db.get_all(names.keys().cloned()).await?;
+    let read = db.get_all_as(names.keys().cloned(), reads).await?;
     let stored = |(place, item): (&Place, &Item)| {
         let name = names.get(place)?;
         match StoredContext::of(name, item) {

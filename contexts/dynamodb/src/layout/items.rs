@@ -13,10 +13,10 @@ use std::collections::BTreeSet;
 /// Where the names of a tenant's records are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Names {
-    /// With the head.
-    Inline(Vec<Name>),
-    /// On so many pages that this build wrote.
-    Paged(Build, usize),
+    /// It has no records.
+    Nowhere,
+    /// On so many pages, under the id of this build.
+    Paged(Build, u16),
 }
 
 /// A head as the table has it.
@@ -30,8 +30,16 @@ pub struct StoredHead {
     pub head: Head,
     /// Whether the tenant was removed.
     pub is_gone: bool,
-    /// The names of its records.
+    /// Where the names of its records are.
     pub names: Names,
+    /// What its records add up to, by [`part_of_sum`].
+    pub sum: u64,
+}
+
+/// What a record adds to the sum of its tenant.
+pub fn part_of_sum(record: &Record) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = record.hash.0;
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
 impl StoredHead {
@@ -43,15 +51,11 @@ impl StoredHead {
         let place = Place::head(key, &self.tenant);
         let mut item = place.to_key();
         item.insert("build".into(), self.build.to_attribute());
-        item.insert("head".into(), encode(&place.sk, &self.head)?);
-        match &self.names {
-            Names::Inline(names) => {
-                item.insert("names".into(), encode(&place.sk, names)?);
-            }
-            Names::Paged(build, count) => {
-                item.insert("pages".into(), build.to_attribute());
-                item.insert("page_count".into(), number(*count as u64));
-            }
+        let head = (&self.head, self.sum.to_be_bytes());
+        item.insert("head".into(), encode(&place.sk, &head)?);
+        if let Names::Paged(build, count) = &self.names {
+            let paged = (build.0.to_be_bytes(), count);
+            item.insert("names".into(), encode(&place.sk, &paged)?);
         }
         if self.is_gone {
             item.insert("gone".into(), AttributeValue::Bool(true));
@@ -68,19 +72,18 @@ impl StoredHead {
         let fields = Fields::of(item)?;
         let tenant = fields.place.sk.split_once('#').map(|(_, tenant)| tenant);
         let tenant = tenant.and_then(|tenant| TenantId::new(tenant).ok());
-        let names = match fields.optional("pages", Fields::id)? {
-            Some(build) => {
-                let count: u64 = fields.integer("page_count")?;
-                Names::Paged(Build(build), count as usize)
-            }
-            None => Names::Inline(fields.decode("names")?),
-        };
+        let paged: Option<([u8; 16], u16)> = fields.optional("names", Fields::decode)?;
+        let names = paged.map_or(Names::Nowhere, |(build, count)| {
+            Names::Paged(Build(u128::from_be_bytes(build)), count)
+        });
+        let (head, sum): (Head, [u8; 8]) = fields.decode("head")?;
         Ok(Self {
             tenant: tenant.ok_or_else(|| fields.bad("it names no tenant"))?,
             build: Build(fields.id("build")?),
-            head: fields.decode("head")?,
+            head,
             is_gone: item.contains_key("gone"),
             names,
+            sum: u64::from_be_bytes(sum),
         })
     }
 }
