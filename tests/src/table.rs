@@ -121,17 +121,25 @@ impl TableRegion {
         Ok(held)
     }
 
-    /// A way to its table, straight or through something in between.
-    pub fn db_through(&self, endpoint: &str) -> Db {
+    fn builder(&self, endpoint: &str) -> aws_sdk_dynamodb::config::Builder {
         use aws_sdk_dynamodb::config::{BehaviorVersion, Builder, Credentials, Region};
         let [(_, id), (_, secret)] = CREDENTIALS;
-        let builder = Builder::new()
+        Builder::new()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(self.region.clone()))
             .credentials_provider(Credentials::new(id, secret, None, None, "test"))
             .http_client(aws_smithy_http_client::Builder::new().build_http())
-            .endpoint_url(endpoint);
-        Db::with(builder, &self.table)
+            .endpoint_url(endpoint)
+    }
+
+    /// A client of the SDK itself, for what the hub never does.
+    pub fn client(&self, endpoint: &str) -> aws_sdk_dynamodb::Client {
+        aws_sdk_dynamodb::Client::from_conf(self.builder(endpoint).build())
+    }
+
+    /// A way to its table, straight or through something in between.
+    pub fn db_through(&self, endpoint: &str) -> Db {
+        Db::with(self.builder(endpoint), &self.table)
     }
 
     /// A way to its table.

@@ -5,6 +5,7 @@
 mod bulk;
 mod clock;
 mod console;
+mod dynamodb;
 mod load;
 mod primary;
 mod propagation;
@@ -60,6 +61,8 @@ enum Name {
     Reads,
     /// How soon the console shows what there is (O1)
     Console,
+    /// What a DynamoDB table costs, and how fast its readers are (D1 to D3)
+    Dynamodb,
 }
 
 /// A part of `reads`.
@@ -96,7 +99,7 @@ impl Args {
     fn plan(&self) -> Plan {
         // Rates depend more on what the disk does just then.
         let usual = match self.name {
-            Name::Propagation | Name::Wake | Name::Reads | Name::Console => 3,
+            Name::Propagation | Name::Wake | Name::Reads | Name::Console | Name::Dynamodb => 3,
             Name::Primary => 5,
         };
         let (rounds, samples) = match self.quick {
@@ -144,6 +147,7 @@ fn measured(args: &Args) -> Result<Report> {
         Name::Wake => wake::measure(&runtime, args.plan())?,
         Name::Reads => reads::measure(&runtime, args.plan())?,
         Name::Console => console::measure(&runtime, args.plan())?,
+        Name::Dynamodb => dynamodb::measure(&runtime, args.plan())?,
     };
     report.about.push(format!(
         "before it began, other work had {:.0} % of the processors",

@@ -2,8 +2,8 @@
 
 mod followers;
 mod http;
-mod inside;
-mod push;
+pub mod inside;
+pub mod push;
 
 use crate::clock;
 use crate::report::{Goal, Report, Row};
@@ -25,7 +25,8 @@ use system_tests::{Result, free_port, until};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-const REGION: &str = "eu-west-1";
+/// The region of what is read.
+pub const REGION: &str = "eu-west-1";
 /// Random reads of one side in one round.
 const READS: usize = 1_000_000;
 /// Contexts changed per second in R2.
@@ -99,7 +100,7 @@ pub fn measure(runtime: &Runtime, plan: Plan) -> Result<Report> {
 }
 
 /// The agent in this process, on the file that was filled.
-async fn start_inside(agent: &Agent, memory_bytes: usize) -> Result<Inside> {
+pub async fn start_inside(agent: &Agent, memory_bytes: usize) -> Result<Inside> {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let config = RunConfig {
         region: REGION.parse_region()?,

@@ -2,8 +2,9 @@
 
 use super::push::{KIND, key, value};
 use crate::clock;
-use spoke_agent::reader::Answer;
 use spoke_agent::reader::embedded::Embedded;
+use spoke_agent::reader::table::TableReader;
+use spoke_agent::reader::{Answer, ContextReader};
 use std::collections::HashMap;
 use std::hint::black_box;
 use std::sync::Arc;
@@ -76,4 +77,22 @@ pub fn of_reader(reader: &Embedded, keys: &[String]) -> Result<Spread> {
             _ => false,
         }
     })
+}
+
+/// Reads of the cache before a table.
+pub async fn of_table(reader: &TableReader, keys: &[String]) -> Result<Spread> {
+    let mut nanos = Vec::with_capacity(keys.len());
+    for key in keys {
+        clock::go_on()?;
+        let begin = Instant::now();
+        let is_there = match black_box(reader.get(KIND, key).await).answer {
+            Answer::Found(found) => found.bytes().len() > black_box(0),
+            _ => false,
+        };
+        nanos.push(begin.elapsed().as_nanos() as u32);
+        if !is_there {
+            return Err(format!("the key {key} is not there").into());
+        }
+    }
+    Ok(spread(nanos))
 }
