@@ -332,5 +332,7 @@ async fn read_metrics(State(api): State<Arc<Api>>) -> Response {
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",
     )];
-    (kind, api.metrics.render()).into_response()
+    let view = api.view.borrow().clone();
+    let text = crate::metrics::render(&api.metrics, view.as_ref());
+    (kind, text).into_response()
 }

@@ -80,7 +80,7 @@ pub async fn run(
         }
     });
     let serving = tokio::spawn(serving.into_future());
-    tracing::info!(listen = %listen, scan = config.hub.scan, regions = config.spokes.len(), "publisher started");
+    tracing::info!(listen = %listen, schedule = config.hub.scan, regions = config.spokes.len(), "publisher started");
     let end = stand_by(&parts, &config, &mut incoming, &view, &mut stop).await;
     drop(scheduler);
     watching.abort();
@@ -140,12 +140,14 @@ async fn stand_by(
     while !*stop.borrow() {
         match once(parts, config, &mut candidate, orders, view, stop).await {
             Ok(Some(host)) => {
+                crate::metrics::database_answered();
                 wait = LOOK_AT_LEASE;
                 say(format!("standing by: the writer is {host}"));
             }
             Ok(None) => wait = LOOK_AT_LEASE,
             Err(Trouble::Stop(why)) => return Err(DaemonError::Misconfigured(why)),
             Err(Trouble::Wait(why)) => {
+                crate::metrics::database_failed();
                 say(format!("waiting: {why}"));
                 wait = (wait * 2).min(RETRY_MAX);
             }
@@ -207,7 +209,9 @@ async fn once(
             candidate.leave_standby(parts).await;
             match candidate.serve(parts, lease, orders, view, stop).await? {
                 TermEnd::Stopped => {}
-                TermEnd::Lost(why) => tracing::warn!(why, "this publisher is no longer the writer"),
+                TermEnd::Lost(why) => {
+                    tracing::warn!(error = why, "this publisher is no longer the writer");
+                }
             }
             Ok(None)
         }

@@ -148,6 +148,9 @@ pub async fn run_term(
     }
     writer.resume_retries(parts.source.retries().await?);
     writer.guard_by(definitions.guards);
+    let last_scan = parts.source.last_scan().await?;
+    crate::metrics::database_answered();
+    crate::metrics::begin_term(writer.stores().map(|(_, store)| &store.spec));
     let (events, mut incoming) = mpsc::channel(1024);
     let now = Instant::now();
     let mut engine = Engine {
@@ -173,18 +176,15 @@ pub async fn run_term(
         scanning: HashMap::new(),
         asking: HashMap::new(),
         recalling: HashMap::new(),
-        reporter: Reporter::default(),
+        reporter: Reporter::new(last_scan.map_or(0.0, |(seconds_ago, _)| seconds_ago)),
         view,
     };
     tracing::info!(epoch = lease.term.epoch, "this publisher is the writer");
-    metrics::gauge!(crate::metrics::IS_WRITER).set(1.0);
-    metrics::gauge!(crate::metrics::EPOCH).set(lease.term.epoch as f64);
     engine.spawn_lease();
     let end = engine.run(&mut incoming, orders, stop).await;
     engine.tasks.abort_all();
     let errands = async { while engine.errands.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(ERRANDS_WITHIN, errands).await;
-    metrics::gauge!(crate::metrics::IS_WRITER).set(0.0);
     view.send_replace(None);
     if matches!(end, TermEnd::Stopped)
         && let Err(e) = parts
@@ -259,9 +259,11 @@ impl Engine<'_> {
                 self.beating[ix.0] = false;
                 self.writer.heartbeat_answered(ix, now, session, answer);
             }
-            Event::Renewed(sent) => self
-                .tenure
-                .renewed(sent.saturating_duration_since(self.born)),
+            Event::Renewed(sent) => {
+                crate::metrics::database_answered();
+                let sent = sent.saturating_duration_since(self.born);
+                self.tenure.renewed(sent);
+            }
             Event::LeaseLost(why) => return Some(TermEnd::Lost(why)),
             Event::Looked(id, found) => self.looked(now, id, found),
             Event::Acked(xid) => self.writer.acked(now, xid),
@@ -334,7 +336,7 @@ impl Engine<'_> {
         let now = self.now();
         match ask {
             Ask::Republish { tenants, regions } => {
-                metrics::counter!(crate::metrics::REQUESTS, "kind" => "republish").increment(1);
+                metrics::counter!(crate::metrics::REQUESTS, "request" => "republish").increment(1);
                 let within = RECEIPTS_WITHIN.as_millis() as u64;
                 let ticket = self.writer.republish(now, tenants, &regions, within);
                 self.republishing.insert(ticket, asker);
@@ -345,14 +347,14 @@ impl Engine<'_> {
                 reread,
                 allow_mass_delete,
             } => {
-                metrics::counter!(crate::metrics::REQUESTS, "kind" => "scan").increment(1);
+                metrics::counter!(crate::metrics::REQUESTS, "request" => "scan").increment(1);
                 let id = self
                     .writer
                     .request_scan(&cause, regions, reread, allow_mass_delete);
                 self.scanning.insert(id, asker);
             }
             Ask::Recall => {
-                metrics::counter!(crate::metrics::REQUESTS, "kind" => "recall").increment(1);
+                metrics::counter!(crate::metrics::REQUESTS, "request" => "recall").increment(1);
                 let ticket = self.writer.recall();
                 self.recalling.insert(ticket, asker);
             }
@@ -366,7 +368,7 @@ impl Engine<'_> {
                 within,
                 ..
             } => {
-                metrics::counter!(crate::metrics::REQUESTS, "kind" => "visible").increment(1);
+                metrics::counter!(crate::metrics::REQUESTS, "request" => "visible").increment(1);
                 let ticket = self.writer.ask_visible(now, xid, &regions, within);
                 self.asking.insert(ticket, asker);
             }
@@ -406,7 +408,6 @@ impl Engine<'_> {
         if self.beat_at.elapsed() >= HEARTBEAT {
             self.beat_at = Instant::now();
             self.spawn_heartbeats();
-            self.reporter.gauges(&self.writer, now);
             reports::units(&self.parts.spokes);
         }
         self.report();
@@ -429,11 +430,8 @@ impl Engine<'_> {
         }
         if self.shown_at.elapsed() >= TICK {
             self.shown_at = Instant::now();
-            self.view.send_replace(Some(EngineView::of(
-                &self.writer,
-                now,
-                self.reporter.refusals(),
-            )));
+            self.view
+                .send_replace(Some(EngineView::of(&self.writer, now, &self.reporter)));
         }
     }
 }

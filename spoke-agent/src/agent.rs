@@ -82,7 +82,8 @@ impl Agent {
     /// [`StartError`] says in one line what is in the way.
     pub async fn start(config: RunConfig) -> Result<Self, StartError> {
         let system = |error: &dyn std::fmt::Display| StartError::System(error.to_string());
-        let metrics = metrics::install().map_err(|error| system(&error))?;
+        let metrics = metrics::install(config.region.as_str()).map_err(|error| system(&error))?;
+        metrics::begin_store();
         let clock = Clock::new();
         let (path, region) = (config.data.clone(), config.region.clone());
         let opening = move || open::open(&path, &region, config.cache_bytes, &clock);
@@ -122,7 +123,7 @@ impl Agent {
         });
         let (stop, stopped) = watch::channel(false);
         let watches = Watches::new(stopped.clone());
-        let gathering = watches.clone().gather(views.clone(), live.clone());
+        let gathering = watches.clone().gather(views.clone(), live.clone(), clock);
         let read_routes = serve::routes(Parts {
             gate: Gate::new(config.read.token),
             policies: config.authorize.into(),
@@ -147,7 +148,7 @@ impl Agent {
         let (read_listen, read_socket) = read.names();
         tracing::info!(
             region = %config.region,
-            data = %config.data.display(),
+            file = %config.data.display(),
             push_listen = %push_addr,
             read_listen,
             read_socket,

@@ -29,7 +29,8 @@ impl TableAgent {
     /// [`StartError`] says in one line what is in the way.
     pub async fn start(config: TableRunConfig) -> Result<Self, StartError> {
         let system = |error: &dyn std::fmt::Display| StartError::System(error.to_string());
-        let metrics = metrics::install().map_err(|error| system(&error))?;
+        let metrics =
+            metrics::install(config.reader.region.as_str()).map_err(|error| system(&error))?;
         let (region, table) = (config.reader.region.clone(), config.reader.table.url());
         let mut read = Listeners::open(&config.read).await?;
         let reader = TableReader::connect(config.reader, Options::default()).await;
@@ -45,7 +46,7 @@ impl TableAgent {
         let mut tasks = JoinSet::new();
         read.serve(&mut tasks, routes, &stopped);
         let (read_listen, read_socket) = read.names();
-        tracing::info!(%region, table, read_listen, read_socket, "ready");
+        tracing::info!(%region, store = table, read_listen, read_socket, "ready");
         Ok(Self {
             read_addr: read.address,
             stop,

@@ -4,12 +4,12 @@ use super::{Asker, Engine};
 use crate::ask::{Receipts, Reply};
 use crate::metrics as m;
 use crate::spoke::Spoke;
-use crate::writer::{Millis, Report, ScanSummary, StoreIx, Writer};
+use crate::writer::{Millis, Report, ScanSummary, StoreIx, StoreSpec, Writer};
 use contexts::push::Verdict;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The same refusal is logged once in this time.
 const SAY_AGAIN_AFTER_MS: Millis = 3_600_000;
@@ -35,17 +35,46 @@ pub struct Refusal {
 }
 
 /// Remembers what was said.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Reporter {
     refusals: VecDeque<Refusal>,
+    /// How old the last scan that read everything at the hub was at this moment.
+    scanned: (Instant, f64),
+    last_scan: Option<(f64, usize)>,
 }
 
 impl Reporter {
+    /// Of a term that begins so many seconds after the last scan of an earlier one.
+    pub(super) fn new(scanned_seconds_ago: f64) -> Self {
+        Self {
+            refusals: VecDeque::new(),
+            scanned: (Instant::now(), scanned_seconds_ago),
+            last_scan: None,
+        }
+    }
+
+    pub(super) fn scanned_seconds_ago(&self) -> f64 {
+        self.scanned.1 + self.scanned.0.elapsed().as_secs_f64()
+    }
+
+    /// Seconds that the last scan of this term took, and the problems that it found.
+    pub(super) fn last_scan(&self) -> Option<(f64, usize)> {
+        self.last_scan
+    }
+
+    fn scanned(&mut self, summary: &ScanSummary, stores: usize) {
+        self.last_scan = Some((summary.ms as f64 / 1000.0, summary.problems.len()));
+        // A store is in step only if all ranges were read.
+        if summary.stores.len() == stores && summary.stores.iter().any(|s| s.in_step) {
+            self.scanned = (Instant::now(), 0.0);
+        }
+    }
+
     pub(super) fn refusals(&self) -> &VecDeque<Refusal> {
         &self.refusals
     }
 
-    fn refused(&mut self, store: &str, tenant: &str, verdict: &Verdict, now: Millis) {
+    fn refused(&mut self, spec: &StoreSpec, tenant: &str, verdict: &Verdict, now: Millis) {
         let (reason, why) = match verdict {
             Verdict::KeyTaken { kind, key, owner } => (
                 "key_taken",
@@ -54,7 +83,9 @@ impl Reporter {
             Verdict::Invalid { why } => ("invalid", why.clone()),
             Verdict::Applied | Verdict::AlreadyThere => return,
         };
-        metrics::counter!(m::REFUSED, "store" => store.to_owned(), "reason" => reason).increment(1);
+        let labels = m::labels(&spec.region, &spec.name);
+        metrics::counter!(m::REFUSED, &m::with(&labels, "reason", reason)).increment(1);
+        let store = spec.name.as_str();
         let same = |r: &&mut Refusal| r.store == store && r.tenant == tenant && r.why == why;
         if let Some(known) = self.refusals.iter_mut().find(same) {
             known.times += 1;
@@ -75,25 +106,15 @@ impl Reporter {
                 said_at: now,
             });
         }
-        tracing::warn!(store, tenant, reason, why, "a store refused a bundle");
-    }
-
-    pub(super) fn gauges(&self, writer: &Writer, now: Millis) {
-        for (_, store) in writer.stores() {
-            let name = store.spec.name.clone();
-            let up = f64::from(u8::from(store.session().is_some()));
-            metrics::gauge!(m::STORE_UP, "store" => name.clone()).set(up);
-            let behind = f64::from(u8::from(store.behind.is_some()));
-            metrics::gauge!(m::STORE_BEHIND, "store" => name.clone()).set(behind);
-            metrics::gauge!(m::QUEUE_BYTES, "store" => name.clone())
-                .set(store.queue.bytes() as f64);
-            if let Some(at) = store.synced_at {
-                let seconds = now.saturating_sub(at) as f64 / 1000.0;
-                metrics::gauge!(m::STORE_SYNCED_SECONDS, "store" => name).set(seconds);
-            }
-        }
-        metrics::gauge!(m::DIRTY).set(writer.dirty() as f64);
-        metrics::gauge!(m::HELD_TENANTS).set(writer.held().len() as f64);
+        let [(_, region), (_, address)] = labels;
+        tracing::warn!(
+            region,
+            store = address,
+            tenant,
+            reason,
+            error = why,
+            "a store refused a bundle"
+        );
     }
 }
 
@@ -103,8 +124,8 @@ pub(super) fn units(spokes: &[Arc<Spoke>]) {
         let Some(table) = spoke.table() else { continue };
         let used = table.db().units.used();
         for (op, units) in [("read", used.read), ("write", used.write)] {
-            metrics::counter!(m::TABLE_UNITS, "store" => spoke.name(), "op" => op)
-                .absolute(units as u64);
+            let labels = m::labels(&spoke.region, &spoke.name());
+            metrics::counter!(m::TABLE_UNITS, &m::with(&labels, "op", op)).absolute(units as u64);
         }
     }
 }
@@ -113,44 +134,43 @@ impl Engine<'_> {
     /// Tells everything that happened since the last time.
     pub(super) fn report(&mut self) {
         let now = self.now();
-        let name = |writer: &Writer, ix: StoreIx| writer.store(ix).spec.name.clone();
+        let spec = |writer: &Writer, ix: StoreIx| writer.store(ix).spec.clone();
+        let labels = |writer: &Writer, ix: StoreIx| {
+            let spec = &writer.store(ix).spec;
+            m::labels(&spec.region, &spec.name)
+        };
         while let Some(report) = self.writer.next_report() {
             match report {
                 Report::Opened { store } => {
-                    tracing::info!(
-                        store = name(&self.writer, store),
-                        "the store obeys this publisher"
-                    );
+                    let [(_, region), (_, store)] = labels(&self.writer, store);
+                    tracing::info!(region, store, "the store obeys this publisher");
                 }
                 Report::Closed { store, failure } => {
-                    let name = name(&self.writer, store);
-                    tracing::warn!(
-                        store = name,
-                        why = failure.why,
-                        "the store cannot be used for now"
-                    );
+                    let [(_, region), (_, store)] = labels(&self.writer, store);
+                    let error = failure.why;
+                    tracing::warn!(region, store, error, "the store cannot be used for now");
                 }
                 Report::Pushed { store, applied, ms } => {
-                    let name = name(&self.writer, store);
-                    metrics::counter!(m::PUSHES, "store" => name.clone()).increment(1);
-                    metrics::counter!(m::BUNDLES, "store" => name.clone())
-                        .increment(applied as u64);
-                    metrics::histogram!(m::PUSH_SECONDS, "store" => name.clone())
-                        .record(ms as f64 / 1000.0);
-                    tracing::debug!(store = name, bundles = applied, ms, "pushed");
+                    let labels = labels(&self.writer, store);
+                    let seconds = ms as f64 / 1000.0;
+                    metrics::counter!(m::PUSHES, &labels).increment(1);
+                    metrics::counter!(m::BUNDLES, &labels).increment(applied as u64);
+                    metrics::histogram!(m::PUSH_SECONDS, &labels).record(seconds);
+                    let [(_, region), (_, store)] = labels;
+                    tracing::debug!(region, store, bundles = applied, seconds, "pushed");
                 }
                 Report::Refused {
                     store,
                     tenant,
                     verdict,
                 } => {
-                    let name = name(&self.writer, store);
-                    self.reporter.refused(&name, tenant.as_str(), &verdict, now);
+                    let spec = spec(&self.writer, store);
+                    self.reporter.refused(&spec, tenant.as_str(), &verdict, now);
                 }
                 Report::Held { tenant, held } => {
                     for h in held.iter().filter(|h| !h.is_pause()) {
                         let key = h.key.as_ref().map_or("(all keys)", |k| k.as_str());
-                        tracing::warn!(tenant = %tenant, kind = %h.kind, key, why = h.why, "held: the last good value stays");
+                        tracing::warn!(tenant = %tenant, kind = %h.kind, key, error = h.why, "held: the last good value stays");
                     }
                     if held.is_empty() {
                         tracing::info!(tenant = %tenant, "nothing is held any more");
@@ -158,11 +178,11 @@ impl Engine<'_> {
                 }
                 Report::Guarded { line } => {
                     metrics::counter!(m::GUARDED).increment(1);
-                    tracing::warn!(line, "the guard against mass deletes");
+                    tracing::warn!(error = line, "the guard against mass deletes");
                 }
                 Report::BuildFailed { why } => {
                     metrics::counter!(m::BUILD_FAILURES).increment(1);
-                    tracing::warn!(why, "a build failed and is repeated");
+                    tracing::warn!(error = why, "a build failed and is repeated");
                 }
                 Report::ScanEnded(summary) => self.scan_ended(summary),
                 Report::Republished(done) => {
@@ -188,11 +208,11 @@ impl Engine<'_> {
                     tracing::info!("the change triggers are all in place");
                 }
                 Report::Capturing { gap: Some(gap) } => {
-                    tracing::warn!(gap, "changes may be missed until the next scan");
+                    tracing::warn!(error = gap, "changes may be missed until the next scan");
                 }
                 Report::Beat { store, ms } => {
-                    let name = name(&self.writer, store);
-                    metrics::histogram!(m::LAG_SECONDS, "store" => name).record(ms as f64 / 1000.0);
+                    let labels = labels(&self.writer, store);
+                    metrics::histogram!(m::LAG_SECONDS, &labels).record(ms as f64 / 1000.0);
                 }
             }
         }
@@ -207,12 +227,15 @@ impl Engine<'_> {
             "trouble"
         };
         metrics::counter!(m::SCANS, "outcome" => outcome).increment(1);
-        metrics::gauge!(m::SCAN_SECONDS).set(summary.ms as f64 / 1000.0);
-        metrics::counter!(m::REPAIRED).increment(repaired);
+        for store in &summary.stores {
+            let labels = m::labels(&store.region, &store.store);
+            metrics::counter!(m::REPAIRED, &labels).increment(store.repaired);
+        }
         let stores = summary.stores.len();
+        self.reporter.scanned(&summary, self.parts.spokes.len());
         tracing::info!(
             cause = summary.cause,
-            ms = summary.ms,
+            seconds = summary.ms as f64 / 1000.0,
             contexts = summary.contexts,
             stores,
             in_step,
@@ -220,15 +243,17 @@ impl Engine<'_> {
             "scan ended"
         );
         for problem in &summary.problems {
-            tracing::warn!(problem, "the scan found something wrong at the hub");
+            tracing::warn!(error = problem, "the scan found something wrong at the hub");
         }
         for warning in &summary.warnings {
-            tracing::warn!(warning, "the scan found something odd at the hub");
+            tracing::warn!(error = warning, "the scan found something odd at the hub");
         }
         for store in summary.stores.iter().filter(|s| !s.in_step) {
+            let [(_, region), (_, address)] = m::labels(&store.region, &store.store);
             tracing::warn!(
-                store = store.store,
-                why = store.why,
+                region,
+                store = address,
+                error = store.why,
                 "the store is not in step"
             );
         }

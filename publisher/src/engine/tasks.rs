@@ -101,6 +101,7 @@ impl Engine<'_> {
                         "another publisher took the lease, or the database was replaced".into(),
                     ),
                     Err(e) => {
+                        crate::metrics::database_failed();
                         tracing::warn!(error = %e, "the lease cannot be renewed");
                         continue;
                     }

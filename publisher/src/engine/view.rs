@@ -1,6 +1,6 @@
 //! What the engine shows of itself: a small copy of the writer's state, made after every step.
 
-use super::reports::Refusal;
+use super::reports::{Refusal, Reporter};
 use crate::writer::{HeldReport, Millis, Writer};
 use contexts::name::{Region, TenantId};
 use serde::{Deserialize, Serialize};
@@ -19,8 +19,14 @@ pub struct StoreView {
     pub behind: Option<String>,
     /// Why it cannot be used, if it cannot.
     pub failure: Option<String>,
+    /// Whether it takes what this writer sends.
+    #[serde(default)]
+    pub up: bool,
     /// Bundles that wait for it.
     pub queued: usize,
+    /// Their bytes.
+    #[serde(default)]
+    pub queued_bytes: usize,
     /// Bundles that it acknowledged in this term.
     pub acked: u64,
     /// Milliseconds of the last push.
@@ -71,6 +77,12 @@ pub struct EngineView {
     pub stores: Vec<StoreView>,
     /// The scan that is running.
     pub scan: Option<ScanView>,
+    /// Seconds since the last scan that read everything at the hub, or since the term began where none is recorded.
+    #[serde(default)]
+    pub scanned_seconds_ago: f64,
+    /// Seconds that the last scan of this term took, and the problems that it found at the hub.
+    #[serde(default)]
+    pub last_scan: Option<(f64, usize)>,
     /// Tenants of which something is held; the first hundred.
     pub held: BTreeMap<TenantId, Vec<HeldReport>>,
     /// How many tenants that are.
@@ -83,7 +95,7 @@ pub struct EngineView {
 const HELD_SHOWN: usize = 100;
 
 impl EngineView {
-    pub(super) fn of(writer: &Writer, now: Millis, refusals: &VecDeque<Refusal>) -> Self {
+    pub(super) fn of(writer: &Writer, now: Millis, reporter: &Reporter) -> Self {
         let store = |store: &crate::writer::Store| StoreView {
             store: store.spec.name.clone(),
             region: store.spec.region.clone(),
@@ -91,7 +103,9 @@ impl EngineView {
             behind: store.behind.as_ref().map(|b| b.why.clone()),
             lag_ms: store.lag,
             failure: store.failure.as_ref().map(|f| f.why.clone()),
+            up: store.session().is_some(),
             queued: store.queue.len(),
+            queued_bytes: store.queue.bytes(),
             acked: store.acked,
             last_push_ms: store.last_push_ms,
             synced_seconds_ago: store
@@ -114,6 +128,8 @@ impl EngineView {
                 contexts: s.contexts,
                 ranges: s.ranges,
             }),
+            scanned_seconds_ago: reporter.scanned_seconds_ago(),
+            last_scan: reporter.last_scan(),
             held: writer
                 .held()
                 .iter()
@@ -121,7 +137,7 @@ impl EngineView {
                 .map(|(t, h)| (t.clone(), h.clone()))
                 .collect(),
             held_tenants: writer.held().len(),
-            refusals: refusals.clone(),
+            refusals: reporter.refusals().clone(),
         }
     }
 }

@@ -263,7 +263,7 @@ impl Source {
                 Err(e) => {
                     let (table, why) = (&watch.table, message(&e));
                     let why = format!("watch: the tenants query on {table}: {why}");
-                    tracing::warn!(why, "every tenant is scanned instead");
+                    tracing::warn!(error = why, "every tenant is scanned instead");
                     seen.everyone = Some(why);
                 }
             }

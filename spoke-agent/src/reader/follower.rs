@@ -263,7 +263,11 @@ impl Following {
                 Err(why) => why,
             };
             if why != said {
-                tracing::warn!(agent = place.name, why, "the agent cannot be followed");
+                tracing::warn!(
+                    peer = place.name,
+                    error = why,
+                    "the agent cannot be followed"
+                );
                 said = why;
             }
             // A mirror without anything has nothing to wait with.

@@ -11,6 +11,7 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use metrics::gauge;
 use serde::Deserialize;
 use serde_json::json;
 use std::time::Duration;
@@ -116,14 +117,26 @@ pub fn ready(
 /// `GET /metrics`.
 pub async fn metrics(State(my): State<Serve>) -> Response {
     let live = my.live.borrow().clone();
-    metrics::gauge!(names::CONTEXTS).set(live.contexts as f64);
-    metrics::gauge!(names::BUNDLES).set(live.bundles as f64);
-    metrics::gauge!(names::FILE_BYTES).set(my.views.db().file_bytes() as f64);
-    metrics::gauge!(names::READY).set(f64::from(u8::from(live.is_ready())));
-    if let Some(age) = live.age(my.clock.reading()) {
-        metrics::gauge!(names::AGE).set(age);
+    let bit = |is: bool| f64::from(u8::from(is));
+    names::set_system(my.views.db().file());
+    gauge!(names::CONTEXTS).set(live.contexts as f64);
+    gauge!(names::BUNDLES).set(live.bundles as f64);
+    gauge!(names::FILE_BYTES).set(my.views.db().file_bytes() as f64);
+    gauge!(names::READY).set(bit(live.is_ready()));
+    gauge!(names::CHECKED).set(bit(my.views.is_checked()));
+    gauge!(names::WATCHERS).set(my.watches.count() as f64);
+    gauge!(names::POSITION_EPOCH).set(live.position.epoch as f64);
+    if let Some(granted) = live.granted {
+        gauge!(names::GRANTED_EPOCH).set(granted.epoch as f64);
     }
+    if let Some(age) = live.age(my.clock.reading()) {
+        gauge!(names::AGE).set(age);
+    }
+    let index = my.views.memory();
+    let bytes = index.as_ref().map_or(0, |index| index.bytes());
+    gauge!(names::MEMORY_BYTES).set(bytes as f64);
+    gauge!(names::MEMORY_WHOLE).set(bit(index.is_some_and(|index| index.is_whole())));
     my.metrics.run_upkeep();
-    let text = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
+    let text = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (text, my.metrics.render()).into_response()
 }

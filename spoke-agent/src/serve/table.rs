@@ -305,6 +305,7 @@ async fn readyz(
 
 async fn metrics(State(my): State<Serve>) -> Response {
     let (cached, units) = (my.reader.cached(), my.reader.units());
+    names::set_process();
     if let Some(standing) = my.reader.standing() {
         metrics::gauge!(names::CONTEXTS).set(standing.pulse.contexts as f64);
         metrics::gauge!(names::BUNDLES).set(standing.pulse.bundles as f64);
@@ -315,10 +316,10 @@ async fn metrics(State(my): State<Serve>) -> Response {
     }
     metrics::gauge!(names::CACHED).set(cached.keys as f64);
     metrics::gauge!(names::CACHE_BYTES).set(cached.bytes as f64);
-    metrics::counter!(names::TABLE_READS, "why" => "fill").absolute(cached.fills);
-    metrics::counter!(names::TABLE_READS, "why" => "refresh").absolute(cached.refreshes);
-    metrics::gauge!(names::READ_UNITS).set(units.read);
+    metrics::counter!(names::TABLE_READS, "reason" => "fill").absolute(cached.fills);
+    metrics::counter!(names::TABLE_READS, "reason" => "refresh").absolute(cached.refreshes);
+    metrics::counter!(names::READ_UNITS).absolute(units.read as u64);
     my.metrics.run_upkeep();
-    let text = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
+    let text = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (text, my.metrics.render()).into_response()
 }

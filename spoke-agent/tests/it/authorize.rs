@@ -578,8 +578,7 @@ async fn decisions_are_counted_by_policy_and_outcome() {
         ("fresher", "stale"),
         ("none", "no_such_policy"),
     ] {
-        let line =
-            format!(r#"hubcast_agent_authorized_total{{policy="{policy}",outcome="{outcome}"}}"#);
+        let line = format!(r#"policy="{policy}",outcome="{outcome}""#);
         assert!(text.contains(&line), "{line}: {text}");
     }
     assert!(

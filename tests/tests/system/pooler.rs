@@ -149,7 +149,11 @@ async fn everything_works_through_a_transaction_pooler() -> Result<()> {
     // Away for longer than the lease.
     pooler.kill()?;
     until("the lease to run out", Duration::from_secs(30), || async {
-        let writes = world.hub.metric("hubcast_is_writer", "").await.ok()?;
+        let writes = world
+            .hub
+            .metric("hubcast_publisher_is_writer", "")
+            .await
+            .ok()?;
         (writes == 0.0).then_some(())
     })
     .await?;

@@ -18,7 +18,7 @@ const REGIONS: [&str; 2] = ["eu-west-1", "us-east-1"];
 /// Would catch a queue of messages instead of a set of tenants, and a store that waits for another.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_changed_a_thousand_times_is_one_push_to_a_slow_store() -> Result<()> {
-    const BUNDLES: &str = "hubcast_bundles_acked_total";
+    const BUNDLES: &str = "hubcast_publisher_store_bundles_acked_total";
     let mut world = World::with_counters(Server::any().await?, &REGIONS, 20).await?;
     world.runs().await?;
     let watch = Watch::on_some(&world.agents[1..], "t1");

@@ -153,9 +153,9 @@ async fn the_read_api_answers_from_the_table() -> Result<()> {
     assert_eq!(status["in_caches_after_seconds"], 1.0);
     let (_, metrics) = agent.asked("/metrics").await?;
     let lines = [
-        "hubcast_agent_ready 1",
+        "hubcast_agent_ready{region=",
         "hubcast_agent_cached_contexts",
-        "why=\"fill\"",
+        "reason=\"fill\"",
     ];
     assert!(lines.iter().all(|line| metrics.contains(line)), "{metrics}");
     assert!(agent.process.stop().await?.success());

@@ -206,7 +206,7 @@ pub async fn settles(hub: &Hub) -> Result<()> {
 
 /// Scans that ended in a publisher so far.
 pub async fn scans(hub: &Hub) -> Result<f64> {
-    hub.metric("hubcast_scans_total", "").await
+    hub.metric("hubcast_publisher_scans_total", "").await
 }
 
 /// Where the sample is.

@@ -2,6 +2,8 @@
 
 use super::audience::Audience;
 use super::read;
+use crate::clock::Clock;
+use crate::metrics as names;
 use crate::reader::{Changed, Changes};
 use crate::store::feed::{self, Batch, Event};
 use crate::store::live::Live;
@@ -56,6 +58,11 @@ impl Watches {
         self.places.clone().try_acquire_owned().ok()
     }
 
+    /// How many watch.
+    pub fn count(&self) -> usize {
+        MOST - self.places.available_permits()
+    }
+
     /// What changes from now on.
     pub fn hear(&self) -> broadcast::Receiver<Arc<News>> {
         self.news.subscribe()
@@ -67,7 +74,7 @@ impl Watches {
     }
 
     /// Gathers what changes, as long as somebody watches, until the agent stops.
-    pub async fn gather(self, views: Views, mut live: watch::Receiver<Arc<Live>>) {
+    pub async fn gather(self, views: Views, mut live: watch::Receiver<Arc<Live>>, clock: Clock) {
         let mut stopped = self.stopped.clone();
         let (mut at, mut is_behind) = (None, false);
         loop {
@@ -103,6 +110,10 @@ impl Watches {
             at = Some(batch.to);
             if is_new {
                 self.tell_readers(&batch, is_whole_story);
+                if let Some(pushed) = now.last_push {
+                    let micros = clock.reading().micros.saturating_sub(pushed.micros);
+                    metrics::histogram!(names::WATCH_SECONDS).record(micros as f64 / 1e6);
+                }
                 // Nobody may be left to hear it.
                 let _ = self.news.send(Arc::new(News {
                     batch,

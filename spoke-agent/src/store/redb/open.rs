@@ -255,8 +255,9 @@ fn or_begin(
 ) -> Result<Meta, StoreError> {
     match loaded {
         Err(StoreError::Damaged { what }) => {
+            metrics::counter!(crate::metrics::DAMAGE, "finding" => "store_emptied").increment(1);
             tracing::error!(
-                file = %db.path().display(), what,
+                file = %db.path().display(), error = what,
                 "the store is damaged and is emptied; it is not ready until the hub has filled it"
             );
             begin(db, region, clock)
@@ -336,7 +337,7 @@ fn read_facts(db: &Db, clock: &Clock) -> Result<Meta, StoreError> {
 /// Says what an audit found, once per kind of finding.
 pub fn report(db: &Db, audited: &Audited) {
     for (finding, count) in &audited.findings {
-        metrics::counter!(crate::metrics::REPAIRED, "finding" => *finding).increment(*count);
+        metrics::counter!(crate::metrics::DAMAGE, "finding" => *finding).increment(*count);
         tracing::warn!(
             file = %db.path().display(), finding, count,
             "the audit of the store found damage; what differs from the hub is sent again by its next scan"

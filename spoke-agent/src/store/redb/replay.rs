@@ -81,7 +81,7 @@ fn mark_of(db: &Db) -> Result<Option<Mark>, StoreError> {
     match meta::mark_of(&db.look()?) {
         Err(StoreError::Damaged { what }) => {
             tracing::warn!(
-                file = %db.path().display(), what,
+                file = %db.path().display(), error = what,
                 "pushes of the redo log may be missing until the hub's next scan"
             );
             Ok(None)
@@ -139,7 +139,7 @@ fn apply_mended(db: &Db, key: &DigestKey, records: &[(Mark, Read)]) -> Result<us
     match apply_at_once(db, key, records) {
         Ok(()) => return Ok(records.len()),
         Err(StoreError::Damaged { what }) => tracing::warn!(
-            file = %db.path().display(), what,
+            file = %db.path().display(), error = what,
             "the redo log meets damage in the store, which is mended first"
         ),
         Err(other) => return Err(other),

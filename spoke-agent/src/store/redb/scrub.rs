@@ -7,6 +7,7 @@ use super::StoreError;
 use super::db::Db;
 use super::rows;
 use super::tables::CONTEXTS;
+use crate::metrics as names;
 use contexts::digest::DigestKey;
 
 /// Records that are looked at in one step. A step is taken about ten times a second, so a million take some minutes.
@@ -38,6 +39,7 @@ impl Scrub {
             Default::default()
         });
         let from: (&[u8], &[u8], &[u8]) = (&tenant, &kind, &name);
+        let mut looked = 0;
         for (count, row) in contexts.range(from..)?.enumerate() {
             let (place, record) = row?;
             let (tenant, kind, name) = place.value();
@@ -49,10 +51,14 @@ impl Scrub {
                 return Ok(true);
             }
             if count == RECORDS {
+                metrics::counter!(names::SCRUBBED).increment(RECORDS as u64);
                 self.last = Some((tenant.into(), kind.into(), name.into()));
                 return Ok(false);
             }
+            looked = count as u64 + 1;
         }
+        metrics::counter!(names::SCRUBBED).increment(looked);
+        metrics::counter!(names::SCRUBS).increment(1);
         Ok(false)
     }
 }

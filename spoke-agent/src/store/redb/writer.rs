@@ -267,7 +267,7 @@ impl Writer {
                 return None;
             };
             if why != said {
-                tracing::warn!(why = why.join("; "), "no peer fills this new store yet");
+                tracing::warn!(error = why.join("; "), "no peer fills this new store yet");
                 said = why;
             }
             // The ticks of the process come several times a second, and are what this waits for.

@@ -2,11 +2,13 @@
 
 use super::{Checked, Writer};
 use crate::clock;
+use crate::metrics as names;
 use crate::store::redb::StoreError;
 use crate::store::redb::db::Write;
 use crate::store::redb::open;
 use crate::store::redb::tables::Tables;
 use contexts::push::Refused;
+use std::time::Instant;
 
 /// Microseconds without a push after which the file is made durable.
 const SETTLE_AFTER: u64 = 1_000_000;
@@ -27,10 +29,13 @@ impl Writer {
         }
         if self.failed {
             self.recover();
-        } else if self.db.needs_settling()
-            && let Err(error) = self.db.write().and_then(Write::commit)
-        {
-            self.fail("make the file durable", &error);
+        } else if self.db.needs_settling() {
+            let started = Instant::now();
+            let settled = self.db.write().and_then(Write::commit);
+            metrics::histogram!(names::SETTLE_SECONDS).record(started.elapsed());
+            if let Err(error) = settled {
+                self.fail("make the file durable", &error);
+            }
         }
     }
 
@@ -53,6 +58,7 @@ impl Writer {
 
     /// Ends the session and reads the file again.
     pub(super) fn fail(&mut self, doing: &str, error: &StoreError) -> Refused {
+        metrics::counter!(names::FAILURES).increment(1);
         tracing::error!(
             file = %self.db.path().display(), doing, %error,
             "the store failed; its file is opened again and the hub has to claim it again"
