@@ -12,6 +12,7 @@ pub use view::{EngineView, ScanView, StoreView};
 use crate::ask::{Ask, Order, RECEIPTS_WITHIN, Reply};
 use crate::source::capture::Found;
 use crate::source::hub::{Lease, PendingRequest};
+use crate::source::stopped::Stopped;
 use crate::source::{Source, SourceError};
 use crate::spoke::Spoke;
 use crate::writer::lease::Tenure;
@@ -50,6 +51,7 @@ pub(crate) enum Event {
     Beat(Option<(u64, Instant)>),
     Triggers(Result<(String, Option<String>), SourceError>),
     HoldsWritten(bool),
+    Stopped(Option<Stopped>),
 }
 
 /// Where the answer to a request goes.
@@ -87,6 +89,8 @@ struct Engine<'a> {
     take_again: bool,
     /// When the row of the beat is due, unless one is under way.
     own_beat_at: Option<Instant>,
+    /// When it is counted again what is stopped, unless that is under way.
+    stopped_at: Option<Instant>,
     /// When the triggers are looked at again, unless that is under way.
     triggers_at: Option<Instant>,
     scans_seen: Option<ScanId>,
@@ -103,6 +107,8 @@ const TICK: Duration = Duration::from_millis(50);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often the row of the beat is changed.
 const OWN_BEAT: Duration = Duration::from_secs(2);
+/// How often it is counted what is stopped.
+const COUNT_STOPPED: Duration = Duration::from_secs(10);
 /// How often the triggers themselves are looked at, beside every scan.
 const LOOK_AT_TRIGGERS: Duration = Duration::from_secs(60);
 /// The same, if that failed.
@@ -169,6 +175,7 @@ pub async fn run_term(
         taken: HashSet::new(),
         take_again: false,
         own_beat_at: Some(now),
+        stopped_at: Some(now),
         triggers_at: Some(now),
         scans_seen: None,
         shown_at: now,
@@ -275,9 +282,21 @@ impl Engine<'_> {
                 }
             }
             Event::Triggers(checked) => self.checked_triggers(checked),
-            Event::HoldsWritten(written) => self.writer.hold_work_done(now, written),
+            Event::HoldsWritten(written) => {
+                self.writer.hold_work_done(now, written);
+                self.count_stopped_now();
+            }
+            Event::Stopped(stopped) => {
+                self.stopped_at = Some(Instant::now() + COUNT_STOPPED);
+                // What was counted last stays: the database is away, or slow.
+                self.reporter.stopped = stopped.or(self.reporter.stopped.take());
+            }
         }
         None
+    }
+
+    fn count_stopped_now(&mut self) {
+        self.stopped_at = self.stopped_at.map(|_| Instant::now());
     }
 
     fn checked_triggers(&mut self, checked: Result<(String, Option<String>), SourceError>) {
@@ -355,6 +374,7 @@ impl Engine<'_> {
             }
             Ask::Recall => {
                 metrics::counter!(crate::metrics::REQUESTS, "request" => "recall").increment(1);
+                self.count_stopped_now();
                 let ticket = self.writer.recall();
                 self.recalling.insert(ticket, asker);
             }
@@ -401,6 +421,9 @@ impl Engine<'_> {
         let is_due = |at: &mut Option<Instant>| at.take_if(|at| *at <= Instant::now()).is_some();
         if is_due(&mut self.own_beat_at) {
             self.spawn_beat();
+        }
+        if is_due(&mut self.stopped_at) {
+            self.spawn_count_of_stopped();
         }
         if is_due(&mut self.triggers_at) || (scan_began && self.triggers_at.take().is_some()) {
             self.spawn_trigger_check();

@@ -101,9 +101,22 @@ families! {
     /// Tenants that are tried again.
     RETRYING Gauge "hubcast_publisher_retrying_tenants"
         "Tenants that cannot be built at present, such as by a failing query, and are tried again. status names them.";
-    /// Tenants of which something is held.
+    /// Tenants of which something is held because of their data.
     HELD_TENANTS Gauge "hubcast_publisher_held_tenants"
-        "Tenants of which something is held: stores keep its last good value. Somebody has to mend the data or the query.";
+        "Tenants of which something is held: stores keep its last good value. Somebody has to mend the data or the query. \
+         What is paused and what the guard holds is counted elsewhere.";
+    /// Contexts whose removal the guard holds.
+    HELD_REMOVALS Gauge "hubcast_publisher_held_removals"
+        "Contexts, in each region, whose removal the guard holds until somebody approves or drops it. Their keys go on working.";
+    /// Since when.
+    HELD_REMOVALS_SECONDS Gauge "hubcast_publisher_held_removals_oldest_seconds"
+        "Seconds since the oldest of held_removals was held; 0 without one.";
+    /// Pauses.
+    PAUSES Gauge "hubcast_publisher_pauses"
+        "Pauses that are in force. What is paused keeps its values, and only removals leave.";
+    /// Since when.
+    PAUSED_SECONDS Gauge "hubcast_publisher_pauses_oldest_seconds"
+        "Seconds since the oldest pause began; 0 without one.";
     /// Keys that two tenants have.
     CLASHES Gauge "hubcast_publisher_clashing_keys"
         "Keys that two tenants have at once; the second one's is held.";
@@ -135,9 +148,9 @@ families! {
     /// What the last scan found wrong at the hub.
     SCAN_PROBLEMS Gauge "hubcast_publisher_last_scan_problems"
         "Problems at the hub that the last scan of this writer found, such as a kind whose query fails. status names them.";
-    /// Causes whose removals reached the limit.
+    /// Causes whose removals reached the limit, by `outcome`.
     GUARDED Counter "hubcast_publisher_guarded_total"
-        "Times that removals reached the limit of the guard: held, or few and let through. The log says which.";
+        "Times that removals reached the limit of the guard, by outcome: held, or passed since they were few.";
     /// Per table and op: units that the service charged for.
     TABLE_UNITS Counter "hubcast_publisher_store_units_total"
         "Units that DynamoDB charged for the table since this process began, by op: read, write. Only tables have it.";
@@ -214,9 +227,10 @@ pub fn begin_term<'a>(stores: impl Iterator<Item = &'a StoreSpec>) {
     for kind in ["republish", "scan", "visible", "recall"] {
         metrics::counter!(REQUESTS, "request" => kind).increment(0);
     }
-    for name in [BUILD_FAILURES, GUARDED] {
-        metrics::counter!(name).increment(0);
+    for outcome in ["held", "passed"] {
+        metrics::counter!(GUARDED, "outcome" => outcome).increment(0);
     }
+    metrics::counter!(BUILD_FAILURES).increment(0);
 }
 
 #[cfg(test)]

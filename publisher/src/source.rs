@@ -15,6 +15,7 @@
 //! | `connections` | the pool, and connections that are used again at once |
 //! | [`statement`] | statements that pass a transaction pooler |
 //! | [`pauses`] | the stop button |
+//! | [`stopped`] | how much is paused or held by the guard |
 //! | [`holds`] | removals that were too many at once |
 //! | [`audit`] | who did what |
 //! | [`hub`] | the lease, terms, requests and scans in the schema `hubcast` |
@@ -40,6 +41,7 @@ pub mod ranges;
 pub mod stability;
 pub mod standby;
 pub mod statement;
+pub mod stopped;
 pub mod triggers;
 pub mod uninstall;
 mod watched;

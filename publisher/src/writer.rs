@@ -38,7 +38,7 @@ mod visible;
 
 pub use built::{Batch, BuildRequest, Built, BuiltBatch, BuiltBundle, What};
 pub use capture::{AckRequest, Change, LookId, LookRequest, Looked, Snapshot};
-pub use guard::{GuardLimits, Hold, HoldName};
+pub use guard::{Alert, GuardLimits, Hold, HoldName};
 pub use guarding::HoldWork;
 pub use receipts::{Delivery, HeldReport, Receipt, RegionFilter, Republished};
 pub use retry::Retry;
@@ -167,10 +167,7 @@ pub enum Report {
         why: String,
     },
     /// So much was removed at once that the guard held it, or would have.
-    Guarded {
-        /// What, and what became of it.
-        line: String,
-    },
+    Guarded(Alert),
     /// A scan ended.
     ScanEnded(ScanSummary),
     /// A republish request has all its receipts.
@@ -248,6 +245,8 @@ pub struct Writer {
     force: bool,
     everyone_at: Option<Millis>,
     held: BTreeMap<TenantId, Vec<HeldReport>>,
+    /// Of how many of them because of their data.
+    held_by_data: usize,
     reports: VecDeque<Report>,
     suspended: bool,
     closing: bool,
@@ -300,6 +299,7 @@ impl Writer {
             scans: 0,
             waits: Waits::default(),
             held: BTreeMap::new(),
+            held_by_data: 0,
             reports: VecDeque::new(),
             suspended: false,
             closing: false,
@@ -356,6 +356,11 @@ impl Writer {
     /// What is held at present, by tenant.
     pub fn held(&self) -> &BTreeMap<TenantId, Vec<HeldReport>> {
         &self.held
+    }
+
+    /// Tenants of which something is held because of their data, and not because somebody or the guard wants it so.
+    pub fn held_by_data(&self) -> usize {
+        self.held_by_data
     }
 
     /// Keys that two tenants have.
@@ -461,11 +466,15 @@ impl Writer {
         if !changed {
             return;
         }
+        let by_data = |held: &Vec<HeldReport>| held.iter().any(HeldReport::is_of_data);
+        let (before, mut now) = (self.held.get(tenant).is_some_and(by_data), false);
         if held.is_empty() {
             self.held.remove(tenant);
         } else if self.held.len() < HELD_MAX || self.held.contains_key(tenant) {
+            now = by_data(&held);
             self.held.insert(tenant.clone(), held.clone());
         }
+        self.held_by_data = self.held_by_data + usize::from(now) - usize::from(before);
         self.reports.push_back(Report::Held {
             tenant: tenant.clone(),
             held,

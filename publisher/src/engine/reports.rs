@@ -3,6 +3,7 @@
 use super::{Asker, Engine};
 use crate::ask::{Receipts, Reply};
 use crate::metrics as m;
+use crate::source::stopped::Stopped;
 use crate::spoke::Spoke;
 use crate::writer::{Millis, Report, ScanSummary, StoreIx, StoreSpec, Writer};
 use contexts::push::Verdict;
@@ -41,6 +42,7 @@ pub(super) struct Reporter {
     /// How old the last scan that read everything at the hub was at this moment.
     scanned: (Instant, f64),
     last_scan: Option<(f64, usize)>,
+    pub(super) stopped: Option<Stopped>,
 }
 
 impl Reporter {
@@ -50,6 +52,7 @@ impl Reporter {
             refusals: VecDeque::new(),
             scanned: (Instant::now(), scanned_seconds_ago),
             last_scan: None,
+            stopped: None,
         }
     }
 
@@ -176,9 +179,10 @@ impl Engine<'_> {
                         tracing::info!(tenant = %tenant, "nothing is held any more");
                     }
                 }
-                Report::Guarded { line } => {
-                    metrics::counter!(m::GUARDED).increment(1);
-                    tracing::warn!(error = line, "the guard against mass deletes");
+                Report::Guarded(alert) => {
+                    let reason = if alert.is_held { "held" } else { "passed" };
+                    metrics::counter!(m::GUARDED, "outcome" => reason).increment(1);
+                    tracing::warn!(reason, error = alert.line, "the guard against mass deletes");
                 }
                 Report::BuildFailed { why } => {
                     metrics::counter!(m::BUILD_FAILURES).increment(1);

@@ -185,6 +185,15 @@ impl Engine<'_> {
         });
     }
 
+    /// Counts what is paused, and what the guard holds.
+    pub(super) fn spawn_count_of_stopped(&mut self) {
+        let (source, events) = (self.parts.source.clone(), self.events.clone());
+        self.tasks.spawn(async move {
+            let stopped = source.within(STATEMENT_WITHIN, source.stopped()).await;
+            let _ = events.send(Event::Stopped(stopped.ok())).await;
+        });
+    }
+
     /// Looks whether every change still leaves a row.
     pub(super) fn spawn_trigger_check(&mut self) {
         let (source, events) = (self.parts.source.clone(), self.events.clone());

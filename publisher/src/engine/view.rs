@@ -1,6 +1,7 @@
 //! What the engine shows of itself: a small copy of the writer's state, made after every step.
 
 use super::reports::{Refusal, Reporter};
+use crate::source::stopped::Stopped;
 use crate::writer::{HeldReport, Millis, Writer};
 use contexts::name::{Region, TenantId};
 use serde::{Deserialize, Serialize};
@@ -87,6 +88,12 @@ pub struct EngineView {
     pub held: BTreeMap<TenantId, Vec<HeldReport>>,
     /// How many tenants that are.
     pub held_tenants: usize,
+    /// How many of them because of their data, and not because somebody or the guard wants it so.
+    #[serde(default)]
+    pub held_by_data: usize,
+    /// What is paused, and what the guard holds, as the database said last.
+    #[serde(default)]
+    pub stopped: Option<Stopped>,
     /// Bundles that stores refused.
     pub refusals: VecDeque<Refusal>,
 }
@@ -137,6 +144,8 @@ impl EngineView {
                 .map(|(t, h)| (t.clone(), h.clone()))
                 .collect(),
             held_tenants: writer.held().len(),
+            held_by_data: writer.held_by_data(),
+            stopped: reporter.stopped.clone(),
             refusals: reporter.refusals().clone(),
         }
     }

@@ -61,7 +61,13 @@ fn of_writer(view: &EngineView) {
     gauge!(m::IS_SUSPENDED).set(bit(view.suspended));
     gauge!(m::DIRTY).set(view.dirty as f64);
     gauge!(m::RETRYING).set(view.retrying as f64);
-    gauge!(m::HELD_TENANTS).set(view.held_tenants as f64);
+    gauge!(m::HELD_TENANTS).set(view.held_by_data as f64);
+    if let Some(stopped) = &view.stopped {
+        gauge!(m::HELD_REMOVALS).set(stopped.removals as f64);
+        gauge!(m::HELD_REMOVALS_SECONDS).set(stopped.removals_seconds);
+        gauge!(m::PAUSES).set(stopped.pauses as f64);
+        gauge!(m::PAUSED_SECONDS).set(stopped.paused_seconds);
+    }
     gauge!(m::CLASHES).set(view.clashes as f64);
     gauge!(m::CAPTURE_GAP).set(bit(view.capture_gap.is_some()));
     gauge!(m::UNACKED).set(view.unacked as f64);

@@ -127,6 +127,15 @@ struct Case {
     over: BTreeMap<(usize, u64), String>,
 }
 
+/// A limit that was reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alert {
+    /// Whether the removals are held; else they are few, and leave.
+    pub is_held: bool,
+    /// What happened, for a person.
+    pub line: String,
+}
+
 /// What was decided.
 #[derive(Debug, Default)]
 pub struct Verdicts {
@@ -134,8 +143,8 @@ pub struct Verdicts {
     pub free: BTreeSet<TenantId>,
     /// These are to be written down; then their tenants are free.
     pub holds: Vec<Hold>,
-    /// Lines for the log: limits that were reached and what happened.
-    pub alerts: Vec<String>,
+    /// Limits that were reached.
+    pub alerts: Vec<Alert>,
 }
 
 /// Names to be written down together, before these tenants are built again.
@@ -424,7 +433,7 @@ impl Guard {
 
     /// Passes what may pass: it is out of the book, so that the next build of its tenants removes nothing. What may not
     /// is left in `over`, and its names are asked for.
-    fn judge(&mut self, now: Millis, cause: &Cause, case: &mut Case, alerts: &mut Vec<String>) {
+    fn judge(&mut self, now: Millis, cause: &Cause, case: &mut Case, alerts: &mut Vec<Alert>) {
         let mut counts: BTreeMap<(usize, u64), usize> = BTreeMap::new();
         for ((region, _), lost) in &mut case.lost {
             lost.retain(|code| !case.gained.contains(&(*region, *code)));
@@ -447,14 +456,21 @@ impl Guard {
             if allowed || self.limits.is_off() || fits() {
                 self.removed.push_back((now, region, kind, count));
             } else if count <= ALWAYS {
-                alerts.push(format!(
+                let line = format!(
                     "{count} removals of kind {k} in region {r} pass, since they are few; with them {} left within ten minutes",
                     before + count
-                ));
+                );
+                alerts.push(Alert {
+                    is_held: false,
+                    line,
+                });
                 self.removed.push_back((now, region, kind, count));
             } else {
                 let line = format!("{cause}: {count} removals of kind {k} in region {r} at once");
-                alerts.push(format!("{line}: held; see `publisher held`"));
+                alerts.push(Alert {
+                    is_held: true,
+                    line: format!("{line}: held; see `publisher held`"),
+                });
                 case.over.insert((region, kind), line);
             }
         }

@@ -108,8 +108,7 @@ impl Writer {
         let verdicts = self.guard.decide(now);
         self.holding.holds.extend(verdicts.holds);
         let alerts = verdicts.alerts.into_iter();
-        self.reports
-            .extend(alerts.map(|line| Report::Guarded { line }));
+        self.reports.extend(alerts.map(Report::Guarded));
         let (go_on, again) = verdicts.free.into_iter().partition(|t| back.contains(t));
         let go_on: Vec<TenantId> = go_on;
         for tenant in &go_on {

@@ -76,6 +76,11 @@ impl HeldReport {
     pub fn is_pause(&self) -> bool {
         self.why == HoldReason::Paused.to_string()
     }
+
+    /// Whether the row or the query is to be mended: neither somebody nor the guard wants it held.
+    pub fn is_of_data(&self) -> bool {
+        !self.is_pause() && !self.is_removal()
+    }
 }
 
 /// What became of one tenant at one store.

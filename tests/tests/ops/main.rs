@@ -5,3 +5,4 @@ mod exposition;
 mod logs;
 mod metrics;
 mod stage;
+mod stopped;

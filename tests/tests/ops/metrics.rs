@@ -92,11 +92,12 @@ async fn the_publisher_shows_what_an_operator_needs() -> Result<()> {
         shows(&stage.hub, "hubcast_publisher_store_up", region, 1.0).await?;
     }
     let seen = settles(
-        "the beat to come",
+        "the beat to come, and what is stopped to be counted",
         || of_hub(&stage.hub),
         |seen| {
             let beats = seen.value("hubcast_publisher_store_lag_seconds_count", us);
-            beats.is_some_and(|n| n > 0.0)
+            let pauses = seen.value("hubcast_publisher_pauses", "");
+            beats.is_some_and(|n| n > 0.0) && pauses.is_some()
         },
     )
     .await?;
