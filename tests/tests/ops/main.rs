@@ -2,7 +2,9 @@
 //! compared with what the programs really do, so that none of them speaks of something that is not there.
 
 mod exposition;
+mod files;
 mod logs;
 mod metrics;
+mod speaks;
 mod stage;
 mod stopped;
