@@ -115,6 +115,7 @@ impl Writer {
             back.remove(tenant);
             self.guard.goes_on(tenant);
         }
+        self.guard.forget_latest();
         again
     }
 

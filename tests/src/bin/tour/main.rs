@@ -2,6 +2,7 @@
 //! when something changes, when the hub is gone, and when a region loses its disk. Every figure is measured.
 
 mod acts;
+mod mistake;
 mod stage;
 mod table;
 
@@ -64,6 +65,7 @@ async fn tour(args: &Args) -> Result<bool> {
     verdicts.push(acts::revoke(&stage).await?);
     verdicts.push(acts::hub_gone(&mut stage).await?);
     verdicts.push(acts::disk_lost(&mut stage).await?);
+    verdicts.push(mistake::delete_without_where(&stage).await?);
     let good = show(&verdicts);
     if args.once {
         stage.clear().await;
