@@ -66,6 +66,8 @@ pub enum HoldReason {
     Removed,
     /// The hub has it no longer, and a person decided that it stays all the same.
     Dropped,
+    /// The hub has it no longer; what removed it is still being counted.
+    Undecided,
 }
 
 /// Whether a store keeps its last good value for a held name.
@@ -102,6 +104,9 @@ impl fmt::Display for HoldReason {
                 "one of too many removals at once: `publisher approve` or `publisher drop`",
             ),
             Self::Dropped => f.write_str("removed at the hub, and kept because a person said so"),
+            Self::Undecided => f.write_str(
+                "removed at the hub with others that are still being counted: it leaves or is held within moments",
+            ),
             Self::Paused => {
                 f.write_str("paused: it keeps its value; `publisher status` says by whom and why")
             }

@@ -9,7 +9,7 @@ use super::hub::SERVER;
 use super::query::{self, Tenants};
 use super::statement::{quoted, texts};
 use super::{Source, SourceError, is_passing, message};
-use crate::writer::BuiltBatch;
+use crate::writer::{BuiltBatch, Snapshot};
 use contexts::name::{Region, TenantId};
 use futures_util::TryStreamExt;
 use sqlx::Row as _;
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 /// The columns of the row, wider than any of a context, that says whether the definitions and the server are those that are taken for granted, and
 /// makes the settings on the way.
-const HEADER: usize = 5 + SETTINGS.len() + 1;
+const HEADER: usize = 6 + SETTINGS.len() + 1;
 
 /// A query that fails for everybody is not asked at once for so long: it would cost every build its time twice.
 const FAILS_FOR: Duration = Duration::from_secs(10);
@@ -72,7 +72,7 @@ impl Known {
         let mut sql = format!(
             "{SNAPSHOT}; SELECT s.fingerprint, pg_is_in_recovery()::text, {SERVER}, \
              (SELECT t FROM unnest({list}) AS t WHERE t::{tenant_type}::text <> t LIMIT 1), \
-             (SELECT h.tenant FROM hubcast.holds h WHERE h.tenant = ANY({list}) LIMIT 1), {} FROM hubcast.settings s",
+             (SELECT h.tenant FROM hubcast.holds h WHERE h.tenant = ANY({list}) LIMIT 1), pg_current_snapshot()::text, {} FROM hubcast.settings s",
             settings.join(", ")
         );
         for (i, definition) in kinds.iter().enumerate() {
@@ -132,7 +132,11 @@ impl Source {
             return Ok(None);
         };
         match self.read_at_once(&known, tenants).await {
-            Ok(rows) => Ok(Some(assemble(&known.definitions, tenants, regions, rows))),
+            Ok((rows, seen)) => {
+                let mut batch = assemble(&known.definitions, tenants, regions, rows);
+                batch.seen = seen.map(Arc::new);
+                Ok(Some(batch))
+            }
             Err(Otherwise::Passing(e)) => Err(self.error("building tenants", e)),
             Err(Otherwise::Fails(e)) => {
                 tracing::debug!(error = message(&e), "builds step by step");
@@ -145,19 +149,20 @@ impl Source {
         }
     }
 
-    /// The rows of all kinds, each with the number of its kind.
+    /// The rows of all kinds, each with the number of its kind, and the snapshot that they are of.
     async fn read_at_once(
         &self,
         known: &Known,
         tenants: &[TenantId],
-    ) -> Result<Vec<(usize, String, Row)>, Otherwise> {
+    ) -> Result<(Vec<(usize, String, Row)>, Option<Snapshot>), Otherwise> {
         let mut lent = self.connections().lend().await?;
         let sql = sqlx::AssertSqlSafe(known.message(tenants));
         let mut rows = sqlx::raw_sql(sql).fetch(lent.connection());
-        let (mut found, mut confirmed) = (Vec::new(), false);
+        let (mut found, mut confirmed, mut seen) = (Vec::new(), false, None);
         while let Some(row) = rows.try_next().await? {
             if row.len() == HEADER {
                 confirmed = self.is_as_known(known, &row)?;
+                seen = Snapshot::parse(row.try_get(5)?);
                 continue;
             }
             let kind = row.try_get::<i32, _>(0)?;
@@ -167,7 +172,7 @@ impl Source {
         drop(rows);
         lent.keep();
         match confirmed {
-            true => Ok(found),
+            true => Ok((found, seen)),
             false => Err(Otherwise::Unknown),
         }
     }

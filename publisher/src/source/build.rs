@@ -11,13 +11,14 @@ use super::hub::SERVER;
 use super::query::{self, LIST, Tenants};
 use super::statement::{Statement, unnamed};
 use super::{Source, SourceError, is_passing, message};
-use crate::writer::{BuildRequest, BuiltBatch, TenantRange, What};
+use crate::writer::{BuildRequest, BuiltBatch, Snapshot, TenantRange, What};
 use contexts::name::{Key, Kind, Region, TenantId};
 use futures_util::TryStreamExt;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{Connection, PgConnection, Postgres, Row as _};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A failing query is asked again for at most this many tenants at a time, and then for ever fewer.
@@ -234,6 +235,13 @@ impl Source {
                 }
             }
         }
+        let mut seen = None;
+        if let Bound::List(_) = bound {
+            let row = unnamed("SELECT pg_current_snapshot()::text");
+            let row = row.fetch_one(&mut *tx).await;
+            let row = row.map_err(|e| self.error("reading a snapshot", e))?;
+            seen = Snapshot::parse(row.get(0)).map(Arc::new);
+        }
         let holds = bound.query(query::holds(&definitions.tenant_type, bound.shape()));
         let holds = holds.fetch_all(&mut *tx).await;
         let holds = holds.map_err(|e| self.error("reading what is held", e))?;
@@ -241,7 +249,10 @@ impl Source {
         tx.rollback()
             .await
             .map_err(|e| self.error("ending a build", e))?;
-        Ok(batch(assembly, &definitions, problems, unsure))
+        Ok(BuiltBatch {
+            seen,
+            ..batch(assembly, &definitions, problems, unsure)
+        })
     }
 
     /// Divides names into those that the tenant type can have, and the others with the reason.
@@ -359,6 +370,7 @@ pub(super) fn batch(
     BuiltBatch {
         ranges: Vec::new(),
         beat: None,
+        seen: None,
         tenants,
         guards: definitions.guards,
         excused,

@@ -5,8 +5,8 @@ use super::guard::{GuardLimits, HoldName};
 use super::queue::{Queued, Sort, Unit};
 use super::receipts::HeldReport;
 use super::scan::TenantRange;
-use super::{BatchId, Millis, Report, StoreIx, Tick, Writer};
-use contexts::bundle::Bundle;
+use super::{BatchId, Millis, Report, Snapshot, StoreIx, Tick, Writer};
+use contexts::bundle::{Bundle, HoldReason};
 use contexts::digest::{Digest, DigestKey};
 use contexts::name::{Kind, TenantId};
 use contexts::push::Sent;
@@ -82,6 +82,8 @@ pub struct BuiltBatch {
     pub beat: Option<u64>,
     /// For the others: the tenants.
     pub tenants: Vec<Built>,
+    /// For [`What::Tenants`]: the snapshot that they were read in.
+    pub seen: Option<Arc<Snapshot>>,
     /// Contexts that were read, each counted once however many regions it goes to.
     pub contexts: u64,
     /// The definitions in the snapshot, by fingerprint.
@@ -109,6 +111,7 @@ impl Default for BuiltBatch {
             ranges: Vec::new(),
             beat: None,
             tenants: Vec::new(),
+            seen: None,
             contexts: 0,
             definitions: 0,
             kinds: BTreeSet::new(),
@@ -239,6 +242,7 @@ impl Writer {
             let taken = self.dirty.take(max, open, |t| builds.has(t));
             if let Some(taken) = taken {
                 let started = self.now();
+                taken.tenants.iter().for_each(|t| self.guard.begun(t));
                 return Some(self.builds.begin(Batch {
                     what: What::Tenants(taken.tenants),
                     started,
@@ -328,11 +332,15 @@ impl Writer {
 
     fn tenants_built(&mut self, now: Millis, batch: &Batch, result: BuiltBatch) {
         let (started, mut tenants) = (batch.started, result.tenants);
+        tenants
+            .iter_mut()
+            .for_each(|t| self.keep_undecided(t, &result.excused));
         self.settle_suspicions(&tenants);
         tenants.iter_mut().for_each(|t| self.withhold_clashes(t));
         self.void_holds(result.void);
         self.guard.limits(result.guards);
-        let tenants = self.pass_guard(now, batch, tenants, &result.excused);
+        let (seen, excused) = (result.seen.as_ref(), &result.excused);
+        let tenants = self.pass_guard(now, batch, tenants, seen, excused);
         for built in &tenants {
             self.note_held(&built.tenant, HeldReport::of(built));
             self.retries.built(&built.tenant, unbuilt(built), now);
@@ -389,8 +397,7 @@ impl Writer {
                     epoch: self.term.epoch,
                     n,
                 };
-                let contexts = bundle.bundle.contexts.len();
-                self.delivered(now, ix, &built.tenant, started, version, contexts, true);
+                self.delivered(now, ix, &bundle.bundle, started, version, true);
                 continue;
             }
             self.stores[ix.0].owe(&built.tenant, n);
@@ -485,20 +492,23 @@ impl Writer {
     }
 
     /// A store has this build of a tenant, durably.
-    #[expect(clippy::too_many_arguments, reason = "one fact, named in full")]
     pub(super) fn delivered(
         &mut self,
         now: Millis,
         ix: StoreIx,
-        tenant: &TenantId,
+        bundle: &Bundle,
         started: Tick,
         version: Version,
-        contexts: usize,
         already_there: bool,
     ) {
+        let (tenant, contexts) = (&bundle.tenant, bundle.contexts.len());
         self.stores[ix.0].paid(tenant, version.n);
-        self.capture.delivered(now, ix, tenant, started);
-        if let Some(scan) = self.scan.as_mut().filter(|s| started >= s.started)
+        // What is still being decided is not there, and the tenant is built again for it.
+        let whole = !bundle.held.iter().any(|h| h.why == HoldReason::Undecided);
+        if whole {
+            self.capture.delivered(now, ix, tenant, started);
+        }
+        if let Some(scan) = self.scan.as_mut().filter(|s| whole && started >= s.started)
             && let Some(target) = scan.targets.get_mut(&ix)
         {
             target.confirm(tenant);

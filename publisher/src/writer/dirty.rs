@@ -54,10 +54,12 @@ impl Dirty {
         }
     }
 
-    /// Marks a tenant that is not to be built before [`Dirty::unpark`].
-    pub fn park(&mut self, tenant: &TenantId, lane: Lane) {
-        self.marks.remove(tenant);
+    /// Marks a tenant that is not to be built before [`Dirty::unpark`]. Returns how urgent it was marked already.
+    pub fn park(&mut self, tenant: &TenantId, lane: Lane) -> Option<Lane> {
+        let marked = self.marks.remove(tenant);
+        let lane = marked.map_or(lane, |marked| marked.min(lane));
         self.parked.insert(tenant.clone(), lane);
+        marked
     }
 
     /// A tenant that was parked may be marked again; returns how urgent it was.

@@ -8,33 +8,42 @@
 //! * A larger one passes as a whole while it and what was removed within [`WINDOW`] stay under the limit. Beyond it all
 //!   of its removals of that kind and region are held, and nothing else of its tenants is.
 //! * A context that moves to another tenant within a cause is not removed.
-//! * A hold is a row in the database before its tenant is built again: no memory of this module keeps a value alive.
+//! * A hold is a row in the database before its tenant is built again: no memory of this module keeps a value alive for
+//!   longer than a cause is being counted.
+//! * **What a small cause removes never waits until a large one is counted**, though both changed the same tenant:
+//!   - *Large, built, small.* The tenant waits, and what the large one takes from it is known. That is kept by name, and
+//!     everything else goes on ([`sharing`]).
+//!   - *Large, being built, small.* The snapshot of the build says whether it has the small one.
+//!   - *Both, built*, whether or not the small one was known by then. Nothing tells them apart. The tenant is counted with the small one,
+//!     whose removals pass at once while they are few and fit under the limit; so all that leaves in this way is no more
+//!     than may leave within [`WINDOW`] without asking. Beyond it, the tenant waits for the large one, and an alert says so.
+//!   - *Small, built, large.* The small one has left.
+//!   - *Both, built, large one held, small one known.* Cannot be: nothing is held before a look at the outbox that began
+//!     after the last build of the cause has come back.
 //!
-//! The *book* has the names of what was published, as hashes, eight bytes each. It is filled by scans; a tenant that it
-//! does not know yet is asked of a store, so that a new writer is as careful as the last one.
+//! The *book* has the names of what was published. A tenant that it does not know yet is asked of a store, so that a new
+//! writer is as careful as the last one.
 
+mod book;
+mod judge;
+mod sharing;
 mod words;
 
 pub use words::{Cause, GuardLimits, HoldName};
 
-use super::Millis;
-use contexts::bundle::{Bundle, HoldClass};
+use super::{Millis, Snapshot};
+use book::{Book, Code, Names};
+use contexts::bundle::Bundle;
 use contexts::name::{Key, Kind, Region, TenantId};
+use judge::Removed;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use words::rank;
 
 /// Removals of a kind in a region by one cause that always pass.
 pub const ALWAYS: usize = 20;
 /// How long a removal counts.
 pub const WINDOW: Millis = 600_000;
-
-/// The hash of a name, below the number of its kind.
-type Code = u64;
-const KIND_BITS: u32 = 12;
-
-/// The names of a tenant in a region, sorted.
-type Names = Arc<[Code]>;
 
 /// What one tenant's build would do in a region.
 #[derive(Debug, Default)]
@@ -43,9 +52,31 @@ struct Difference {
     gained: Vec<Code>,
 }
 
+/// Why a tenant changed: the smallest cause and, if there are several, the largest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Reasons {
+    small: Cause,
+    large: Option<Cause>,
+}
+
+impl Reasons {
+    fn of(cause: Cause) -> Self {
+        Self {
+            small: cause,
+            large: None,
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Cause> {
+        [&self.small].into_iter().chain(&self.large)
+    }
+}
+
 /// A cause of which not every tenant was built yet, or that waits for names.
 #[derive(Debug, Default)]
 struct Case {
+    /// Tenants that it changed.
+    size: usize,
     /// Tenants that were not built since.
     open: HashSet<TenantId>,
     /// Of those that were: what they lose, by region.
@@ -54,6 +85,16 @@ struct Case {
     gained: HashSet<(usize, Code)>,
     /// Tenants that wait for the decision.
     parked: BTreeSet<TenantId>,
+    /// What the snapshots saw in which they were built.
+    seen: BTreeMap<TenantId, Option<Arc<Snapshot>>>,
+    /// How many looks had ended when the last of them was built.
+    looks: u64,
+    /// Tenants that go on while what they lose is kept by name.
+    kept: BTreeMap<TenantId, Vec<HoldName>>,
+    /// Tenants that this larger cause changed too before they were built.
+    shared: BTreeMap<TenantId, Cause>,
+    /// What of it left with a smaller cause.
+    early: BTreeMap<(usize, u64), usize>,
     /// Decided: these kinds of these regions are held, and the names of what they lose are being asked for.
     over: BTreeMap<(usize, u64), String>,
 }
@@ -61,10 +102,22 @@ struct Case {
 /// A limit that was reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alert {
-    /// Whether the removals are held; else they are few, and leave.
+    /// Whether the removals are held, or wait for others; else they are few, and leave.
     pub is_held: bool,
     /// What happened, for a person.
     pub line: String,
+}
+
+impl Alert {
+    fn passed(line: String) -> Self {
+        let is_held = false;
+        Self { is_held, line }
+    }
+
+    fn held(line: String) -> Self {
+        let is_held = true;
+        Self { is_held, line }
+    }
 }
 
 /// What was decided.
@@ -72,6 +125,8 @@ pub struct Alert {
 pub struct Verdicts {
     /// They may be built again, or go on.
     pub free: BTreeSet<TenantId>,
+    /// They are to be built again, whatever they were built as.
+    pub again: BTreeSet<TenantId>,
     /// These are to be written down; then their tenants are free.
     pub holds: Vec<Hold>,
     /// Limits that were reached.
@@ -94,25 +149,31 @@ pub struct Hold {
 pub struct Guard {
     limits: GuardLimits,
     regions: Vec<Region>,
-    kinds: Vec<Kind>,
-    /// By region: what is published. `true`: for sure; else as a scan read it at the hub, which counts once the region
-    /// was found in step.
-    book: Vec<HashMap<TenantId, (Names, bool)>>,
-    in_step: Vec<bool>,
-    causes: HashMap<TenantId, Cause>,
+    book: Book,
+    /// Why tenants are to be built, and why those that are being built are.
+    causes: HashMap<TenantId, Reasons>,
+    building: HashMap<TenantId, Reasons>,
     cases: BTreeMap<Cause, Case>,
     /// Tenants whose names are to be asked of a store of a region.
     pub(super) asks: BTreeSet<(usize, TenantId)>,
     /// Tenants that wait for that and nothing else.
     strangers: BTreeSet<TenantId>,
-    /// Names that stores told of tenants of which something is to be held.
+    /// Tenants that go on once the names are known of what is to be kept of them.
+    sharing: BTreeSet<TenantId>,
+    /// Tenants that are built again whenever they need not wait any more.
+    again: BTreeSet<TenantId>,
+    /// Kept by name: it is written down, and no build of the tenant has found that yet.
+    written: BTreeMap<TenantId, Vec<HoldName>>,
+    /// Names that stores told of tenants of which something is to be held or kept.
     told: Vec<HoldName>,
     /// The names of the builds that were kept back in this step.
     latest: HashMap<TenantId, Vec<(usize, Names)>>,
-    /// What was removed: when, where, the kind, how many.
-    removed: VecDeque<(Millis, usize, u64, usize)>,
+    /// What was removed.
+    removed: VecDeque<Removed>,
     /// Scans whose removals a person approved beforehand.
     allowed: BTreeSet<u64>,
+    /// Looks at the outbox that have ended.
+    looks: u64,
 }
 
 impl Guard {
@@ -121,17 +182,20 @@ impl Guard {
         Self {
             limits: GuardLimits::OFF,
             regions: regions.to_vec(),
-            kinds: Vec::new(),
-            book: vec![HashMap::new(); regions.len()],
-            in_step: vec![false; regions.len()],
+            book: Book::new(regions.len()),
             causes: HashMap::new(),
+            building: HashMap::new(),
             cases: BTreeMap::new(),
             asks: BTreeSet::new(),
             strangers: BTreeSet::new(),
+            sharing: BTreeSet::new(),
+            again: BTreeSet::new(),
+            written: BTreeMap::new(),
             told: Vec::new(),
             latest: HashMap::new(),
             removed: VecDeque::new(),
             allowed: BTreeSet::new(),
+            looks: 0,
         }
     }
 
@@ -139,13 +203,15 @@ impl Guard {
     pub fn limits(&mut self, limits: GuardLimits) {
         if self.limits.is_off() != limits.is_off() {
             self.causes.clear();
+            self.building.clear();
             self.asks.clear();
+            self.sharing.clear();
+            self.written.clear();
             for case in self.cases.values_mut() {
                 case.open.clear();
                 case.over.clear();
             }
-            self.book.iter_mut().for_each(HashMap::clear);
-            self.in_step.fill(false);
+            self.book.clear();
         }
         self.limits = limits;
     }
@@ -160,107 +226,146 @@ impl Guard {
         self.allowed.insert(scan);
     }
 
-    /// A tenant was changed by this. Of several causes the one with the most tenants counts, since what a tenant loses
-    /// cannot be told apart any more.
-    pub fn caused(&mut self, tenant: &TenantId, cause: Cause) {
+    /// A look at the outbox has ended; what it found is told by [`Guard::caused`].
+    pub fn looked(&mut self) {
+        self.looks += 1;
+    }
+
+    /// Tenants were changed, each by this. All that one look found is told at once, so that causes are known whole.
+    pub fn caused(&mut self, changes: &[(TenantId, Cause)]) {
         if self.is_off() {
             return;
         }
-        if let Some(before) = self.causes.get(tenant).filter(|before| **before != cause) {
-            let size = |cause: &Cause| self.cases.get(cause).map_or(0, |case| case.open.len());
-            if size(before) > size(&cause) {
-                return;
-            }
-            if let Some(case) = self.cases.get_mut(before) {
-                case.open.remove(tenant);
-            }
+        for (tenant, cause) in changes {
+            let case = self.cases.entry(cause.clone()).or_default();
+            case.size += usize::from(case.open.insert(tenant.clone()));
         }
-        let case = self.cases.entry(cause.clone()).or_default();
-        case.open.insert(tenant.clone());
-        self.causes.insert(tenant.clone(), cause);
+        for (tenant, cause) in changes {
+            let mut reasons = Reasons::of(cause.clone());
+            if let Some(before) = self.causes.remove(tenant) {
+                reasons = self.join(tenant, before, reasons);
+            }
+            self.causes.insert(tenant.clone(), reasons);
+        }
+    }
+
+    /// The smallest and the largest of some causes; the others do not wait for the tenant.
+    fn join(&mut self, tenant: &TenantId, a: Reasons, b: Reasons) -> Reasons {
+        let mut all: Vec<&Cause> = a.iter().chain(b.iter()).collect();
+        let size = |cause: &Cause| self.cases.get(cause).map_or(0, |case| case.size);
+        all.sort_unstable_by(|x, y| rank(x, size(x)).cmp(&rank(y, size(y))));
+        all.dedup();
+        let others: Vec<Cause> = all.iter().skip(1).map(|c| (*c).clone()).collect();
+        let mut reasons = Reasons::of(all[0].clone());
+        if let Some((large, between)) = others.split_last() {
+            for cause in between {
+                if let Some(case) = self.cases.get_mut(cause) {
+                    case.open.remove(tenant);
+                }
+            }
+            reasons.large = Some(large.clone());
+        }
+        reasons
+    }
+
+    /// A build of a tenant begins: it is of what was known until now. One that did not come to its end is made up for.
+    pub fn begun(&mut self, tenant: &TenantId) {
+        let Some(mut reasons) = self.causes.remove(tenant) else {
+            return;
+        };
+        if let Some(before) = self.building.remove(tenant) {
+            reasons = self.join(tenant, before, reasons);
+        }
+        self.building.insert(tenant.clone(), reasons);
     }
 
     /// A scan read this tenant at the hub. It is what is published once the region was found in step.
     pub fn read(&mut self, tenant: &TenantId, region: usize, bundle: &Bundle) {
-        if self.is_off() {
-            return;
-        }
-        let known = self.book[region].get(tenant).is_some_and(|(_, sure)| *sure);
-        if !known {
-            let names = self.codes(bundle, None);
-            self.book[region].insert(tenant.clone(), (names, false));
+        if !self.is_off() {
+            self.book.read(tenant, region, bundle);
         }
     }
 
     /// A store of the region was found to hold what the hub has.
     pub fn in_step(&mut self, region: usize) {
-        self.in_step[region] = true;
+        self.book.in_step(region);
     }
 
     /// A build of a tenant, and whether it may go on: not while its names are unknown, and not while it loses something
-    /// of a cause that is not decided. `open` says in which regions a store listens, `excused` what may leave.
+    /// of a cause that is not decided. `open` says in which regions a store listens, `excused` what may leave, `seen` what
+    /// the build's snapshot saw.
     pub fn built(
         &mut self,
         tenant: &TenantId,
         bundles: &[&Bundle],
         open: &[bool],
         excused: &[HoldName],
+        seen: Option<&Arc<Snapshot>>,
     ) -> bool {
-        let cause = self.causes.remove(tenant);
-        let cause = cause.unwrap_or_else(|| Cause::Alone(tenant.clone()));
+        let reasons = self.building.remove(tenant);
+        let reasons = reasons.unwrap_or_else(|| Reasons::of(Cause::Alone(tenant.clone())));
         let regions: Vec<usize> = (0..bundles.len()).filter(|r| open[*r]).collect();
-        let strange: Vec<usize> = regions
-            .iter()
-            .copied()
-            .filter(|r| self.published(*r, tenant).is_none())
-            .collect();
+        let strange = |r: &&usize| self.book.published(**r, tenant).is_none();
+        let strange: Vec<usize> = regions.iter().filter(strange).copied().collect();
         if !strange.is_empty() {
-            self.asks
-                .extend(strange.into_iter().map(|r| (r, tenant.clone())));
+            let asks = strange.into_iter().map(|r| (r, tenant.clone()));
+            self.asks.extend(asks);
             self.strangers.insert(tenant.clone());
-            self.caused(tenant, cause);
+            for cause in reasons.iter() {
+                let case = self.cases.entry(cause.clone()).or_default();
+                case.open.insert(tenant.clone());
+            }
+            // Its next build is of these causes too.
+            self.building.insert(tenant.clone(), reasons);
             return false;
         }
         let mut differences = Vec::new();
         for region in regions {
-            let before = self.published(region, tenant).unwrap_or_default();
-            let now = self.codes(bundles[region], Some(&before));
+            let before = self.book.published(region, tenant).unwrap_or_default();
+            let now = self.book.codes(bundles[region], Some(&before));
             let excused = self.excused(region, excused);
             let lost = |code: &&Code| now.binary_search(code).is_err() && !excused.contains(*code);
+            let gained = |code: &&Code| before.binary_search(code).is_err();
             let difference = Difference {
                 lost: before.iter().filter(lost).copied().collect(),
-                gained: now
-                    .iter()
-                    .filter(|code| before.binary_search(code).is_err())
-                    .copied()
-                    .collect(),
+                gained: now.iter().filter(gained).copied().collect(),
             };
             differences.push((region, now, difference));
         }
         let loses = differences.iter().any(|(_, _, d)| !d.lost.is_empty());
-        let case = self.cases.entry(cause).or_default();
-        case.open.remove(tenant);
-        for (region, now, difference) in differences {
-            let gained = difference.gained.into_iter().map(|code| (region, code));
-            case.gained.extend(gained);
-            if loses {
-                let latest = self.latest.entry(tenant.clone()).or_default();
-                latest.push((region, now));
-                case.lost.insert((region, tenant.clone()), difference.lost);
-            } else {
-                self.book[region].insert(tenant.clone(), (now, true));
+        for cause in reasons.iter() {
+            let case = self.cases.entry(cause.clone()).or_default();
+            case.open.remove(tenant);
+            case.looks = self.looks;
+            for (region, _, difference) in &differences {
+                let gained = difference.gained.iter().map(|code| (*region, *code));
+                case.gained.extend(gained);
             }
         }
-        if loses {
-            case.parked.insert(tenant.clone());
+        if !loses {
+            for (region, now, _) in differences {
+                self.book.put(region, tenant, now);
+            }
+            return true;
         }
-        !loses
+        let case = self.cases.entry(reasons.small).or_default();
+        let latest = self.latest.entry(tenant.clone()).or_default();
+        for (region, now, difference) in differences {
+            latest.push((region, now));
+            case.lost.insert((region, tenant.clone()), difference.lost);
+        }
+        case.parked.insert(tenant.clone());
+        case.seen.insert(tenant.clone(), seen.cloned());
+        if let Some(large) = reasons.large {
+            case.shared.insert(tenant.clone(), large);
+        }
+        false
     }
 
     /// A tenant goes on with the build that was kept back a moment ago: what that gained is published too.
     pub fn goes_on(&mut self, tenant: &TenantId) {
         for (region, names) in self.latest.remove(tenant).into_iter().flatten() {
-            self.book[region].insert(tenant.clone(), (names, true));
+            self.book.put(region, tenant, names);
         }
     }
 
@@ -269,67 +374,12 @@ impl Guard {
         self.latest.clear();
     }
 
-    /// Decides what can be decided: causes of which every tenant was built, and holds of which every name is known.
-    pub fn decide(&mut self, now: Millis) -> Verdicts {
-        let mut verdicts = Verdicts::default();
-        let waits = |asks: &BTreeSet<(usize, TenantId)>, t: &TenantId| {
-            (0..self.regions.len()).any(|r| asks.contains(&(r, t.clone())))
-        };
-        let known: Vec<TenantId> = self
-            .strangers
-            .iter()
-            .filter(|t| !waits(&self.asks, t))
-            .cloned()
-            .collect();
-        for tenant in known {
-            self.strangers.remove(&tenant);
-            verdicts.free.insert(tenant);
-        }
-        while self
-            .removed
-            .front()
-            .is_some_and(|(at, ..)| at + WINDOW <= now)
-        {
-            self.removed.pop_front();
-        }
-        if self.cases.is_empty() {
-            self.told.clear();
-        }
-        let complete: Vec<Cause> = self
-            .cases
-            .iter()
-            .filter(|(_, case)| case.open.is_empty())
-            .map(|(cause, _)| cause.clone())
-            .collect();
-        for cause in complete {
-            let Some(mut case) = self.cases.remove(&cause) else {
-                continue;
-            };
-            if case.over.is_empty() {
-                self.judge(now, &cause, &mut case, &mut verdicts.alerts);
-            }
-            let asked = |(r, t): &(usize, TenantId)| self.asks.contains(&(*r, t.clone()));
-            if case.over.is_empty() {
-                verdicts.free.append(&mut case.parked);
-            } else if case.lost.keys().any(asked) {
-                self.cases.insert(cause, case);
-            } else {
-                let hold = self.write_down(&cause, case);
-                verdicts.holds.push(hold);
-            }
-        }
-        verdicts
-    }
-
     /// What a store of a region holds of tenants that were asked for.
     pub fn named(&mut self, region: usize, tenant: &TenantId, names: &[(Kind, Key)]) {
         let place = (region, tenant.clone());
         self.asks.remove(&place);
-        if self
-            .cases
-            .values()
-            .any(|case| case.lost.contains_key(&place))
-        {
+        let loses = |case: &Case| case.lost.contains_key(&place);
+        if self.cases.values().any(loses) {
             let here = self.regions[region].clone();
             self.told.extend(names.iter().map(|(kind, key)| HoldName {
                 tenant: tenant.clone(),
@@ -338,16 +388,7 @@ impl Guard {
                 region: here.clone(),
             }));
         }
-        let mut codes: Vec<Code> = names
-            .iter()
-            .map(|(kind, key)| self.code(kind, key))
-            .collect();
-        if let Some(before) = self.published(region, tenant) {
-            codes.extend(before.iter());
-        }
-        codes.sort_unstable();
-        codes.dedup();
-        self.book[region].insert(tenant.clone(), (codes.into(), true));
+        self.book.told(region, tenant, names);
     }
 
     /// No store of the region listens: nothing is asked there, and nothing waits for it. A scan finds what it misses.
@@ -367,193 +408,29 @@ impl Guard {
         self.strangers.is_empty() && self.cases.is_empty()
     }
 
-    /// Passes what may pass: it is out of the book, so that the next build of its tenants removes nothing. What may not
-    /// is left in `over`, and its names are asked for.
-    fn judge(&mut self, now: Millis, cause: &Cause, case: &mut Case, alerts: &mut Vec<Alert>) {
-        let mut counts: BTreeMap<(usize, u64), usize> = BTreeMap::new();
-        for ((region, _), lost) in &mut case.lost {
-            lost.retain(|code| !case.gained.contains(&(*region, *code)));
-            for code in lost.iter() {
-                *counts
-                    .entry((*region, code >> (64 - KIND_BITS)))
-                    .or_default() += 1;
-            }
+    /// A hold was written: whether its tenant may be built again now. If not, it is once another cause is decided.
+    pub fn may_build(&mut self, tenant: &TenantId) -> bool {
+        let waits = self.is_parked(tenant);
+        if waits {
+            self.again.insert(tenant.clone());
         }
-        let allowed = matches!(cause, Cause::Scan(id) if self.allowed.contains(id));
-        for ((region, kind), count) in counts {
-            let before: usize = self
-                .removed
-                .iter()
-                .filter(|(_, r, k, _)| (*r, *k) == (region, kind))
-                .map(|(.., n)| n)
-                .sum();
-            let fits = || before + count <= self.limits.most(self.total(region, kind));
-            let (r, k) = (&self.regions[region], self.kind_of(kind));
-            if allowed || self.limits.is_off() || fits() {
-                self.removed.push_back((now, region, kind, count));
-            } else if count <= ALWAYS {
-                let line = format!(
-                    "{count} removals of kind {k} in region {r} pass, since they are few; with them {} left within ten minutes",
-                    before + count
-                );
-                alerts.push(Alert {
-                    is_held: false,
-                    line,
-                });
-                self.removed.push_back((now, region, kind, count));
-            } else {
-                let line = format!("{cause}: {count} removals of kind {k} in region {r} at once");
-                alerts.push(Alert {
-                    is_held: true,
-                    line: format!("{line}: held; see `publisher held`"),
-                });
-                case.over.insert((region, kind), line);
-            }
-        }
-        let over =
-            |region: usize, code: Code| case.over.contains_key(&(region, code >> (64 - KIND_BITS)));
-        for ((region, tenant), lost) in &mut case.lost {
-            let gone: HashSet<Code> = lost
-                .iter()
-                .copied()
-                .filter(|c| !over(*region, *c))
-                .collect();
-            strike(&mut self.book[*region], tenant, &gone);
-            lost.retain(|code| over(*region, *code));
-            if !lost.is_empty() {
-                self.asks.insert((*region, tenant.clone()));
-            }
-        }
-        case.lost.retain(|_, lost| !lost.is_empty());
+        !waits
     }
 
-    /// The names of what is held. Of a name that no store has there is nothing to keep, so it is out of the book.
-    fn write_down(&mut self, cause: &Cause, case: Case) -> Hold {
-        let mut wanted: HashSet<(usize, TenantId, Code)> = HashSet::new();
-        for ((region, tenant), lost) in &case.lost {
-            wanted.extend(lost.iter().map(|code| (*region, tenant.clone(), *code)));
-        }
-        let (mut names, mut told) = (Vec::new(), std::mem::take(&mut self.told));
-        told.retain(|name| {
-            let region = self.regions.iter().position(|r| *r == name.region);
-            let code = self.code_of_known(&name.kind, &name.key);
-            let found = region
-                .zip(code)
-                .is_some_and(|(r, code)| wanted.remove(&(r, name.tenant.clone(), code)));
-            if found {
-                names.push(name.clone());
-            }
-            !found
-        });
-        self.told = told;
-        let mut nowhere: BTreeMap<(usize, TenantId), HashSet<Code>> = BTreeMap::new();
-        for (region, tenant, code) in wanted {
-            nowhere.entry((region, tenant)).or_default().insert(code);
-        }
-        for ((region, tenant), codes) in &nowhere {
-            strike(&mut self.book[*region], tenant, codes);
-        }
-        let lines: Vec<String> = case.over.into_values().collect();
-        let cause = match lines.is_empty() {
-            true => cause.to_string(),
-            false => lines.join("; "),
-        };
-        Hold {
-            cause,
-            names,
-            tenants: case.parked,
-        }
+    /// Whether the tenant waits for a decision, so that nothing of it is sent.
+    fn is_parked(&self, tenant: &TenantId) -> bool {
+        self.cases.values().any(|c| c.parked.contains(tenant))
     }
 
-    fn published(&self, region: usize, tenant: &TenantId) -> Option<Names> {
-        match self.book[region].get(tenant) {
-            Some((names, sure)) if *sure || self.in_step[region] => Some(names.clone()),
-            Some(_) => None,
-            None => self.in_step[region].then(Names::default),
-        }
-    }
-
-    /// Contexts of a kind in a region, as far as they are known.
-    fn total(&self, region: usize, kind: u64) -> usize {
-        let (from, to) = (kind << (64 - KIND_BITS), (kind + 1) << (64 - KIND_BITS));
-        let count = |names: &Names| {
-            let below = names.partition_point(|code| *code < from);
-            names.partition_point(|code| *code < to || to == 0) - below
-        };
-        self.book[region]
-            .values()
-            .map(|(names, _)| count(names))
-            .sum()
-    }
-
-    /// The names of a bundle. Of a kind that cannot be built the names from before count: the stores keep them.
-    fn codes(&mut self, bundle: &Bundle, before: Option<&[Code]>) -> Names {
-        let held = bundle
-            .held
-            .iter()
-            .filter(|h| h.why.class() == HoldClass::Keeps);
-        let names = bundle.contexts.iter().map(|c| (&c.kind, &c.key));
-        let mut codes: Vec<Code> = names
-            .chain(held.map(|h| (&h.kind, &h.key)))
-            .map(|(kind, key)| self.code(kind, key))
-            .collect();
-        for whole in &bundle.held_kinds {
-            let kind = self.number(&whole.kind);
-            let kept = before.into_iter().flatten();
-            codes.extend(kept.filter(|code| **code >> (64 - KIND_BITS) == kind));
-        }
-        codes.sort_unstable();
-        codes.dedup();
-        codes.into()
+    fn is_asked(&self, tenant: &TenantId) -> bool {
+        (0..self.regions.len()).any(|r| self.asks.contains(&(r, tenant.clone())))
     }
 
     fn excused(&self, region: usize, excused: &[HoldName]) -> HashSet<Code> {
         let here = &self.regions[region];
         let mine = excused.iter().filter(|n| n.region == *here);
-        mine.filter_map(|n| self.code_of_known(&n.kind, &n.key))
+        mine.filter_map(|n| self.book.code_of_known(&n.kind, &n.key))
             .collect()
-    }
-
-    fn number(&mut self, kind: &Kind) -> u64 {
-        let known = self.kinds.iter().position(|k| k == kind);
-        let at = known.unwrap_or_else(|| {
-            self.kinds.push(kind.clone());
-            self.kinds.len() - 1
-        });
-        // Of more than 4,096 kinds some are counted together.
-        at as u64 % (1 << KIND_BITS)
-    }
-
-    fn kind_of(&self, number: u64) -> &str {
-        let kind = usize::try_from(number).ok().and_then(|n| self.kinds.get(n));
-        kind.map_or("", |k| k.as_str())
-    }
-
-    fn code(&mut self, kind: &Kind, key: &Key) -> Code {
-        let number = self.number(kind);
-        hash(number, kind, key)
-    }
-
-    fn code_of_known(&self, kind: &Kind, key: &Key) -> Option<Code> {
-        let at = self.kinds.iter().position(|k| k == kind)?;
-        Some(hash(at as u64 % (1 << KIND_BITS), kind, key))
-    }
-}
-
-fn hash(number: u64, kind: &Kind, key: &Key) -> Code {
-    let mut hasher = DefaultHasher::new();
-    (kind.as_str(), key.as_str()).hash(&mut hasher);
-    number << (64 - KIND_BITS) | hasher.finish() >> KIND_BITS
-}
-
-/// Takes names of a tenant out of the book.
-fn strike(book: &mut HashMap<TenantId, (Names, bool)>, tenant: &TenantId, gone: &HashSet<Code>) {
-    if let Some((names, _)) = book.get_mut(tenant).filter(|_| !gone.is_empty()) {
-        *names = names
-            .iter()
-            .filter(|c| !gone.contains(*c))
-            .copied()
-            .collect();
     }
 }
 

@@ -3,15 +3,17 @@
 //! A tenant that is kept back is *parked* among the dirty ones: nothing of it is sent, no scan ends without it, and it is
 //! built again once its removals are decided. So a decision needs no second way to a store.
 
-use super::built::{Batch, Built};
+use super::built::{Batch, Built, BuiltBundle};
+use super::dirty::Lane;
 use super::guard::{Hold, HoldName};
 use super::store::Outstanding;
 use super::talk::Request;
-use super::{Millis, Report, StoreIx, Writer};
+use super::{Millis, Report, Snapshot, StoreIx, Writer};
 use contexts::bundle::Bundle;
 use contexts::name::{Key, Kind, TenantId};
 use contexts::push::ReadTenant;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Tenants whose names are asked for at a time: a store answers with all that it has of them.
 const NAMED_AT_ONCE: usize = 50;
@@ -43,6 +45,7 @@ impl Writer {
         now: Millis,
         batch: &Batch,
         tenants: Vec<Built>,
+        seen: Option<&Arc<Snapshot>>,
         excused: &BTreeMap<TenantId, Vec<HoldName>>,
     ) -> Vec<Built> {
         if self.guard.is_off() {
@@ -53,19 +56,29 @@ impl Writer {
         for built in &tenants {
             let bundles: Vec<&Bundle> = built.bundles.iter().map(|b| &*b.bundle).collect();
             let excused = excused.get(&built.tenant).map_or(&[][..], Vec::as_slice);
-            if !self.guard.built(&built.tenant, &bundles, &open, excused) {
+            let passes = self
+                .guard
+                .built(&built.tenant, &bundles, &open, excused, seen);
+            if !passes {
                 back.insert(built.tenant.clone());
             }
         }
-        for tenant in self.settle_guard(now, &mut back) {
-            self.unpark(&tenant);
-        }
+        let (again, elsewhere): (BTreeSet<_>, BTreeSet<_>) = self
+            .settle_guard(now, &mut back)
+            .into_iter()
+            .partition(|t| back.contains(t));
+        elsewhere.iter().for_each(|tenant| self.unpark(tenant));
         if back.is_empty() {
             return tenants;
         }
         for tenant in &back {
-            self.dirty.park(tenant, batch.lane);
+            let since = self.dirty.park(tenant, batch.lane);
             self.overtake(tenant);
+            if again.contains(tenant) {
+                self.unpark(tenant);
+            } else if since == Some(Lane::Change) {
+                self.guard.share(tenant);
+            }
         }
         let (parked, passed): (Vec<Built>, Vec<Built>) =
             tenants.into_iter().partition(|t| back.contains(&t.tenant));
@@ -102,15 +115,34 @@ impl Writer {
         }
     }
 
-    /// Takes what is decided: out of `back` what was built just now and may go on, and returns the others that are to be
-    /// built again.
+    /// What of a tenant is still being decided is held by name.
+    pub(super) fn keep_undecided(
+        &mut self,
+        built: &mut Built,
+        excused: &BTreeMap<TenantId, Vec<HoldName>>,
+    ) {
+        if !self.guard.keeps(&built.tenant) {
+            return;
+        }
+        let excused = excused.get(&built.tenant).map_or(&[][..], Vec::as_slice);
+        for (region, bundle) in built.bundles.iter_mut().enumerate() {
+            if let Some(kept) = self.guard.keep(region, &bundle.bundle, excused) {
+                *bundle = Arc::new(BuiltBundle::new(kept, &self.key));
+            }
+        }
+    }
+
+    /// Takes what is decided: out of `back` what was built just now and may go on, and returns all that is to be built
+    /// again.
     fn settle_guard(&mut self, now: Millis, back: &mut BTreeSet<TenantId>) -> Vec<TenantId> {
         let verdicts = self.guard.decide(now);
         self.holding.holds.extend(verdicts.holds);
         let alerts = verdicts.alerts.into_iter();
         self.reports.extend(alerts.map(Report::Guarded));
-        let (go_on, again) = verdicts.free.into_iter().partition(|t| back.contains(t));
-        let go_on: Vec<TenantId> = go_on;
+        let free = verdicts.free.into_iter();
+        let (go_on, mut again): (Vec<TenantId>, Vec<TenantId>) =
+            free.partition(|t| back.contains(t));
+        again.extend(verdicts.again);
         for tenant in &go_on {
             back.remove(tenant);
             self.guard.goes_on(tenant);
@@ -119,10 +151,10 @@ impl Writer {
         again
     }
 
+    /// A tenant is built again: one that waited for it, or one that went on meanwhile.
     fn unpark(&mut self, tenant: &TenantId) {
-        if let Some(lane) = self.dirty.unpark(tenant) {
-            self.mark(tenant, lane);
-        }
+        let lane = self.dirty.unpark(tenant).unwrap_or(Lane::Bulk);
+        self.mark(tenant, lane);
     }
 
     /// The next tenants whose names a store is to tell.
@@ -200,7 +232,9 @@ impl Writer {
         match written {
             true => {
                 for tenant in work.hold.into_iter().flat_map(|h| h.tenants) {
-                    self.unpark(&tenant);
+                    if self.guard.may_build(&tenant) {
+                        self.unpark(&tenant);
+                    }
                 }
             }
             false => {

@@ -53,18 +53,23 @@ impl Writer {
             .map(|s| s.session().is_some() || s.behind.is_none())
             .collect();
         let found = self.capture.looked(now, id, seen, &looked, &followed);
-        for (tenant, size) in found {
-            let lane = match size > BULK_TENANTS {
-                true => Lane::Bulk,
-                false => Lane::Change,
-            };
-            self.mark(&tenant, lane);
+        self.guard.looked();
+        let lane = |size: usize| match size > BULK_TENANTS {
+            true => Lane::Bulk,
+            false => Lane::Change,
+        };
+        for (tenant, size) in &found {
+            self.mark(tenant, lane(*size));
         }
-        for change in &looked.changes {
-            for tenant in change.tenants.iter().filter(|t| self.dirty.contains(t)) {
-                self.guard.caused(tenant, Cause::Transaction(change.xid));
-            }
-        }
+        let caused = looked.changes.iter().flat_map(|change| {
+            let cause = Cause::Transaction(change.xid);
+            let tenants = change.tenants.iter();
+            tenants.map(move |t| (t.clone(), cause.clone()))
+        });
+        let caused: Vec<_> = caused.filter(|(t, _)| self.dirty.contains(t)).collect();
+        self.guard.caused(&caused);
+        let urgent = found.iter().filter(|(_, n)| lane(*n) == Lane::Change);
+        urgent.for_each(|(tenant, _)| self.guard.share(tenant));
         self.beats.wanted |= looked.beat;
         self.room(&looked);
         if looked.is_backlog {

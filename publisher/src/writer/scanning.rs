@@ -161,7 +161,8 @@ impl Writer {
             self.regions.len(),
         );
         scan.looked = self.capture.last().cloned();
-        let in_doubt: HashSet<TenantId> = self.dirty.iter().chain(&building).cloned().collect();
+        let in_doubt = self.dirty.iter().chain(&building).chain(self.guard.kept());
+        let in_doubt: HashSet<TenantId> = in_doubt.cloned().collect();
         for (i, store) in self.stores.iter().enumerate() {
             let wanted = wish.regions.has(&store.spec.region) && (!only_behind || due(self, i));
             match (wanted, store.session(), store.reading) {
@@ -253,6 +254,9 @@ impl Writer {
             .into_iter()
             .filter(|t| !overtaken.contains(&t.tenant))
             .collect();
+        tenants
+            .iter_mut()
+            .for_each(|t| self.keep_undecided(t, &result.excused));
         tenants.iter_mut().for_each(|t| self.withhold_clashes(t));
         self.void_holds(result.void);
         self.guard.limits(result.guards);

@@ -148,9 +148,8 @@ impl Writer {
             target.repaired.extend(shared);
         }
         // Few enough go in one commit, so that a key which moved between them is never absent in between.
-        for tenant in &differing {
-            self.guard.caused(tenant, Cause::Scan(scan_id));
-        }
+        let caused = differing.iter().map(|t| (t.clone(), Cause::Scan(scan_id)));
+        self.guard.caused(&caused.collect::<Vec<_>>());
         let together = (2..=TOGETHER_MAX).contains(&differing.len());
         for tenant in &differing {
             self.stores[ix.0].forget(tenant);

@@ -273,16 +273,8 @@ impl Writer {
                         target.pushed += u64::from(verdict == Verdict::Applied);
                     }
                     let there = verdict == Verdict::AlreadyThere;
-                    let contexts = queued.sent.bundle.contexts.len();
-                    self.delivered(
-                        now,
-                        ix,
-                        &tenant,
-                        queued.started,
-                        queued.sent.version,
-                        contexts,
-                        there,
-                    );
+                    let (bundle, version) = (&queued.sent.bundle, queued.sent.version);
+                    self.delivered(now, ix, bundle, queued.started, version, there);
                 }
                 Verdict::KeyTaken { kind, key, owner } => {
                     self.key_taken(ix, tenant, kind, key, owner)

@@ -27,6 +27,7 @@ mod random_kills;
 mod receipts;
 mod requests;
 mod restart;
+mod revoked_meanwhile;
 mod rot;
 mod sample_truth;
 mod slow;

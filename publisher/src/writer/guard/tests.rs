@@ -27,8 +27,39 @@ fn guard() -> Guard {
     guard
 }
 
+fn saw(text: &str) -> Option<Arc<Snapshot>> {
+    Snapshot::parse(text).map(Arc::new)
+}
+
+/// Decides once whatever is in the outbox is known.
+fn decide_late(guard: &mut Guard) -> Verdicts {
+    guard.looked();
+    guard.looked();
+    guard.decide(0)
+}
+
+/// Built in a snapshot that has the transactions up to 7.
 fn built(guard: &mut Guard, tenant: &str, keys: std::ops::Range<u32>) -> bool {
-    guard.built(&t(tenant), &[&bundle(tenant, keys)], &[true], &[])
+    guard.begun(&t(tenant));
+    guard.built(
+        &t(tenant),
+        &[&bundle(tenant, keys)],
+        &[true],
+        &[],
+        saw("7:8:").as_ref(),
+    )
+}
+
+fn changed(guard: &mut Guard, changes: &[(&str, u64)]) {
+    let change = |(tenant, xid): &(&str, u64)| (t(tenant), Cause::Transaction(*xid));
+    guard.caused(&changes.iter().map(change).collect::<Vec<_>>());
+}
+
+/// A store tells that it has the keys of `a` that [`guard`] found.
+fn told(guard: &mut Guard) {
+    let kind = Kind::new("k").expect("kind");
+    let name = |n: u32| (kind.clone(), Key::new(&format!("key {n:05}")).expect("key"));
+    guard.named(0, &t("a"), &(0..500).map(name).collect::<Vec<_>>());
 }
 
 #[test]
@@ -37,7 +68,11 @@ fn a_few_removals_pass_and_too_many_are_held_by_name() {
     assert!(!built(&mut guard, "a", 0..480));
     assert_eq!(guard.decide(0).free, [t("a")].into(), "twenty");
     assert!(!built(&mut guard, "a", 0..370));
-    let verdicts = guard.decide(1);
+    assert!(
+        guard.decide(1).holds.is_empty() && guard.asks.is_empty(),
+        "a look may find another cause"
+    );
+    let verdicts = decide_late(&mut guard);
     assert!(verdicts.free.is_empty() && verdicts.holds.is_empty());
     assert_eq!(guard.asks, [(0, t("a"))].into());
     let kind = Kind::new("k").expect("kind");
@@ -51,15 +86,14 @@ fn a_few_removals_pass_and_too_many_are_held_by_name() {
 #[test]
 fn nothing_of_a_transaction_leaves_before_all_of_it_was_built_and_a_move_is_no_removal() {
     let mut guard = guard();
-    for tenant in ["a", "b"] {
-        guard.caused(&t(tenant), Cause::Transaction(7));
-    }
+    changed(&mut guard, &[("a", 7), ("b", 7)]);
     assert!(!built(&mut guard, "a", 0..0));
     assert!(guard.decide(0).free.is_empty());
     assert!(built(&mut guard, "b", 0..500), "it only gains");
     let verdicts = guard.decide(0);
     assert_eq!(verdicts.free, [t("a")].into());
     assert!(verdicts.alerts.is_empty());
+    assert!(built(&mut guard, "a", 0..0), "and it is none later either");
 }
 
 #[test]
@@ -72,4 +106,156 @@ fn who_is_not_known_is_asked_for_before_anything_leaves() {
     guard.named(0, &t("a"), &[]);
     assert_eq!(guard.decide(0).free, [t("a")].into());
     assert!(built(&mut guard, "a", 0..3));
+}
+
+#[test]
+fn a_small_removal_goes_on_while_a_large_one_of_its_tenant_is_counted() {
+    let mut guard = guard();
+    changed(&mut guard, &[("a", 7), ("b", 7), ("c", 7)]);
+    assert!(!built(&mut guard, "a", 300..500), "the large one takes 300");
+    assert!(guard.decide(0).free.is_empty());
+    changed(&mut guard, &[("a", 8)]);
+    guard.share(&t("a"));
+    assert_eq!(guard.asks, [(0, t("a"))].into());
+    assert!(guard.decide(0).free.is_empty());
+    told(&mut guard);
+    assert_eq!(guard.decide(0).free, [t("a")].into(), "it may be built");
+
+    let kept = guard.keep(0, &bundle("a", 301..500), &[]).expect("kept");
+    assert_eq!((kept.contexts.len(), kept.held.len()), (199, 300));
+    assert!(kept.check().is_ok());
+    guard.begun(&t("a"));
+    assert!(!guard.built(&t("a"), &[&kept], &[true], &[], saw("7:8:").as_ref()));
+    assert_eq!(guard.decide(0).free, [t("a")].into(), "one key leaves");
+    guard.goes_on(&t("a"));
+
+    // The large one is held whole, and without what the small one took.
+    assert!(built(&mut guard, "b", 0..0) && built(&mut guard, "c", 0..0));
+    decide_late(&mut guard);
+    told(&mut guard);
+    let holds = guard.decide(0).holds;
+    assert_eq!((holds.len(), holds[0].names.len()), (1, 300));
+    assert_eq!(holds[0].tenants, [t("a")].into());
+    // Until a build finds the rows, its names are still kept.
+    assert!(guard.keep(0, &bundle("a", 301..500), &[]).is_some());
+    assert!(
+        guard
+            .keep(0, &bundle("a", 301..500), &holds[0].names)
+            .is_none()
+    );
+    assert!(!guard.keeps(&t("a")));
+}
+
+#[test]
+fn what_was_kept_leaves_once_the_large_cause_may() {
+    let mut guard = guard();
+    changed(&mut guard, &[("a", 7), ("b", 7)]);
+    assert!(!built(&mut guard, "a", 60..500));
+    changed(&mut guard, &[("a", 8)]);
+    guard.share(&t("a"));
+    told(&mut guard);
+    assert_eq!(guard.decide(0).free, [t("a")].into());
+    let kept = guard.keep(0, &bundle("a", 60..499), &[]).expect("kept");
+    guard.begun(&t("a"));
+    assert!(!guard.built(&t("a"), &[&kept], &[true], &[], saw("7:8:").as_ref()));
+    assert_eq!(guard.decide(0).free, [t("a")].into());
+    guard.goes_on(&t("a"));
+    assert!(built(&mut guard, "b", 0..0));
+    let verdicts = guard.decide(0);
+    assert_eq!(
+        (verdicts.free, verdicts.again),
+        ([].into(), [t("a")].into())
+    );
+    assert!(!guard.keeps(&t("a")) && built(&mut guard, "a", 60..499));
+}
+
+#[test]
+fn of_a_tenant_that_two_causes_changed_few_removals_pass_with_the_smaller_one() {
+    let mut guard = guard();
+    // The order of the rows does not matter.
+    changed(&mut guard, &[("a", 8), ("a", 7), ("b", 7), ("c", 7)]);
+    assert!(!built(&mut guard, "a", 20..500));
+    assert_eq!(guard.decide(0).free, [t("a")].into(), "at once");
+    // Many are the larger one's.
+    changed(&mut guard, &[("a", 9)]);
+    changed(&mut guard, &[("a", 7)]);
+    assert!(!built(&mut guard, "a", 41..500));
+    assert!(guard.decide(0).free.is_empty());
+    assert!(built(&mut guard, "b", 0..0) && built(&mut guard, "c", 0..0));
+    assert_eq!(guard.decide(0).free, [t("a")].into());
+}
+
+#[test]
+fn with_small_causes_no_more_of_a_large_one_leaves_than_may_leave_anyway() {
+    let tenant = |n: u32| format!("t{n:03}");
+    let mut guard = Guard::new(&[Region::new("r").expect("region")]);
+    guard.limits(GuardLimits::default());
+    for n in 0..40 {
+        let name = tenant(n);
+        guard.read(&t(&name), 0, &bundle(&name, n * 10..n * 10 + 10));
+    }
+    guard.in_step(0);
+    let all = |xid: u64| (0..40).map(move |n| (tenant(n), xid));
+    let one_each = (0..39).map(|n| (tenant(n), 100 + u64::from(n)));
+    let changes: Vec<_> = one_each.chain(all(7)).collect();
+    let changes: Vec<_> = changes.iter().map(|(t, xid)| (t.as_str(), *xid)).collect();
+    changed(&mut guard, &changes);
+    let mut left = 0;
+    for n in 0..39 {
+        assert!(!built(&mut guard, &tenant(n), 0..0));
+        left += 10 * guard.decide(0).free.len();
+    }
+    assert_eq!(left, 100, "max_delete_count");
+    assert!(!built(&mut guard, &tenant(39), 0..0));
+    assert!(decide_late(&mut guard).free.is_empty());
+    assert_eq!(guard.asks.len(), 30, "all others are held");
+}
+
+#[test]
+fn a_cause_that_came_during_a_build_is_not_what_that_build_found() {
+    let mut guard = guard();
+    changed(&mut guard, &[("a", 7), ("b", 7)]);
+    guard.begun(&t("a"));
+    changed(&mut guard, &[("a", 8)]);
+    assert!(!guard.built(
+        &t("a"),
+        &[&bundle("a", 10..500)],
+        &[true],
+        &[],
+        saw("7:8:").as_ref()
+    ));
+    assert!(
+        guard.decide(0).free.is_empty(),
+        "these ten are the larger one's"
+    );
+    guard.share(&t("a"));
+    told(&mut guard);
+    assert_eq!(guard.decide(0).free, [t("a")].into());
+    let kept = guard.keep(0, &bundle("a", 11..500), &[]).expect("kept");
+    assert_eq!(kept.held.len(), 10);
+}
+
+#[test]
+fn a_build_that_had_a_small_cause_before_anybody_knew_counts_for_that() {
+    let mut guard = guard();
+    changed(&mut guard, &[("a", 7), ("b", 7)]);
+    guard.begun(&t("a"));
+    let both = saw("9:9:");
+    assert!(!guard.built(
+        &t("a"),
+        &[&bundle("a", 11..500)],
+        &[true],
+        &[],
+        both.as_ref()
+    ));
+    assert!(guard.decide(0).free.is_empty());
+    changed(&mut guard, &[("a", 8)]);
+    guard.share(&t("a"));
+    assert_eq!(guard.decide(0).free, [t("a")].into(), "at once");
+    assert!(guard.asks.is_empty() && !guard.keeps(&t("a")));
+    assert!(built(&mut guard, "a", 11..500));
+    // The larger one goes on counting, with what left early.
+    assert!(built(&mut guard, "b", 0..0));
+    assert!(guard.decide(0).free.is_empty());
+    assert!(guard.is_idle());
 }

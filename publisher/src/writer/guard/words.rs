@@ -74,3 +74,17 @@ impl std::fmt::Display for Cause {
         }
     }
 }
+
+/// The order of causes from small to large, which does not change while they are counted: a scan is the largest.
+pub(super) fn rank(cause: &Cause, tenants: usize) -> (u8, usize, &Cause) {
+    let sort = match cause {
+        Cause::Alone(_) => 0,
+        Cause::Transaction(_) => 1,
+        Cause::Scan(_) => 2,
+    };
+    let tenants = match cause {
+        Cause::Transaction(_) => tenants,
+        Cause::Alone(_) | Cause::Scan(_) => 0,
+    };
+    (sort, tenants, cause)
+}

@@ -1,0 +1,172 @@
+//! Tenants that a small cause changed while they wait for a large one: the large one's removals are kept by name until
+//! they are decided, and everything else of the tenant goes on. Nothing here decides what may leave.
+
+use super::judge::nowhere;
+use super::words::rank;
+use super::{Case, Cause, Guard, HoldName, Reasons, Verdicts};
+use contexts::bundle::{Bundle, Held, HoldReason};
+use contexts::name::TenantId;
+use std::collections::HashSet;
+
+impl Guard {
+    /// A small cause changed a tenant. If that waits for a larger one, what that takes from it is known; its names are
+    /// asked for, and then the tenant goes on without them. Unless the small one was there already when it was built.
+    pub fn share(&mut self, tenant: &TenantId) {
+        let Some((larger, case)) = self.waits_with(tenant) else {
+            return;
+        };
+        let seen = case.seen.get(tenant).and_then(Option::as_ref);
+        let was_there = |cause: &&Cause| match (cause, seen) {
+            (Cause::Transaction(xid), Some(seen)) => seen.sees(*xid),
+            (Cause::Transaction(_), None) => true,
+            _ => false,
+        };
+        let reasons = self.causes.get(tenant);
+        let small = reasons.and_then(|r| r.iter().find(was_there).cloned());
+        if let Some(small) = small {
+            let larger = larger.clone();
+            return self.count_with(tenant, &small, larger);
+        }
+        let lost = case.lost.keys().filter(|(_, t)| t == tenant);
+        let lost: Vec<_> = lost.cloned().collect();
+        self.asks.extend(lost);
+        self.sharing.insert(tenant.clone());
+    }
+
+    /// What a tenant loses is counted with a smaller cause.
+    fn count_with(&mut self, tenant: &TenantId, small: &Cause, larger: Cause) {
+        let Some(mut other) = self.cases.remove(&larger) else {
+            return;
+        };
+        let case = self.cases.entry(small.clone()).or_default();
+        let is_smaller = rank(small, case.size) < rank(&larger, other.size);
+        if *small != larger && is_smaller {
+            for region in 0..self.regions.len() {
+                let place = (region, tenant.clone());
+                if let Some(lost) = other.lost.remove(&place) {
+                    case.lost.insert(place, lost);
+                }
+            }
+            other.parked.remove(tenant);
+            let seen = other.seen.remove(tenant).flatten();
+            case.seen.insert(tenant.clone(), seen);
+            case.parked.insert(tenant.clone());
+            let largest = other.shared.remove(tenant);
+            let largest = largest.unwrap_or_else(|| larger.clone());
+            case.shared.insert(tenant.clone(), largest);
+        }
+        // It is built again for the others only.
+        case.open.remove(tenant);
+        self.cases.insert(larger, other);
+        let reasons = self.causes.remove(tenant);
+        let others = reasons
+            .iter()
+            .flat_map(Reasons::iter)
+            .filter(|c| *c != small);
+        if let Some(other) = others.last() {
+            self.causes
+                .insert(tenant.clone(), Reasons::of(other.clone()));
+        }
+    }
+
+    /// The cause that a tenant waits for and that is not decided.
+    fn waits_with(&self, tenant: &TenantId) -> Option<(&Cause, &Case)> {
+        let waits = |case: &Case| case.parked.contains(tenant) && case.over.is_empty();
+        self.cases.iter().find(|(_, case)| waits(case))
+    }
+
+    /// Lets go on whose names are known.
+    pub(super) fn free_shared(&mut self, verdicts: &mut Verdicts) {
+        let sharing = self.sharing.iter();
+        let known = sharing.filter(|t| !self.is_asked(t)).cloned();
+        for tenant in known.collect::<Vec<TenantId>>() {
+            self.sharing.remove(&tenant);
+            // Otherwise it was decided meanwhile, or is about to be.
+            let Some(cause) = self.waits_with(&tenant).map(|(cause, _)| cause.clone()) else {
+                continue;
+            };
+            let Some(mut case) = self.cases.remove(&cause) else {
+                continue;
+            };
+            let mut wanted = HashSet::new();
+            for ((region, _), lost) in case.lost.iter().filter(|((_, t), _)| *t == tenant) {
+                wanted.extend(lost.iter().map(|code| (*region, tenant.clone(), *code)));
+            }
+            let names = self.names_of(&mut wanted);
+            // Of a name that no store has there is nothing to keep.
+            for ((region, tenant), gone) in nowhere(wanted) {
+                self.book.strike(region, &tenant, &gone);
+                if let Some(lost) = case.lost.get_mut(&(region, tenant)) {
+                    lost.retain(|code| !gone.contains(code));
+                }
+            }
+            // They are asked for once more if they are to be written down.
+            case.parked.remove(&tenant);
+            case.kept.entry(tenant.clone()).or_default().extend(names);
+            self.cases.insert(cause, case);
+            self.free(tenant, verdicts);
+        }
+    }
+
+    /// The bundle of a tenant with what is kept of it by name; none if nothing is. What the hub has again, what a person
+    /// let through and what the bundle holds already is kept no longer.
+    pub fn keep(&mut self, region: usize, bundle: &Bundle, excused: &[HoldName]) -> Option<Bundle> {
+        let (tenant, here) = (&bundle.tenant, &self.regions[region]);
+        let settled = |name: &HoldName| {
+            let held = bundle.held.iter();
+            let mut held = held.filter(|h| (&h.kind, &h.key) == (&name.kind, &name.key));
+            bundle.has(&name.kind, &name.key) || held.next().is_some() || excused.contains(name)
+        };
+        let mut kept = Vec::new();
+        for case in self.cases.values_mut() {
+            let Some(names) = case.kept.get_mut(tenant) else {
+                continue;
+            };
+            let lost = case.lost.get_mut(&(region, tenant.clone()));
+            let back = names.iter().filter(|n| n.region == *here && settled(n));
+            let back: HashSet<_> = back
+                .filter_map(|n| self.book.code_of_known(&n.kind, &n.key))
+                .collect();
+            lost.into_iter()
+                .for_each(|l| l.retain(|c| !back.contains(c)));
+            names.retain(|n| n.region != *here || !settled(n));
+            kept.extend(names.iter().filter(|n| n.region == *here).cloned());
+        }
+        if let Some(names) = self.written.get_mut(tenant) {
+            names.retain(|n| n.region != *here || !settled(n));
+            kept.extend(names.iter().filter(|n| n.region == *here).cloned());
+            if names.is_empty() {
+                self.written.remove(tenant);
+            }
+        }
+        kept.retain(|name| !bundle.keeps_kind(&name.kind));
+        if kept.is_empty() {
+            return None;
+        }
+        let mut bundle = bundle.clone();
+        bundle.held.extend(kept.into_iter().map(|name| Held {
+            kind: name.kind,
+            key: name.key,
+            why: HoldReason::Undecided,
+        }));
+        let name = |h: &Held| (h.kind.clone(), h.key.clone());
+        bundle.held.sort_unstable_by_key(name);
+        bundle.held.dedup_by_key(|h| name(h));
+        Some(bundle)
+    }
+
+    /// Whether something of a tenant is kept by name.
+    pub fn keeps(&self, tenant: &TenantId) -> bool {
+        self.written.contains_key(tenant)
+            || self
+                .cases
+                .values()
+                .any(|case| case.kept.contains_key(tenant))
+    }
+
+    /// The tenants of which something is kept by name.
+    pub fn kept(&self) -> impl Iterator<Item = &TenantId> {
+        let undecided = self.cases.values().flat_map(|case| case.kept.keys());
+        undecided.chain(self.written.keys())
+    }
+}
