@@ -1,7 +1,7 @@
 //! The agent runs inside the gateway: a read is a look into its memory.
 
 use super::{Answer, Changes, ContextReader, Options, Reply, answer, answer_from};
-use crate::clock::{Clock, wall_micros};
+use crate::clock::Clock;
 use crate::serve::watch::Watches;
 use crate::store::view::{View, Views};
 
@@ -38,7 +38,7 @@ impl Embedded {
 
     fn said_by_view(&self, kind: &str, key: &str) -> Answer {
         match self.views.take().and_then(|view| view.look_up(kind, key)) {
-            Ok(lookup) => answer(lookup, wall_micros()),
+            Ok(lookup) => answer(lookup),
             Err(error) => {
                 tracing::error!(%error, "a read failed");
                 Answer::NotReady
@@ -54,7 +54,7 @@ impl Embedded {
         let one = |(kind, key): &(&str, &str)| {
             let found = view.as_ref().map(|view| view.look_up(kind, key));
             let answer = match found {
-                Some(Ok(lookup)) => answer(lookup, wall_micros()),
+                Some(Ok(lookup)) => answer(lookup),
                 _ => Answer::NotReady,
             };
             self.options.reply_at(answer, fresh, now)

@@ -34,7 +34,6 @@ mod seen;
 pub(crate) use looked::Looked;
 
 use super::{Answer, Changed, Changes, ContextReader, Options, Reply, answer};
-use crate::clock::wall_micros;
 use arc_swap::ArcSwapOption;
 use contexts::name::{Key, Kind, Region};
 use contexts_dynamodb::client::{Db, TableConfig, TableError};
@@ -245,12 +244,12 @@ impl Inner {
     }
 
     /// What is cached of a key, if it can be answered.
-    async fn cached(self: &Arc<Self>, pair: &(dyn Pair + '_)) -> Option<Arc<Entry>> {
+    async fn cached(self: &Arc<Self>, pair: &(dyn Pair + '_), now: Instant) -> Option<Arc<Entry>> {
         let entry = self.entries.get(pair).await?;
         if self.is_wanting(pair.kind(), &entry) {
             return None;
         }
-        if entry.is_due(Instant::now()) {
+        if entry.is_due(now) {
             self.refresh(pair, &entry);
         }
         Some(entry)
@@ -258,7 +257,7 @@ impl Inner {
 
     /// What is cached of a key, or is read now.
     async fn entry(self: &Arc<Self>, name: &Named) -> Arc<Entry> {
-        let mut entry = match self.cached(name).await {
+        let mut entry = match self.cached(name, Instant::now()).await {
             Some(entry) => return entry,
             None => {
                 self.filled(name, |entry| self.is_wanting(name.kind(), entry))
@@ -357,27 +356,28 @@ impl Inner {
         });
     }
 
-    fn reply(&self, entry: &Entry) -> Reply {
+    fn reply(&self, entry: &Entry, now: Instant) -> Reply {
         let answer = match &entry.content {
             Content::Failed { why } if self.standing.load().is_some() => {
                 Answer::Unreachable(why.clone())
             }
-            _ => answer(entry.lookup(), wall_micros()),
+            _ => answer(entry.lookup()),
         };
-        self.options.reply(answer, entry.age())
+        self.options.reply(answer, entry.age(now))
     }
 
     async fn get(self: &Arc<Self>, kind: &str, key: &str) -> Reply {
         let pair: &(dyn Pair + '_) = &(kind, key);
-        if let Some(entry) = self.cached(pair).await {
-            return self.reply(&entry);
+        let now = Instant::now();
+        if let Some(entry) = self.cached(pair, now).await {
+            return self.reply(&entry, now);
         }
         let Some(name) = named(kind, key) else {
             // No such name can be stored, but whether its kind exists is not said by that.
             return self.options.reply(Answer::NotReady, None);
         };
         let entry = self.entry(&name).await;
-        self.reply(&entry)
+        self.reply(&entry, Instant::now())
     }
 }
 
@@ -394,10 +394,11 @@ impl ContextReader for TableReader {
         let names: Vec<Option<Named>> = keys.iter().map(|(kind, key)| named(kind, key)).collect();
         let good: Vec<Named> = names.iter().flatten().cloned().collect();
         let mut entries = batch::entries(&self.0, &good).await.into_iter();
+        let now = Instant::now();
         let one = |name: Option<Named>| {
             let entry = name.as_ref().and_then(|_| entries.next());
             match entry {
-                Some(entry) => self.0.reply(&entry),
+                Some(entry) => self.0.reply(&entry, now),
                 None => self.0.options.reply(Answer::NotReady, None),
             }
         };

@@ -173,8 +173,8 @@ impl Entry {
     }
 
     /// Time since the moment up to which every change at the hub is in it.
-    pub(super) fn age(&self) -> Option<Duration> {
-        self.fresh.map(|fresh| fresh.elapsed())
+    pub(super) fn age(&self, now: Instant) -> Option<Duration> {
+        self.fresh.map(|fresh| now.saturating_duration_since(fresh))
     }
 
     /// The version that it is at least as new as.

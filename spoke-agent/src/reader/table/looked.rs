@@ -12,7 +12,7 @@ use contexts_dynamodb::client::TableError;
 use contexts_dynamodb::lookup::Standing;
 use contexts_dynamodb::tenants::WholeTenant;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What is known of a key or a tenant.
 pub(crate) struct Looked<T> {
@@ -169,7 +169,7 @@ fn looked(entry: &Entry) -> Result<Looked<Lookup>, String> {
         _ => Ok(Looked {
             found: entry.lookup(),
             position: entry.position,
-            age: entry.age(),
+            age: entry.age(Instant::now()),
         }),
     }
 }

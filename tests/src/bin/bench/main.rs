@@ -11,6 +11,7 @@ mod primary;
 mod propagation;
 mod reads;
 mod report;
+mod scan;
 mod stage;
 mod trace;
 mod wake;
@@ -61,6 +62,8 @@ enum Name {
     Reads,
     /// How soon the console shows what there is (O1)
     Console,
+    /// What a scan of everything costs, and the first fill (S1 to S6)
+    Scan,
     /// What a DynamoDB table costs, and how fast its readers are (D1 to D3)
     Dynamodb,
 }
@@ -99,7 +102,12 @@ impl Args {
     fn plan(&self) -> Plan {
         // Rates depend more on what the disk does just then.
         let usual = match self.name {
-            Name::Propagation | Name::Wake | Name::Reads | Name::Console | Name::Dynamodb => 3,
+            Name::Propagation
+            | Name::Wake
+            | Name::Reads
+            | Name::Console
+            | Name::Dynamodb
+            | Name::Scan => 3,
             Name::Primary => 5,
         };
         let (rounds, samples) = match self.quick {
@@ -147,6 +155,7 @@ fn measured(args: &Args) -> Result<Report> {
         Name::Wake => wake::measure(&runtime, args.plan())?,
         Name::Reads => reads::measure(&runtime, args.plan())?,
         Name::Console => console::measure(&runtime, args.plan())?,
+        Name::Scan => scan::measure(&runtime, args.plan())?,
         Name::Dynamodb => dynamodb::measure(&runtime, args.plan())?,
     };
     report.about.push(format!(
