@@ -9,6 +9,7 @@ use crate::console::pane::{self, Pane};
 use crate::console::session::Sessions;
 use crate::engine::{EngineView, Parts, TermEnd};
 use crate::source::SourceError;
+use crate::supervisor;
 use crate::writer::RegionFilter;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::sync::Arc;
@@ -56,6 +57,7 @@ pub async fn run(
     let (orders, mut incoming) = Orders::new();
     let (view, seen) = watch::channel(None);
     let (parts, config) = (Arc::new(parts), Arc::new(config));
+    let living = tokio::spawn(supervisor::keep_alive(seen.clone()));
     let scheduler = schedule(&config.hub.scan, orders.clone(), seen.clone()).await?;
     let api = Api {
         parts: parts.clone(),
@@ -81,9 +83,13 @@ pub async fn run(
     });
     let serving = tokio::spawn(serving.into_future());
     tracing::info!(listen = %listen, schedule = config.hub.scan, regions = config.spokes.len(), "publisher started");
+    // A database that is down is waited for; that is no reason not to be there.
+    supervisor::ready();
     let end = stand_by(&parts, &config, &mut incoming, &view, &mut stop).await;
+    supervisor::stopping();
     drop(scheduler);
     watching.abort();
+    living.abort();
     ending.send_replace(true);
     // Requests under way get a moment; the process ends with or without them.
     let _ = tokio::time::timeout(Duration::from_secs(2), serving).await;

@@ -14,6 +14,7 @@
 //! | [`api`] | the HTTP API |
 //! | [`console`] | the page for the operator's browser |
 //! | [`cli`] | the command line |
+//! | [`supervisor`] | what systemd is told |
 //! | [`status`], [`compare`], [`lookup`] | looking, without changing anything |
 
 pub mod api;
@@ -32,4 +33,5 @@ pub mod metrics;
 pub mod source;
 pub mod spoke;
 pub mod status;
+pub mod supervisor;
 pub mod writer;

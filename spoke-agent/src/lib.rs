@@ -20,6 +20,7 @@
 //! | [`cli`] | the command line, and `get`, `list`, `stats`, `verify` |
 //! | [`config`] | file, environment, flags |
 //! | [`telemetry`], [`metrics`] | logs and counts |
+//! | [`supervisor`] | what systemd is told |
 //! | [`listen`] | listeners, over TCP and over a Unix socket |
 //! | [`clock`], [`random`], [`token`], [`failpoint`] | the small edges |
 //!
@@ -40,6 +41,7 @@ pub mod reader;
 pub mod receive;
 pub mod serve;
 pub mod store;
+pub mod supervisor;
 #[cfg(feature = "dynamodb")]
 pub mod table_agent;
 pub mod telemetry;

@@ -9,7 +9,7 @@ use spoke_agent::config::{self, Layers, Run};
 use spoke_agent::store::redb::open::OpenError;
 #[cfg(feature = "dynamodb")]
 use spoke_agent::table_agent::TableAgent;
-use spoke_agent::telemetry;
+use spoke_agent::{supervisor, telemetry};
 use std::io::Write;
 use std::process::ExitCode;
 use tokio::runtime::Runtime;
@@ -136,13 +136,17 @@ async fn run(config: Run) -> Result<ExitCode, (u8, String)> {
         _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
         _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
     };
+    supervisor::ready();
+    let living = tokio::spawn(supervisor::keep_alive());
     let asked_to = tokio::select! {
         _ = terminate.recv() => true,
         _ = interrupt.recv() => true,
         () = agent.failed() => false,
     };
     tracing::info!("stopping");
+    supervisor::stopping();
     agent.stop().await;
+    living.abort();
     match asked_to {
         true => Ok(ExitCode::SUCCESS),
         false => Err((
