@@ -68,6 +68,13 @@ pub enum HoldReason {
     Dropped,
     /// The hub has it no longer; what removed it is still being counted.
     Undecided,
+    /// The value is not as the schema of its kind says.
+    BreaksSchema {
+        /// Where in the value, as a JSON Pointer.
+        at: String,
+        /// What is wrong there, without the value.
+        why: String,
+    },
 }
 
 /// Whether a store keeps its last good value for a held name.
@@ -95,6 +102,7 @@ impl fmt::Display for HoldReason {
             Self::TooLarge { bytes, max } => {
                 write!(f, "the value has {bytes} bytes, max_value_bytes is {max}")
             }
+            Self::BreaksSchema { at, why } => write!(f, "the value breaks the schema at {at}: {why}"),
             Self::Duplicate => f.write_str("the query returns this key more than once"),
             Self::KeyTaken { owner } => {
                 write!(f, "tenant {owner:?} has the same key and had it first")

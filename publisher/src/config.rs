@@ -5,11 +5,14 @@
 mod env;
 mod keys;
 mod model;
+mod schema;
 mod spoke;
 
 pub use model::{
     ApiToken, Config, ContextConfig, HubConfig, Role, SpokeConfig, StoreConfig, Watch,
 };
+
+pub use schema::Compiled;
 
 use std::path::{Path, PathBuf};
 
@@ -106,7 +109,24 @@ pub fn parse(
     let _: model::RawConfig = toml::from_str(text).map_err(|e| malformed(&e))?;
     env::expand(&mut table, path, variable).map_err(wrong)?;
     let raw: model::RawConfig = table.try_into().map_err(|e| malformed(&e))?;
-    model::check(raw).map_err(wrong)
+    let mut config = model::check(raw).map_err(wrong)?;
+    for (i, context) in config.contexts.iter_mut().enumerate() {
+        let Some(file) = context.schema.take() else {
+            continue;
+        };
+        let place = format!("context[{i}].schema");
+        let read = schema::read(place, path, &file);
+        let schema = read.map_err(|f| match keys::line_in(text, "context", i, "schema") {
+            Some(line) => ConfigError::Malformed {
+                path: path.to_owned(),
+                line,
+                message: format!("{}: {}", f.place, f.message),
+            },
+            None => wrong(f),
+        })?;
+        context.schema = Some(schema);
+    }
+    Ok(config)
 }
 
 /// What the parser says, in one line and in the words of TOML rather than of Rust.

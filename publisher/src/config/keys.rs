@@ -30,13 +30,11 @@ const CONTEXT: &[&str] = &[
     "query",
     "watch",
     "max_value_bytes",
+    "schema",
     "regions_required",
     "sensitive",
 ];
 const WATCH: &[&str] = &["table", "tenant", "columns", "tenants"];
-
-/// Keys that belong to a later release, and what they belong to.
-const LATER: &[(&str, &str)] = &[("schema", "checking values against a JSON Schema")];
 
 /// Finds the first key that does not exist.
 pub(super) fn check(table: &toml::Table) -> Result<(), Fault> {
@@ -82,12 +80,6 @@ fn known(place: &str, table: &toml::Table, keys: &[&str]) -> Result<(), Fault> {
     } else {
         format!("{place}.{key}")
     };
-    if let Some((_, what)) = LATER.iter().find(|(later, _)| later == key) {
-        return Err(fault(
-            full.clone(),
-            format!("{full}: {what} is not in this release; remove the key"),
-        ));
-    }
     let near = keys
         .iter()
         .map(|k| (strsim::damerau_levenshtein(k, key), k))
@@ -97,6 +89,22 @@ fn known(place: &str, table: &toml::Table, keys: &[&str]) -> Result<(), Fault> {
         _ => format!("known keys: {}", keys.join(", ")),
     };
     Err(fault(full.clone(), format!("unknown key {full}; {hint}")))
+}
+
+/// The line of a key of the n-th `[[table]]` of a name.
+pub(super) fn line_in(text: &str, table: &str, n: usize, key: &str) -> Option<usize> {
+    let header = format!("[[{table}]]");
+    let mut headers = text.lines().enumerate();
+    let mut headers = headers
+        .by_ref()
+        .filter(|(_, l)| l.trim_start().starts_with(&header));
+    let (from, _) = headers.nth(n)?;
+    let mut lines = text.lines().enumerate().skip(from + 1);
+    let is_key = |line: &str| {
+        let rest = line.trim_start().strip_prefix(key);
+        rest.is_some_and(|rest| rest.trim_start().starts_with('='))
+    };
+    lines.find(|(_, line)| is_key(line)).map(|(i, _)| i + 1)
 }
 
 /// The line on which the last part of a key first stands at the beginning of a line.

@@ -71,6 +71,7 @@ struct RawContext {
     #[serde(default)]
     watch: Vec<Watch>,
     max_value_bytes: Option<u64>,
+    schema: Option<String>,
     #[serde(default)]
     regions_required: bool,
     #[serde(default)]
@@ -204,6 +205,8 @@ pub struct ContextConfig {
     pub watch: Vec<Watch>,
     /// The largest value.
     pub max_value_bytes: u64,
+    /// The JSON Schema of its values, as text.
+    pub schema: Option<String>,
     /// Whether NULL regions are an error rather than every region.
     pub regions_required: bool,
     /// Whether the console masks its values.
@@ -437,6 +440,7 @@ fn check_context(i: usize, raw: RawContext) -> Result<ContextConfig, Fault> {
         query,
         watch: raw.watch,
         max_value_bytes,
+        schema: raw.schema,
         regions_required: raw.regions_required,
         sensitive: raw.sensitive,
     })

@@ -96,6 +96,8 @@ impl<'a> Assembly<'a> {
         let (bytes, max) = (row.value.len() as u64, definition.max_value_bytes);
         let content = if bytes > max {
             Err(hold(HoldReason::TooLarge { bytes, max }))
+        } else if let Some((at, why)) = definition.fault(&row.value) {
+            Err(hold(HoldReason::BreaksSchema { at, why }))
         } else if definition.regions_required && regions.is_none() {
             Err(hold(HoldReason::CannotBuild {
                 why: "regions is NULL, and regions_required is set".into(),
@@ -301,6 +303,7 @@ impl Parts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Compiled;
 
     fn definition() -> Definition {
         Definition {
@@ -308,6 +311,8 @@ mod tests {
             query: String::new(),
             watch: Vec::new(),
             max_value_bytes: 10,
+            schema: None,
+            compiled: Compiled::default(),
             regions_required: false,
             has_regions: true,
             has_expires: false,

@@ -103,15 +103,18 @@ impl Known {
 }
 
 impl Source {
-    /// Remembers the definitions of a snapshot for the next build.
-    pub(super) fn remember(&self, definitions: &Definitions) {
+    /// Remembers the definitions of a snapshot for the next build. If they are the same as before, those are returned, with
+    /// what was compiled of them.
+    pub(super) fn remember(&self, definitions: Definitions) -> Definitions {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.as_ref().map(|k| k.definitions.fingerprint) != Some(definitions.fingerprint) {
-            *known = Some(Arc::new(Known {
-                definitions: definitions.clone(),
-                fails_since: Mutex::default(),
-            }));
+        if let Some(known) = known.as_ref().filter(|k| k.definitions == definitions) {
+            return known.definitions.clone();
         }
+        *known = Some(Arc::new(Known {
+            definitions: definitions.clone(),
+            fails_since: Mutex::default(),
+        }));
+        definitions
     }
 
     /// Builds tenants in one message. None if it has to be done step by step.

@@ -140,8 +140,7 @@ impl Source {
             .execute(&mut *tx)
             .await
             .map_err(failed)?;
-        self.remember(&definitions);
-        Ok((tx, definitions))
+        Ok((tx, self.remember(definitions)))
     }
 
     /// Does a build.

@@ -4,7 +4,7 @@
 use super::pauses::Pauses;
 use super::statement::Statement;
 use super::{Source, SourceError};
-use crate::config::{Config, ContextConfig, Watch};
+use crate::config::{Compiled, Config, ContextConfig, Watch};
 use crate::writer::GuardLimits;
 use contexts::digest::DigestKey;
 use contexts::name::{Kind, Region};
@@ -24,6 +24,12 @@ pub struct Definition {
     pub watch: Vec<Watch>,
     /// The largest value.
     pub max_value_bytes: u64,
+    /// The JSON Schema of its values, as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
+    /// The same, compiled once for all that share these definitions.
+    #[serde(skip)]
+    pub compiled: Compiled,
     /// Whether NULL regions are an error.
     pub regions_required: bool,
     /// Whether the query has a column `regions`.
@@ -33,12 +39,18 @@ pub struct Definition {
 }
 
 impl Definition {
+    /// Where and how a value breaks the schema, if it does.
+    pub fn fault(&self, value: &str) -> Option<(String, String)> {
+        self.compiled.fault(self.schema.as_deref()?, value)
+    }
+
     /// The first setting in which a configuration differs, if one does.
     fn difference(&self, config: &ContextConfig) -> Option<&'static str> {
         match self {
             _ if self.query != config.query => Some("query"),
             _ if self.watch != config.watch => Some("watch"),
             _ if self.max_value_bytes != config.max_value_bytes => Some("max_value_bytes"),
+            _ if self.schema != config.schema => Some("schema"),
             _ if self.regions_required != config.regions_required => Some("regions_required"),
             _ => None,
         }
@@ -206,7 +218,6 @@ impl Source {
             at: self.at.clone(),
         })?;
         let definitions = Definitions::from_row(&row)?;
-        self.remember(&definitions);
-        Ok(definitions)
+        Ok(self.remember(definitions))
     }
 }

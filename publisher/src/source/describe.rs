@@ -5,7 +5,7 @@ use super::definitions::Definition;
 use super::query::{self, LIST, Tenants};
 use super::statement::unnamed;
 use super::{Source, SourceError, is_passing, message};
-use crate::config::ContextConfig;
+use crate::config::{Compiled, ContextConfig};
 use sqlx::{Connection, PgConnection, Row};
 use std::collections::BTreeSet;
 
@@ -143,6 +143,8 @@ impl Source {
             query: context.query.clone(),
             watch: context.watch.clone(),
             max_value_bytes: context.max_value_bytes,
+            schema: context.schema.clone(),
+            compiled: Compiled::default(),
             regions_required: context.regions_required,
             has_regions: has("regions"),
             has_expires: has("expires"),

@@ -87,10 +87,43 @@ async fn a_key_that_does_not_exist_is_named_with_the_nearest_that_does() -> Resu
         ("spoke", "agents =", "agent ="),
         ("context", "query =", "queri ="),
         ("watch", "tenant = \"tenant\"", "tenat = \"tenant\""),
-        ("later", "query =", "schema = \"s.json\"\nquery ="),
         ("of another store", "agents =", "table = \"t\"\nagents ="),
     ];
     shows!(all(cases).await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_schema_that_is_missing_or_none_is_named_with_its_line() -> Result<()> {
+    let mut out = String::new();
+    let other = "[[context]]\nkind = \"other\"\nquery = \"SELECT 2\"\nwatch = []\n";
+    for (name, schema) in [
+        ("missing", None),
+        ("no JSON", Some("{ \"type\": ")),
+        ("no schema", Some("{ \"type\": \"objekt\" }")),
+        (
+            "elsewhere",
+            Some("{ \"$ref\": \"https://schemas.example/item.json\" }"),
+        ),
+    ] {
+        let text = format!("{GOOD}{other}schema = \"schemas/other.json\"\n");
+        let (dir, _) = folder_with("publisher.toml", text.as_bytes())?;
+        std::fs::create_dir(dir.path().join("schemas"))?;
+        if let Some(schema) = schema {
+            std::fs::write(dir.path().join("schemas/other.json"), schema)?;
+        }
+        let ran = run("publisher", &["check"], &[], dir.path()).await?;
+        if !ran.stdout.is_empty() || ran.stderr.lines().count() != 1 {
+            return Err(format!("{name}: not one line: {ran:?}").into());
+        }
+        writeln!(
+            out,
+            "{name}:\n  {} exit code {}",
+            ran.stderr.trim_end(),
+            ran.code
+        )?;
+    }
+    shows!(out);
     Ok(())
 }
 

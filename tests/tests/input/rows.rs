@@ -92,6 +92,40 @@ async fn a_value_that_is_too_large_keeps_the_last_good_one_until_it_shrinks() ->
 }
 
 #[tokio::test]
+async fn a_value_that_breaks_its_schema_keeps_the_last_good_one_until_it_is_right() -> Result<()> {
+    let contexts = CONTEXTS.replacen("max_value", "schema = \"item.json\"\nmax_value", 1);
+    let mut desk = Desk::with(&["eu"], crate::desk::SCHEMA, &contexts).await?;
+    let schema = desk.dir.path().join("item.json");
+    let text = r#"{ "type": "object", "required": ["body"], "properties": { "body": { "maxLength": 5 }, "share": { "minimum": 10 } } }"#;
+    std::fs::write(&schema, text)?;
+    desk.open().await?;
+    let before = desk.reads(0, "item", "i1").await?;
+    desk.sql(
+        "UPDATE item SET body = 'a secret that is too long' WHERE key = 'i1'; UPDATE item SET divisor = 50 WHERE key = 'i2';
+         UPDATE item SET body = 'two' WHERE key = 'i3'; INSERT INTO item (tenant, key, body) VALUES ('t1', 'new', 'too long')",
+    )
+    .await?;
+    let mut out = desk.types(&["scan"]).await?;
+    out.push_str(&desk.types(&["republish", "tenant", "t1"]).await?);
+    out.push_str(&desk.types(&["get", "item", "i1"]).await?);
+    let now = desk.reads(0, "item", "i1").await?;
+    expect(now == before, format!("the last good value stays: {now}"))?;
+    for key in ["i2", "i3", "new"] {
+        writeln!(out, "item {key}: {}", desk.reads(0, "item", key).await?)?;
+    }
+    out.push_str("another schema in the file:\n");
+    std::fs::write(&schema, "{}")?;
+    out.push_str(&desk.types(&["scan"]).await?);
+    out.push_str(&desk.types(&["migrate"]).await?);
+    out.push_str(&desk.types(&["scan"]).await?);
+    for key in ["i1", "i2", "new"] {
+        writeln!(out, "item {key}: {}", desk.reads(0, "item", key).await?)?;
+    }
+    shows!(out);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_row_that_fails_at_run_time_holds_one_kind_of_one_tenant() -> Result<()> {
     let desk = Desk::new(&["eu"]).await?;
     let held = [("item", "i2")];
