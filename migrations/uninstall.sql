@@ -1,5 +1,7 @@
 -- Removes what the migrations made, by name and without CASCADE: what somebody else put into the schema, or made upon
 -- it, is not ours to remove and stops this. The change triggers are gone by now.
+DROP TABLE hubcast.removals;
+DROP TABLE hubcast.decommissioned;
 DROP TABLE hubcast.holds;
 DROP TABLE hubcast.audit;
 DROP TABLE hubcast.pause_exceptions;

@@ -6,6 +6,7 @@
 mod audit;
 mod check;
 mod compare;
+mod decommission;
 mod get;
 mod held;
 mod migrate;
@@ -158,6 +159,16 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Give a region up: empty its stores, which answer 503 from then on, and forget them for good
+    ///
+    /// Asks for the region's name. A configuration that still names the region stops `run` from then on.
+    Decommission {
+        /// The region
+        region: String,
+        /// The region's name once more, instead of being asked
+        #[arg(long, value_name = "REGION")]
+        confirm: Option<String>,
+    },
     /// What differs between the hub's truth and the stores; changes nothing; exit code 1 if anything does
     Diff {
         /// Only this tenant
@@ -252,12 +263,11 @@ impl Context {
     /// The configuration must be what `migrate` put into the database: builds do what the database says.
     async fn require_migrated(&self) -> Result<(), Stop> {
         self.parts.source.ping().await?;
-        let differences = self
-            .parts
-            .source
-            .definitions()
-            .await?
-            .differences(&self.config);
+        let definitions = self.parts.source.definitions().await?;
+        if let Some(why) = definitions.refusal(&self.config) {
+            return Err(Stop::Usage(why));
+        }
+        let differences = definitions.differences(&self.config);
         match differences.first() {
             None => Ok(()),
             Some(_) => {
@@ -381,6 +391,9 @@ async fn dispatch(context: Context, command: Command) -> Result<Exit, Stop> {
         Command::Approve(of) => held::approve(&context, &of).await,
         Command::Drop(of) => held::drop(&context, &of).await,
         Command::Audit { limit } => audit::run(&context, limit).await,
+        Command::Decommission { region, confirm } => {
+            decommission::run(&context, &region, confirm.as_deref()).await
+        }
         Command::Takeover { force } => takeover::run(&context, force).await,
         Command::Status { hub } => status::run(&context, hub).await,
         Command::Diff { tenant, region } => {

@@ -191,11 +191,12 @@ async fn once(
     view: &watch::Sender<Option<EngineView>>,
     stop: &mut watch::Receiver<bool>,
 ) -> Result<Option<String>, Trouble> {
-    let differences = parts
-        .source
-        .within(DATABASE_WITHIN, parts.source.definitions())
-        .await?
-        .differences(config);
+    let definitions = parts.source.definitions();
+    let definitions = parts.source.within(DATABASE_WITHIN, definitions).await?;
+    if let Some(why) = definitions.refusal(config) {
+        return Err(Trouble::Stop(why));
+    }
+    let differences = definitions.differences(config);
     if let Some(first) = differences.first() {
         return Err(Trouble::Stop(format!(
             "{first}: run `publisher migrate`, or use the configuration that it was run with"

@@ -38,7 +38,7 @@ mod visible;
 
 pub use built::{Batch, BuildRequest, Built, BuiltBatch, BuiltBundle, What};
 pub use capture::{AckRequest, Change, LookId, LookRequest, Looked, Snapshot};
-pub use guard::{Alert, GuardLimits, Hold, HoldName};
+pub use guard::{Alert, GuardLimits, Hold, HoldName, Removals};
 pub use guarding::HoldWork;
 pub use receipts::{Delivery, HeldReport, Receipt, RegionFilter, Republished};
 pub use retry::Retry;
@@ -65,7 +65,7 @@ use recall::Recalls;
 use receipts::Waits;
 use retry::Retries;
 use scan::Scan;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use visible::Questions;
 
 /// Milliseconds on the writer's own monotonic clock.
@@ -213,6 +213,8 @@ pub struct Writer {
     key: DigestKey,
     limits: WriterLimits,
     regions: Vec<Region>,
+    /// Those of them that were given up: what is removed there is meant.
+    closed: BTreeSet<Region>,
     stores: Vec<Store>,
     tick: u64,
     n: u64,
@@ -305,6 +307,7 @@ impl Writer {
             closing: false,
             born: now,
             regions,
+            closed: BTreeSet::new(),
         }
     }
 
@@ -316,6 +319,11 @@ impl Writer {
     /// What may be removed at once, as the database has it at the beginning of the term; builds say it again.
     pub fn guard_by(&mut self, limits: GuardLimits) {
         self.guard.limits(limits);
+    }
+
+    /// What left while earlier writers counted, within the guard's window.
+    pub fn resume_removals(&mut self, removals: &[Removals]) {
+        self.guard.resume(removals);
     }
 
     /// Tenants that an earlier writer could not build.

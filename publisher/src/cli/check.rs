@@ -111,6 +111,10 @@ async fn database(context: &Context, checked: &mut Checked) -> Result<(), Stop> 
     }
     match source.definitions().await {
         Ok(definitions) => {
+            if let Some(why) = definitions.refusal(&context.config) {
+                checked.errors.push(why);
+                checked.misconfigured = true;
+            }
             let differences = definitions.differences(&context.config);
             if differences.is_empty() {
                 checked

@@ -23,6 +23,12 @@ impl From<Undescribed> for Stop {
 pub(super) async fn run(context: &Context, print: bool, create_tables: bool) -> Result<Exit, Stop> {
     let source = &context.parts.source;
     source.ping().await?;
+    // Before the first migration there is nothing to refuse, and whatever else is wrong shows below.
+    if let Ok(definitions) = source.definitions().await
+        && let Some(why) = definitions.refusal(&context.config)
+    {
+        return Err(Stop::Usage(why));
+    }
     // Looked at as the role that will build, so that what it may not read shows now.
     let desired = desired(source, &context.config, source.search_path().await?).await?;
     let user = context.config.hub.migrate_url.as_ref().and_then(|_| {

@@ -3,6 +3,7 @@
 
 use super::{Fault, fault};
 use jsonschema::Validator;
+use jsonschema::error::ValidationErrorKind;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -20,11 +21,14 @@ pub(super) fn read(place: String, config: &Path, file: &str) -> Result<String, F
 
 fn compile(text: &str) -> Result<Validator, String> {
     let json = serde_json::from_str(text).map_err(|e| format!("it is not JSON: {e}"))?;
-    jsonschema::validator_for(&json).map_err(|e| {
-        format!(
-            "it is not a JSON Schema: at {:?}: {e}",
-            at(e.instance_path().as_str())
-        )
+    jsonschema::validator_for(&json).map_err(|e| match e.kind() {
+        ValidationErrorKind::Referencing(_) => {
+            "it refers to something outside itself, which is never fetched: put that into it, below $defs".to_owned()
+        }
+        _ => {
+            let place = at(e.instance_path().as_str()).to_owned();
+            format!("it is not a JSON Schema: at {place:?}: {e}")
+        }
     })
 }
 

@@ -158,9 +158,12 @@ impl Engine<'_> {
                 if let Some(hold) = &work.hold {
                     source.hold(term, hold).await?;
                 }
-                match work.void.is_empty() {
+                if !work.void.is_empty() {
+                    source.forget_holds(term, &work.void).await?;
+                }
+                match work.removed.is_empty() {
                     true => Ok(()),
-                    false => source.forget_holds(term, &work.void).await,
+                    false => source.record_removals(term, &work.removed).await,
                 }
             };
             let written = source.within(ACK_WITHIN, writing).await;

@@ -50,17 +50,24 @@ pub struct Assembly<'a> {
     regions: &'a [Region],
     key: &'a DigestKey,
     pauses: &'a Pauses,
+    closed: &'a BTreeSet<Region>,
     tenants: BTreeMap<TenantId, Parts>,
     warnings: BTreeSet<String>,
 }
 
 impl<'a> Assembly<'a> {
-    /// An assembly for the regions in the order of [`crate::writer::Writer::regions`].
-    pub fn new(regions: &'a [Region], key: &'a DigestKey, pauses: &'a Pauses) -> Self {
+    /// An assembly for the regions in the order of [`crate::writer::Writer::regions`]; what is `closed` gets nothing.
+    pub fn new(
+        regions: &'a [Region],
+        key: &'a DigestKey,
+        pauses: &'a Pauses,
+        closed: &'a BTreeSet<Region>,
+    ) -> Self {
         Self {
             regions,
             key,
             pauses,
+            closed,
             tenants: BTreeMap::new(),
             warnings: BTreeSet::new(),
         }
@@ -188,6 +195,7 @@ impl<'a> Assembly<'a> {
             regions,
             key,
             pauses,
+            closed,
             tenants,
             ..
         } = self;
@@ -198,7 +206,13 @@ impl<'a> Assembly<'a> {
                 excused.insert(tenant.clone(), approved);
             }
             let pauses = pauses.of(&tenant);
-            built.push(parts.build(tenant, regions, key, pauses));
+            let mut one = parts.build(tenant, regions, key, pauses);
+            let bundles = regions.iter().zip(&mut one.bundles);
+            for (_, bundle) in bundles.filter(|(region, _)| closed.contains(*region)) {
+                let empty = Bundle::empty(one.tenant.clone());
+                *bundle = Arc::new(BuiltBundle::new(empty, key));
+            }
+            built.push(one);
         }
         (built, excused, void)
     }
@@ -336,8 +350,8 @@ mod tests {
         ];
         let key = DigestKey([0; 32]);
         let tenant = TenantId::new("t").expect("tenant");
-        let pauses = Pauses::default();
-        let mut assembly = Assembly::new(&regions, &key, &pauses);
+        let (pauses, closed) = (Pauses::default(), BTreeSet::new());
+        let mut assembly = Assembly::new(&regions, &key, &pauses, &closed);
         assembly.expect(tenant.clone());
         rows.into_iter()
             .for_each(|r| assembly.row(&definition(), &tenant, r));

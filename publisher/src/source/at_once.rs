@@ -205,7 +205,8 @@ fn assemble(
     regions: &[Region],
     mut rows: Vec<(usize, String, Row)>,
 ) -> BuiltBatch {
-    let mut assembly = Assembly::new(regions, &definitions.digest_key, &definitions.pauses);
+    let (pauses, closed) = (&definitions.pauses, &definitions.decommissioned);
+    let mut assembly = Assembly::new(regions, &definitions.digest_key, pauses, closed);
     for tenant in tenants {
         assembly.expect(tenant.clone());
     }

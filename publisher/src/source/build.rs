@@ -202,7 +202,8 @@ impl Source {
     ) -> Result<BuiltBatch, SourceError> {
         let (mut tx, definitions) = self.snapshot().await?;
         let key = definitions.digest_key.clone();
-        let mut assembly = Assembly::new(regions, &key, &definitions.pauses);
+        let (pauses, closed) = (&definitions.pauses, &definitions.decommissioned);
+        let mut assembly = Assembly::new(regions, &key, pauses, closed);
         let bound = match bound {
             Bound::List(names) => {
                 for name in names.iter().filter_map(|n| TenantId::new(n).ok()) {
@@ -372,6 +373,7 @@ pub(super) fn batch(
         seen: None,
         tenants,
         guards: definitions.guards,
+        closed: definitions.decommissioned.clone(),
         excused,
         void,
         contexts,

@@ -11,7 +11,7 @@ use contexts::name::{Kind, Region};
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One kind: what the configuration says, and what the database was found to answer to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,7 +65,8 @@ macro_rules! fingerprint {
          (SELECT json_agg(json_build_array(d.kind, d.definition) ORDER BY d.kind) FROM hubcast.definitions d), \
          (SELECT json_agg(json_build_array(t.url, t.region) ORDER BY t.url) FROM hubcast.stores t), \
          (SELECT json_agg(json_build_array(p.region, p.kind, p.reason) ORDER BY p.id) FROM hubcast.pauses p), \
-         (SELECT json_agg(e.tenant ORDER BY e.tenant) FROM hubcast.pause_exceptions e)\
+         (SELECT json_agg(e.tenant ORDER BY e.tenant) FROM hubcast.pause_exceptions e), \
+         (SELECT json_agg(r.region ORDER BY r.region) FROM hubcast.decommissioned r)\
          )::text, 'UTF8')), 'hex'), 32) FROM hubcast.settings s)"
     };
 }
@@ -82,8 +83,8 @@ pub(super) const READ: &str = concat!(
      (SELECT coalesce(json_object_agg(url, region), '{}')::text FROM hubcast.stores), ",
     fingerprint!(),
     ", (SELECT coalesce(json_agg(json_build_object('region', region, 'kind', kind, 'reason', reason) ORDER BY id), '[]')::text \
-     FROM hubcast.pauses), (SELECT coalesce(json_agg(tenant), '[]')::text FROM hubcast.pause_exceptions), guards::text \
-     FROM hubcast.settings"
+     FROM hubcast.pauses), (SELECT coalesce(json_agg(tenant), '[]')::text FROM hubcast.pause_exceptions), guards::text, \
+     (SELECT coalesce(json_agg(region), '[]')::text FROM hubcast.decommissioned) FROM hubcast.settings"
 );
 
 /// A fingerprint as a number.
@@ -106,6 +107,8 @@ pub struct Definitions {
     pub stores: BTreeMap<String, Region>,
     /// What is paused.
     pub pauses: Pauses,
+    /// Regions that were given up, and get nothing.
+    pub decommissioned: BTreeSet<Region>,
     /// The limits of the guards.
     pub guards: GuardLimits,
     /// A fingerprint of all that shapes content.
@@ -143,8 +146,21 @@ impl Definitions {
             stores,
             pauses,
             guards: serde_json::from_str(row.get(8)).map_err(|e| damaged(e.to_string()))?,
+            decommissioned: serde_json::from_str(row.get(9)).map_err(|e| damaged(e.to_string()))?,
             fingerprint,
         })
+    }
+
+    /// Why a configuration cannot be used at all, if it cannot.
+    pub fn refusal(&self, config: &Config) -> Option<String> {
+        let spokes = config.spokes.iter().enumerate();
+        let mut gone = spokes.filter(|(_, s)| self.decommissioned.contains(&s.region));
+        let (i, spoke) = gone.next()?;
+        Some(format!(
+            "spoke[{i}].region: region {} was decommissioned, and stays so: remove its [[spoke]]; a new region there gets \
+             another name",
+            spoke.region
+        ))
     }
 
     /// What a configuration says otherwise, one line each. Empty if builds do what it says.

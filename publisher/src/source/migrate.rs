@@ -52,6 +52,16 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "holds",
         include_str!("../../../migrations/0008_holds.sql"),
     ),
+    (
+        9,
+        "decommissioned",
+        include_str!("../../../migrations/0009_decommissioned.sql"),
+    ),
+    (
+        10,
+        "removals",
+        include_str!("../../../migrations/0010_removals.sql"),
+    ),
 ];
 /// Where it is remembered which were applied.
 const TABLE: &str = "hubcast.migrations";

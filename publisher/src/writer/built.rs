@@ -8,7 +8,7 @@ use super::scan::TenantRange;
 use super::{BatchId, Millis, Report, Snapshot, StoreIx, Tick, Writer};
 use contexts::bundle::{Bundle, HoldReason};
 use contexts::digest::{Digest, DigestKey};
-use contexts::name::{Kind, TenantId};
+use contexts::name::{Kind, Region, TenantId};
 use contexts::push::Sent;
 use contexts::version::Version;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -90,6 +90,8 @@ pub struct BuiltBatch {
     pub definitions: u128,
     /// Their kinds.
     pub kinds: BTreeSet<Kind>,
+    /// Regions that were given up: they get nothing.
+    pub closed: BTreeSet<Region>,
     /// The limits of the guard in the snapshot.
     pub guards: GuardLimits,
     /// Removals that a person approved.
@@ -115,6 +117,7 @@ impl Default for BuiltBatch {
             contexts: 0,
             definitions: 0,
             kinds: BTreeSet::new(),
+            closed: BTreeSet::new(),
             guards: GuardLimits::OFF,
             excused: BTreeMap::new(),
             void: Vec::new(),
@@ -339,6 +342,7 @@ impl Writer {
         tenants.iter_mut().for_each(|t| self.withhold_clashes(t));
         self.void_holds(result.void);
         self.guard.limits(result.guards);
+        self.closed.extend(result.closed);
         let (seen, excused) = (result.seen.as_ref(), &result.excused);
         let tenants = self.pass_guard(now, batch, tenants, seen, excused);
         for built in &tenants {

@@ -29,7 +29,7 @@ mod judge;
 mod sharing;
 mod words;
 
-pub use words::{Cause, GuardLimits, HoldName};
+pub use words::{Cause, GuardLimits, HoldName, Removals};
 
 use super::{Millis, Snapshot};
 use book::{Book, Code, Names};
@@ -168,8 +168,9 @@ pub struct Guard {
     told: Vec<HoldName>,
     /// The names of the builds that were kept back in this step.
     latest: HashMap<TenantId, Vec<(usize, Names)>>,
-    /// What was removed.
+    /// What was removed, and what of it is not written down yet.
     removed: VecDeque<Removed>,
+    unwritten: BTreeMap<(usize, u64), usize>,
     /// Scans whose removals a person approved beforehand.
     allowed: BTreeSet<u64>,
     /// Looks at the outbox that have ended.
@@ -194,6 +195,7 @@ impl Guard {
             told: Vec::new(),
             latest: HashMap::new(),
             removed: VecDeque::new(),
+            unwritten: BTreeMap::new(),
             allowed: BTreeSet::new(),
             looks: 0,
         }

@@ -5,7 +5,7 @@
 
 use super::built::{Batch, Built, BuiltBundle};
 use super::dirty::Lane;
-use super::guard::{Hold, HoldName};
+use super::guard::{Hold, HoldName, Removals};
 use super::store::Outstanding;
 use super::talk::Request;
 use super::{Millis, Report, Snapshot, StoreIx, Writer};
@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 /// Tenants whose names are asked for at a time: a store answers with all that it has of them.
 const NAMED_AT_ONCE: usize = 50;
+/// What left is written down so often: a new writer may miss that much.
+const COUNT_EVERY: Millis = 1_000;
 /// Holds that could not be written are written again after this.
 const WRITE_AGAIN: Millis = 1_000;
 
@@ -27,6 +29,8 @@ pub struct HoldWork {
     pub hold: Option<Hold>,
     /// Holds of contexts that the hub has again.
     pub void: Vec<HoldName>,
+    /// What left, so that the next writer goes on counting.
+    pub removed: Vec<Removals>,
 }
 
 /// What waits to be written, and what is being written.
@@ -36,6 +40,8 @@ pub struct Holding {
     void: BTreeSet<HoldName>,
     writing: Option<HoldWork>,
     not_before: Millis,
+    /// What left is written down no sooner than this.
+    count_at: Millis,
 }
 
 impl Writer {
@@ -91,10 +97,10 @@ impl Writer {
         Vec::new()
     }
 
-    /// Regions in which a store listens.
+    /// Regions in which a store listens, and of which removals are counted.
     fn open_regions(&self) -> Vec<bool> {
         let listens = |region: &contexts::name::Region| {
-            let mut stores = self.stores.iter();
+            let mut stores = self.stores.iter().filter(|_| !self.closed.contains(region));
             stores.any(|s| s.spec.region == *region && s.session().is_some())
         };
         self.regions.iter().map(listens).collect()
@@ -211,15 +217,19 @@ impl Writer {
             void,
             writing,
             not_before,
+            count_at,
         } = &mut self.holding;
-        let nothing = holds.is_empty() && void.is_empty();
+        let counts = self.guard.has_unwritten() && (now >= *count_at || self.closing);
+        let nothing = holds.is_empty() && void.is_empty() && !counts;
         if self.suspended || writing.is_some() || nothing || now < *not_before {
             return None;
         }
         let work = HoldWork {
             hold: holds.pop(),
             void: std::mem::take(void).into_iter().collect(),
+            removed: self.guard.take_unwritten(),
         };
+        *count_at = now + COUNT_EVERY;
         *writing = Some(work.clone());
         Some(work)
     }
@@ -240,6 +250,7 @@ impl Writer {
             false => {
                 self.holding.holds.extend(work.hold);
                 self.holding.void.extend(work.void);
+                self.guard.put_back(&work.removed);
                 self.holding.not_before = now + WRITE_AGAIN;
             }
         }

@@ -12,7 +12,7 @@
 
 use super::{Millis, ScanId, Snapshot, StoreIx, Tick};
 use contexts::digest::{Buckets, Digest, DigestKey};
-use contexts::name::{Kind, TenantId};
+use contexts::name::{Kind, Region, TenantId};
 use contexts::push::Reading;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
@@ -137,6 +137,8 @@ pub struct Scan {
     pub definitions: Option<(u128, BTreeSet<Kind>)>,
     /// Kinds of which not even the tenants could be read somewhere.
     pub unsure: BTreeSet<Kind>,
+    /// Regions that were given up: their stores say of no key that it does not exist.
+    pub closed: BTreeSet<Region>,
     /// Ranges in all, and read.
     pub ranges: (usize, usize),
     /// Contexts read.
@@ -175,6 +177,7 @@ impl Scan {
             away: BTreeMap::new(),
             definitions: None,
             unsure: BTreeSet::new(),
+            closed: BTreeSet::new(),
             ranges: (0, 0),
             contexts: 0,
             failures: 0,

@@ -248,6 +248,8 @@ impl Writer {
         scan.failures = 0;
         scan.contexts += result.contexts;
         scan.unsure.extend(result.unsure);
+        scan.closed.extend(result.closed.iter().cloned());
+        self.closed.extend(result.closed);
         scan.note(result.problems, result.warnings);
         let mut tenants: Vec<_> = result
             .tenants

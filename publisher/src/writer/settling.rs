@@ -7,7 +7,7 @@ use super::store::Outstanding;
 use super::talk::Request;
 use super::{Millis, ScanId, StoreIx, Tick, Writer};
 use contexts::digest::Buckets;
-use contexts::name::TenantId;
+use contexts::name::{Kind, TenantId};
 use contexts::push::{ListBuckets, Listed, SyncVerdict, Synced};
 use contexts::version::SyncId;
 use std::collections::{BTreeSet, HashSet};
@@ -51,9 +51,14 @@ impl Writer {
         }
         let (fresh, reread) = (target.fresh, scan.reread);
         let expected = scan.expected(&self.key, region, &in_flux);
-        let unsure = scan.unsure.clone();
+        let is_closed = scan.closed.contains(&store.spec.region);
+        let mut unsure = scan.unsure.clone();
         let defined = scan.definitions.iter().flat_map(|(_, kinds)| kinds);
-        let kinds = defined.filter(|k| !unsure.contains(k)).cloned().collect();
+        let known = |kind: &&Kind| !is_closed && !unsure.contains(*kind);
+        let kinds = defined.filter(known).cloned().collect();
+        if is_closed {
+            unsure.clear();
+        }
         let (session, number) = store.next_number()?;
         // In order, so that the same events give the same message.
         let mut left_out: Vec<TenantId> = in_flux.into_iter().collect();

@@ -152,6 +152,36 @@ async fn a_revocation_always_passes_and_a_transaction_within_the_limit_too() -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_new_writer_counts_what_left_under_the_last_one() -> Result<()> {
+    let mut world = World::with_counters(Server::any().await?, &REGIONS[..1], 300).await?;
+    world.runs().await?;
+    let removes = |from: u32| {
+        format!(
+            "DELETE FROM counters WHERE tenant IN (SELECT 't' || g FROM generate_series({from}, {from} + 59) g)"
+        )
+    };
+    world.database.execute(&removes(1)).await?;
+    becomes(&world.agents[0], "t1", 404).await?;
+    until("the count to be written", HEALS_WITHIN, || async {
+        let mut connection = world.database.connect().await.ok()?;
+        let sql = "SELECT coalesce(sum(count), 0)::bigint FROM hubcast.removals";
+        let n: i64 = sqlx::query_scalar(sql)
+            .fetch_one(&mut connection)
+            .await
+            .ok()?;
+        (n == 2 * 60).then_some(())
+    })
+    .await?;
+    world.hub.kill()?;
+    world.runs().await?;
+    // Sixty and sixty of each kind are more than a hundred.
+    world.database.execute(&removes(101)).await?;
+    becomes_held(&world.hub, 2 * 60).await?;
+    assert_eq!(answers(&world.agents[0], "t101").await?, 200);
+    world.hub.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_comes_up_empty_removes_nothing() -> Result<()> {
     let mut world = World::with_counters(Server::any().await?, &REGIONS, 400).await?;
     world.runs().await?;

@@ -11,6 +11,7 @@ mod builds;
 mod capture;
 mod copies;
 mod cut_off;
+mod decommissioned;
 mod drift;
 mod failover;
 mod followed;

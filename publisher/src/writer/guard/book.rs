@@ -136,7 +136,8 @@ impl Book {
         kind.map_or("", |k| k.as_str())
     }
 
-    fn number(&mut self, kind: &Kind) -> u64 {
+    /// The number of a kind.
+    pub fn number(&mut self, kind: &Kind) -> u64 {
         let known = self.kinds.iter().position(|k| k == kind);
         let at = known.unwrap_or_else(|| {
             self.kinds.push(kind.clone());

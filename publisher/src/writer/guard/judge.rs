@@ -3,9 +3,9 @@
 
 use super::book::{self, Code};
 use super::words::rank;
-use super::{ALWAYS, Alert, Case, Cause, Guard, Hold, HoldName, Verdicts, WINDOW};
+use super::{ALWAYS, Alert, Case, Cause, Guard, Hold, HoldName, Removals, Verdicts, WINDOW};
 use crate::writer::Millis;
-use contexts::name::TenantId;
+use contexts::name::{Kind, TenantId};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 impl Guard {
@@ -14,9 +14,7 @@ impl Guard {
         let mut verdicts = Verdicts::default();
         self.free_strangers(&mut verdicts);
         self.free_shared(&mut verdicts);
-        while self.removed.front().is_some_and(|r| r.at + WINDOW <= now) {
-            self.removed.pop_front();
-        }
+        self.removed.retain(|r| now < r.until);
         if self.cases.is_empty() {
             self.told.clear();
         }
@@ -97,15 +95,13 @@ impl Guard {
             let early = case.early.get(&(region, kind)).copied().unwrap_or(0);
             let (r, k) = (&self.regions[region], self.book.kind(kind).to_owned());
             if allowed || self.limits.is_off() || self.fits(region, kind, count) {
-                self.removed
-                    .push_back(Removed::new(now, region, kind, count));
+                self.leave(now, region, kind, count);
             } else if early + count <= ALWAYS {
                 alerts.push(Alert::passed(format!(
                     "{count} removals of kind {k} in region {r} pass, since they are few; with them {} left within ten minutes",
                     before + count
                 )));
-                self.removed
-                    .push_back(Removed::new(now, region, kind, count));
+                self.leave(now, region, kind, count);
             } else {
                 let line = format!("{cause}: {count} removals of kind {k} in region {r} at once");
                 alerts.push(Alert::held(format!("{line}: held; see `publisher held`")));
@@ -163,6 +159,61 @@ impl Guard {
             other.seen.insert(tenant.clone(), seen);
             other.parked.insert(tenant);
         }
+    }
+
+    fn leave(&mut self, now: Millis, region: usize, kind: u64, count: usize) {
+        self.removed.push_back(Removed {
+            until: now + WINDOW,
+            region,
+            kind,
+            count,
+        });
+        *self.unwritten.entry((region, kind)).or_default() += count;
+    }
+
+    /// What left while an earlier writer counted.
+    pub fn resume(&mut self, removals: &[Removals]) {
+        for removed in removals {
+            let region = self.regions.iter().position(|r| *r == removed.region);
+            if let Some(region) = region.filter(|_| removed.ago < WINDOW) {
+                self.removed.push_back(Removed {
+                    until: WINDOW - removed.ago,
+                    region,
+                    kind: self.book.number(&removed.kind),
+                    count: removed.count,
+                });
+            }
+        }
+    }
+
+    /// What left and was not written down yet; it is taken.
+    pub fn take_unwritten(&mut self) -> Vec<Removals> {
+        let unwritten = std::mem::take(&mut self.unwritten).into_iter();
+        let named = unwritten.filter_map(|((region, kind), count)| {
+            Some(Removals {
+                region: self.regions[region].clone(),
+                kind: Kind::new(self.book.kind(kind)).ok()?,
+                count,
+                ago: 0,
+            })
+        });
+        named.collect()
+    }
+
+    /// It could not be written down.
+    pub fn put_back(&mut self, removals: &[Removals]) {
+        for removed in removals {
+            let region = self.regions.iter().position(|r| *r == removed.region);
+            if let Some(region) = region {
+                let place = (region, self.book.number(&removed.kind));
+                *self.unwritten.entry(place).or_default() += removed.count;
+            }
+        }
+    }
+
+    /// Whether something left that was not written down.
+    pub fn has_unwritten(&self) -> bool {
+        !self.unwritten.is_empty()
     }
 
     fn fits(&self, region: usize, kind: u64, count: usize) -> bool {
@@ -241,21 +292,10 @@ pub(super) fn nowhere(
 /// So many contexts of a kind were removed from a region.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Removed {
-    at: Millis,
+    until: Millis,
     region: usize,
     kind: u64,
     count: usize,
-}
-
-impl Removed {
-    fn new(at: Millis, region: usize, kind: u64, count: usize) -> Self {
-        Self {
-            at,
-            region,
-            kind,
-            count,
-        }
-    }
 }
 
 /// Removals by region and kind.

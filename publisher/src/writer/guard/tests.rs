@@ -212,6 +212,25 @@ fn with_small_causes_no_more_of_a_large_one_leaves_than_may_leave_anyway() {
 }
 
 #[test]
+fn a_new_writer_goes_on_counting() {
+    let mut before = guard();
+    assert!(!built(&mut before, "a", 0..420));
+    assert_eq!(before.decide(0).free, [t("a")].into(), "80 of 100");
+    let removed = before.take_unwritten();
+    assert!(removed.len() == 1 && removed[0].count == 80 && !before.has_unwritten());
+    let ago = |ago: Millis| Removals {
+        ago,
+        ..removed[0].clone()
+    };
+    for (ago, held) in [(ago(1_000), true), (ago(WINDOW), false)] {
+        let mut after = guard();
+        after.resume(&[ago]);
+        assert!(!built(&mut after, "a", 30..500));
+        assert_eq!(decide_late(&mut after).free.is_empty(), held);
+    }
+}
+
+#[test]
 fn a_cause_that_came_during_a_build_is_not_what_that_build_found() {
     let mut guard = guard();
     changed(&mut guard, &[("a", 7), ("b", 7)]);

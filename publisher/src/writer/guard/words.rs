@@ -1,5 +1,6 @@
 //! What the guard speaks of: limits, names and causes.
 
+use crate::writer::Millis;
 use contexts::name::{Key, Kind, Region, TenantId};
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,19 @@ pub struct HoldName {
     pub key: Key,
     /// The region.
     pub region: Region,
+}
+
+/// So many contexts of a kind left a region at a moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removals {
+    /// The region.
+    pub region: Region,
+    /// The kind.
+    pub kind: Kind,
+    /// How many.
+    pub count: usize,
+    /// How long ago.
+    pub ago: Millis,
 }
 
 /// Why some tenants changed.
