@@ -22,6 +22,7 @@ use crate::writer::{
 use contexts::name::Region;
 use contexts::push::{Ack, Refused};
 use contexts::version::SessionId;
+use contexts_dynamodb::units::Used;
 use reports::Reporter;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -94,6 +95,8 @@ struct Engine<'a> {
     /// When the triggers are looked at again, unless that is under way.
     triggers_at: Option<Instant>,
     scans_seen: Option<ScanId>,
+    /// What tables had cost when the scan began.
+    units_before: Vec<Used>,
     shown_at: Instant,
     republishing: HashMap<Ticket, Asker>,
     scanning: HashMap<ScanId, Asker>,
@@ -179,6 +182,7 @@ pub async fn run_term(
         stopped_at: Some(now),
         triggers_at: Some(now),
         scans_seen: None,
+        units_before: Vec::new(),
         shown_at: now,
         republishing: HashMap::new(),
         scanning: HashMap::new(),
@@ -419,6 +423,9 @@ impl Engine<'_> {
         let scan = self.writer.scan().map(|s| s.id);
         let scan_began = scan.is_some() && scan != self.scans_seen;
         self.scans_seen = scan;
+        if scan_began {
+            self.units_before = reports::used(&self.parts.spokes);
+        }
         let is_due = |at: &mut Option<Instant>| at.take_if(|at| *at <= Instant::now()).is_some();
         if is_due(&mut self.own_beat_at) {
             self.spawn_beat();

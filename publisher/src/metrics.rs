@@ -153,7 +153,8 @@ families! {
         "Times that removals reached the limit of the guard, by outcome: held, or passed since they were few.";
     /// Per table and op: units that the service charged for.
     TABLE_UNITS Counter "hubcast_publisher_store_units_total"
-        "Units that DynamoDB charged for the table since this process began, by op: read, write. Only tables have it.";
+        "Units that DynamoDB charged for the table since this process began, by op (read, write), and for \
+         changes, scans or whatever else. Only tables have it.";
     /// Requests of other commands and of the API.
     REQUESTS Counter "hubcast_publisher_requests_total"
         "Requests of commands and of the API that the writer took: republish, scan, visible, recall (of a pause).";

@@ -65,11 +65,13 @@ impl Spoke {
                     let agents = agents.iter();
                     all.extend(agents.map(|url| Self::agent(spoke, &client, url, token)));
                 }
-                StoreConfig::Table(table) => all.push(Self {
+                StoreConfig::Table(table, limits) => all.push(Self {
                     url: table.url(),
                     region: spoke.region.clone(),
                     store: Store::Table(Box::new(
-                        Table::connect(table, spoke.region.clone()).await,
+                        Table::connect(table, spoke.region.clone())
+                            .await
+                            .limited(limits),
                     )),
                 }),
             }

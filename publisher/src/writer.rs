@@ -43,7 +43,7 @@ pub use guarding::HoldWork;
 pub use receipts::{Delivery, HeldReport, Receipt, RegionFilter, Republished};
 pub use retry::Retry;
 pub use scan::{Phase, TenantRange};
-pub use scanning::{ScanSummary, StoreSummary};
+pub use scanning::{ScanSummary, StoreSummary, UnitsUsed};
 pub use store::{Behind, Failure, FailureSort, Link, Store, StoreSpec};
 pub use talk::{Answer, Request};
 pub use visible::{Visible, VisibleAt};

@@ -36,6 +36,27 @@ pub struct TableConfig {
     pub role_arn: Option<String>,
 }
 
+/// How much a table may be asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Write units a second, on average.
+    pub max_write_units: Option<u32>,
+    /// Read units a second, on average.
+    pub max_read_units: Option<u32>,
+    /// The time within which all items are compared, as long as there are scans.
+    pub audit_within: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_write_units: None,
+            max_read_units: None,
+            audit_within: Duration::from_secs(24 * 3_600),
+        }
+    }
+}
+
 impl TableConfig {
     /// What messages and the hub's database call it.
     pub fn url(&self) -> String {
@@ -132,11 +153,20 @@ impl Db {
         }
     }
 
+    /// The same, with at most so many units a second.
+    #[must_use]
+    pub fn limited(mut self, limits: &Limits) -> Self {
+        let (read, write) = (limits.max_read_units, limits.max_write_units);
+        self.units = self.units.capped(read, write);
+        self
+    }
+
     /// One item, strongly consistent.
     ///
     /// # Errors
     /// [`TableError`] if there is no answer.
     pub async fn get(&self, place: &Place) -> Result<Option<Item>, TableError> {
+        self.units.turn_to_read().await;
         let got = self
             .client
             .get_item()

@@ -18,12 +18,13 @@
 //! | [`admin`] | the table itself: create, check |
 //! | [`client`] | the way to a table, and what an error means |
 //! | [`clock`] | the service's own clock |
-//! | [`units`] | what it costs |
+//! | [`units`], [`caps`] | what it costs, and how much it may cost in a second |
 //!
 //! It knows nothing of Postgres, of agents or of who asks. Nothing here may write without a fence.
 
 pub mod admin;
 mod audit;
+pub mod caps;
 pub mod client;
 pub mod clock;
 mod commit;

@@ -22,6 +22,8 @@ const PAUSE: Duration = Duration::from_millis(25);
 pub(crate) enum Reads {
     Strong,
     Weak,
+    /// Strong, and not held up by a cap: what a session lives on.
+    Urgent,
 }
 
 impl Db {
@@ -60,9 +62,12 @@ impl Db {
         while !keys.is_empty() {
             let asked = KeysAndAttributes::builder()
                 .set_keys(Some(keys))
-                .consistent_read(reads == Reads::Strong)
+                .consistent_read(reads != Reads::Weak)
                 .build()
                 .map_err(|error| TableError::Rejected(error.to_string()))?;
+            if reads != Reads::Urgent {
+                self.units.turn_to_read().await;
+            }
             let got = self
                 .client
                 .batch_get_item()
@@ -132,13 +137,14 @@ impl Db {
         from: Option<Item>,
         reads: Reads,
     ) -> Result<(Vec<Item>, Option<Item>), TableError> {
+        self.units.turn_to_read().await;
         let page = self
             .client
             .scan()
             .table_name(&self.table)
             .segment(part.into())
             .total_segments(parts.into())
-            .consistent_read(reads == Reads::Strong)
+            .consistent_read(reads != Reads::Weak)
             .set_exclusive_start_key(from)
             .return_consumed_capacity(Units::ASKED)
             .send();
@@ -161,7 +167,7 @@ impl Db {
             .table_name(&self.table)
             .key_condition_expression("pk = :pk")
             .expression_attribute_values(":pk", text(pk))
-            .consistent_read(reads == Reads::Strong)
+            .consistent_read(reads != Reads::Weak)
             .set_limit(most)
             .return_consumed_capacity(Units::ASKED);
         if !begins.is_empty() {
@@ -171,6 +177,7 @@ impl Db {
         }
         let (mut items, mut from) = (Vec::new(), None);
         loop {
+            self.units.turn_to_read().await;
             let page = query.clone().set_exclusive_start_key(from).send().await;
             let page = page.map_err(|error| self.meaning(error))?;
             self.units.read(page.consumed_capacity());

@@ -12,12 +12,13 @@
 //! * A push reads what it concerns and writes the difference; it is answered once the service has acknowledged it.
 
 use crate::audit::{PARTS, Round};
-use crate::client::{Db, TableConfig, TableError};
+use crate::client::{Db, Limits, TableConfig, TableError};
 use crate::commit::Writing;
 use crate::layout::{FORMAT, Facts, Fence, Place, Pulse};
 use crate::pulse::{self, Counts, Progress};
 use crate::read::Reads;
 use crate::transaction::{Expect, Transaction};
+use crate::units::Cause;
 use crate::{random, sizes, working};
 use contexts::apply::{Applied, apply};
 use contexts::gate::{Gate, GateState};
@@ -31,9 +32,6 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// All items of a table are compared with their heads within this time, as long as there are scans.
-pub const AUDIT_WITHIN: Duration = Duration::from_secs(24 * 3_600);
-
 /// How far the table is, as a message says: position, freshness, beat.
 type Said = (Option<Version>, Option<u64>, Option<u64>);
 
@@ -46,6 +44,7 @@ pub struct Table {
     db: Db,
     region: Region,
     state: Mutex<State>,
+    /// The time within which all items are compared.
     audit_within: Duration,
     /// Pushes and *synced* go one after the other; whoever has the turn has the round of comparing items.
     turn: tokio::sync::Mutex<Round>,
@@ -110,16 +109,17 @@ impl Table {
                 open: None,
                 audited: None,
             }),
-            audit_within: AUDIT_WITHIN,
+            audit_within: Limits::default().audit_within,
             turn: tokio::sync::Mutex::default(),
             pulse_turn: tokio::sync::Mutex::default(),
         }
     }
 
-    /// The same, with all items compared within this time.
+    /// The same, within these limits.
     #[must_use]
-    pub fn audited_within(mut self, time: Duration) -> Self {
-        self.audit_within = time;
+    pub fn limited(mut self, limits: &Limits) -> Self {
+        self.audit_within = limits.audit_within;
+        self.db = self.db.limited(limits);
         self
     }
 
@@ -144,7 +144,7 @@ impl Table {
 
     async fn look(&self) -> Result<Looked, TableError> {
         let places = [Place::fence(), Place::pulse()];
-        let items = self.db.get_all(places).await?;
+        let items = self.db.get_all_as(places, Reads::Urgent).await?;
         let fence = items.get(&Place::fence()).map(Fence::of).transpose()?;
         let pulse = items.get(&Place::pulse()).map(Pulse::of).transpose()?;
         let looked = Looked {
@@ -338,7 +338,8 @@ impl Table {
             Ok(open) => open,
             Err(refused) => return Ok(Err(refused)),
         };
-        match self.apply(&open, push, &mut turn).await {
+        let applying = self.apply(&open, push, &mut turn);
+        match Cause::Change.of(applying).await {
             Ok(verdicts) => Ok(Ok(Pushed {
                 verdicts,
                 reading: self.reading(open.facts.store),
@@ -546,7 +547,8 @@ impl Table {
             Ok(open) => open,
             Err(refused) => return Ok(Err(refused)),
         };
-        match self.compare(&open, synced, &mut turn).await {
+        let comparing = self.compare(&open, synced, &mut turn);
+        match Cause::Scan.of(comparing).await {
             Ok(verdict) => Ok(Ok(verdict)),
             Err(error) => self.failed(synced.session, error),
         }
@@ -613,7 +615,7 @@ impl Table {
     /// # Errors
     /// [`TableError`] if there is no answer.
     pub async fn buckets(&self, buckets: &[u16]) -> Answered<Vec<Listed>> {
-        self.db.list(buckets).await.map(Ok)
+        Cause::Scan.of(self.db.list(buckets)).await.map(Ok)
     }
 
     /// The digest key that the table was filled under, to find heads by.

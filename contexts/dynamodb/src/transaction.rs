@@ -44,6 +44,7 @@ pub(crate) struct Transaction {
     actions: Vec<TransactWriteItem>,
     places: Vec<Place>,
     bytes: usize,
+    checks_fence: bool,
 }
 
 type Built<T> = Result<T, aws_sdk_dynamodb::error::BuildError>;
@@ -55,6 +56,7 @@ impl Transaction {
             actions: Vec::new(),
             places: Vec::new(),
             bytes: 0,
+            checks_fence: false,
         }
     }
 
@@ -71,6 +73,7 @@ impl Transaction {
             .build();
         let action = TransactWriteItem::builder().condition_check(built(check)?);
         this.add(place, action.build(), 0);
+        this.checks_fence = true;
         Ok(this)
     }
 
@@ -139,10 +142,15 @@ impl Transaction {
     /// # Errors
     /// [`TableError::Fenced`] and [`TableError::Changed`] if nothing was done; after [`TableError::Lost`] nobody knows.
     pub(crate) async fn commit(self, db: &Db) -> Result<(), TableError> {
+        // A claim or the end of a session does not wait for what was written before.
+        let is_capped = self.checks_fence;
         let mut tries = 0;
         let token = crate::random::id()?.to_string();
         let token = &token[..token.len().min(36)];
         loop {
+            if is_capped {
+                db.units.turn_to_write().await;
+            }
             let sent = db
                 .client
                 .transact_write_items()

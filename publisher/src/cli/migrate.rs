@@ -73,7 +73,7 @@ pub(super) async fn run(context: &Context, print: bool, create_tables: bool) -> 
 /// What creates the tables of the configuration.
 fn definitions(context: &Context) -> String {
     let tables = context.config.spokes.iter().filter_map(|s| match &s.store {
-        StoreConfig::Table(table) => Some(definition(&table.table, &table.aws_region)),
+        StoreConfig::Table(table, _) => Some(definition(&table.table, &table.aws_region)),
         StoreConfig::Agents { .. } => None,
     });
     tables.collect()

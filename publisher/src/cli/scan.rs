@@ -3,7 +3,7 @@
 use super::{Context, Exit, Stop, progress};
 use crate::ask::{Ask, Reply};
 use crate::source::holds::{Decision, Which};
-use crate::writer::{HeldReport, RegionFilter, ScanSummary};
+use crate::writer::{HeldReport, RegionFilter, ScanSummary, UnitsUsed};
 use contexts::name::{Kind, TenantId};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -110,7 +110,12 @@ pub(super) fn text(summary: &ScanSummary) -> String {
             (None, _, _, 0) => "in step; nothing differed".to_owned(),
             (None, _, _, repaired) => format!("in step; {repaired} tenants repaired"),
         };
-        let _ = writeln!(out, "  {:width$}  {what}", store.store);
+        let units = store.units.map(|units| {
+            let UnitsUsed { read, write } = units;
+            format!("; {read:.0} read and {write:.0} write units")
+        });
+        let units = units.unwrap_or_default();
+        let _ = writeln!(out, "  {:width$}  {what}{units}", store.store);
         if !store.repaired_tenants.is_empty() {
             let names: Vec<&str> = store
                 .repaired_tenants

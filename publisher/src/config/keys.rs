@@ -24,6 +24,9 @@ const SPOKE: &[&str] = &[
     "aws_region",
     "endpoint",
     "role_arn",
+    "max_write_units",
+    "max_read_units",
+    "audit_hours",
 ];
 const CONTEXT: &[&str] = &[
     "kind",

@@ -4,7 +4,7 @@ use super::{Fault, fault};
 use crate::writer::GuardLimits;
 use contexts::limits;
 use contexts::name::{Kind, Region};
-use contexts_dynamodb::client::TableConfig;
+use contexts_dynamodb::client::{Limits, TableConfig};
 use contexts_dynamodb::layout::VALUE_BYTES;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,9 @@ pub(super) struct RawSpoke {
     pub(super) aws_region: Option<String>,
     pub(super) endpoint: Option<String>,
     pub(super) role_arn: Option<String>,
+    pub(super) max_write_units: Option<u32>,
+    pub(super) max_read_units: Option<u32>,
+    pub(super) audit_hours: Option<u32>,
 }
 
 fn agent() -> String {
@@ -180,8 +183,8 @@ pub enum StoreConfig {
         /// What they want to be shown.
         token: SecretString,
     },
-    /// A table.
-    Table(TableConfig),
+    /// A table, and how much it may be asked for.
+    Table(TableConfig, Limits),
 }
 
 impl SpokeConfig {
@@ -189,7 +192,7 @@ impl SpokeConfig {
     pub fn urls(&self) -> Vec<String> {
         match &self.store {
             StoreConfig::Agents { agents, .. } => agents.clone(),
-            StoreConfig::Table(table) => vec![table.url()],
+            StoreConfig::Table(table, _) => vec![table.url()],
         }
     }
 }
@@ -255,7 +258,7 @@ pub(super) fn check(raw: RawConfig) -> Result<Config, Fault> {
         if let Some(twice) = spoke.urls().iter().find(|a| !urls.insert((*a).clone())) {
             let key = match spoke.store {
                 StoreConfig::Agents { .. } => "agents",
-                StoreConfig::Table(_) => "table",
+                StoreConfig::Table(..) => "table",
             };
             return Err(fault(
                 format!("spoke[{i}].{key}"),
@@ -275,7 +278,7 @@ pub(super) fn check(raw: RawConfig) -> Result<Config, Fault> {
         let context = check_context(i, raw)?;
         let has_table = spokes
             .iter()
-            .any(|s: &SpokeConfig| matches!(s.store, StoreConfig::Table(_)));
+            .any(|s: &SpokeConfig| matches!(s.store, StoreConfig::Table(..)));
         if has_table && context.max_value_bytes > VALUE_BYTES as u64 {
             return Err(fault(
                 format!("context[{i}].max_value_bytes"),

@@ -3,7 +3,13 @@
 use super::model::{RawSpoke, SpokeConfig, StoreConfig, check_token};
 use super::{Fault, fault};
 use contexts::name::Region;
-use contexts_dynamodb::client::TableConfig;
+use contexts_dynamodb::client::{Limits, TableConfig};
+use std::time::Duration;
+
+/// Units a second that a table has to have: the signs of life of a session take some of them.
+const UNITS_MIN: u32 = 10;
+/// The longest time for a round over all items, in hours: a month.
+const AUDIT_HOURS_MAX: u32 = 744;
 
 pub(super) fn check(i: usize, raw: RawSpoke) -> Result<SpokeConfig, Fault> {
     let place = |key: &str| format!("spoke[{i}].{key}");
@@ -13,6 +19,9 @@ pub(super) fn check(i: usize, raw: RawSpoke) -> Result<SpokeConfig, Fault> {
         ("aws_region", raw.aws_region.is_some()),
         ("endpoint", raw.endpoint.is_some()),
         ("role_arn", raw.role_arn.is_some()),
+        ("max_write_units", raw.max_write_units.is_some()),
+        ("max_read_units", raw.max_read_units.is_some()),
+        ("audit_hours", raw.audit_hours.is_some()),
     ];
     let of_agents = [
         ("agents", !raw.agents.is_empty()),
@@ -101,12 +110,39 @@ fn check_table(place: &impl Fn(&str) -> String, raw: RawSpoke) -> Result<StoreCo
         );
         return Err(fault(place("role_arn"), message));
     }
-    Ok(StoreConfig::Table(TableConfig {
+    let caps = [
+        ("max_write_units", raw.max_write_units),
+        ("max_read_units", raw.max_read_units),
+    ];
+    for (key, cap) in caps {
+        if let Some(cap) = cap.filter(|cap| *cap < UNITS_MIN) {
+            let message = format!(
+                "{cap} units a second are too few for a table to stay in step; give at least {UNITS_MIN}, or leave it out"
+            );
+            return Err(fault(place(key), message));
+        }
+    }
+    let mut limits = Limits {
+        max_write_units: raw.max_write_units,
+        max_read_units: raw.max_read_units,
+        ..Limits::default()
+    };
+    if let Some(hours) = raw.audit_hours {
+        if !(1..=AUDIT_HOURS_MAX).contains(&hours) {
+            let message = format!(
+                "{hours} hours; give 1 to {AUDIT_HOURS_MAX}, the time within which all items are compared"
+            );
+            return Err(fault(place("audit_hours"), message));
+        }
+        limits.audit_within = Duration::from_secs(u64::from(hours) * 3_600);
+    }
+    let config = TableConfig {
         table,
         aws_region,
         endpoint: endpoint.transpose()?,
         role_arn: raw.role_arn,
-    }))
+    };
+    Ok(StoreConfig::Table(config, limits))
 }
 
 /// An HTTP address, without a trailing slash.

@@ -47,6 +47,14 @@ fn a_region_may_be_a_table_which_bounds_its_values() {
     let text = GOOD.replace(AGENTS, TABLE);
     let config = read(&text).expect("good");
     assert_eq!(config.spokes[0].urls(), ["dynamodb://eu-west-1/contexts"]);
+    let bounded = format!("{TABLE}\nmax_write_units = 500\nmax_read_units = 900\naudit_hours = 48");
+    let config = read(&GOOD.replace(AGENTS, &bounded)).expect("good");
+    let StoreConfig::Table(_, limits) = &config.spokes[0].store else {
+        panic!("it is a table");
+    };
+    let caps = (limits.max_write_units, limits.max_read_units);
+    assert_eq!(caps, (Some(500), Some(900)));
+    assert_eq!(limits.audit_within.as_secs(), 48 * 3_600);
     let large = text.replace("kind =", "max_value_bytes = 400001\nkind =");
     let why = read(&large).map(|_| ()).expect_err("is too large");
     assert!(why.contains("context[0].max_value_bytes"), "{why}");
@@ -100,6 +108,8 @@ fn each_mistake_gets_one_line_that_names_the_place() {
         wrong(AGENTS, "store = \"dynamodb\"\ntable = \"contexts\""),
         wrong(AGENTS, &format!("{TABLE}\nendpoint = \"localhost\"")),
         wrong(AGENTS, &format!("{TABLE}\nrole_arn = \"writer\"")),
+        wrong(AGENTS, &format!("{TABLE}\nmax_write_units = 3")),
+        wrong(AGENTS, &format!("{TABLE}\naudit_hours = 0")),
         wrong("token = \"t\"\n", ""),
         wrong("tenant = \"id\"", "columns = [\"id\"]"),
         wrong("api_token", "max_delete_share = 1.5\napi_token"),

@@ -5,8 +5,11 @@ use crate::ask::{Receipts, Reply};
 use crate::metrics as m;
 use crate::source::stopped::Stopped;
 use crate::spoke::Spoke;
-use crate::writer::{Millis, Report, ScanSummary, StoreIx, StoreSpec, Writer};
+use crate::writer::{
+    Millis, Report, ScanSummary, StoreIx, StoreSpec, StoreSummary, UnitsUsed, Writer,
+};
 use contexts::push::Verdict;
+use contexts_dynamodb::units::{Cause, Used};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -125,12 +128,25 @@ impl Reporter {
 pub(super) fn units(spokes: &[Arc<Spoke>]) {
     for spoke in spokes {
         let Some(table) = spoke.table() else { continue };
-        let used = table.db().units.used();
-        for (op, units) in [("read", used.read), ("write", used.write)] {
-            let labels = m::labels(&spoke.region, &spoke.name());
-            metrics::counter!(m::TABLE_UNITS, &m::with(&labels, "op", op)).absolute(units as u64);
+        let labels = m::labels(&spoke.region, &spoke.name());
+        for (cause, what_for) in Cause::ALL {
+            let used = table.db().units.used_for(cause);
+            for (op, units) in [("read", used.read), ("write", used.write)] {
+                let [region, store, op] = m::with(&labels, "op", op);
+                let labels = [region, store, op, ("for", what_for.to_owned())];
+                metrics::counter!(m::TABLE_UNITS, &labels).absolute(units as u64);
+            }
         }
     }
+}
+
+/// What each store has cost so far; nothing if it is not a table.
+pub(super) fn used(spokes: &[Arc<Spoke>]) -> Vec<Used> {
+    let used = spokes.iter().map(|spoke| {
+        let table = spoke.table();
+        table.map_or_else(Used::default, |table| table.db().units.used())
+    });
+    used.collect()
 }
 
 impl Engine<'_> {
@@ -222,7 +238,17 @@ impl Engine<'_> {
         }
     }
 
-    fn scan_ended(&mut self, summary: ScanSummary) {
+    fn scan_ended(&mut self, mut summary: ScanSummary) {
+        let used = used(&self.parts.spokes);
+        for (ix, spoke) in self.parts.spokes.iter().enumerate() {
+            let before = self.units_before.get(ix).copied().unwrap_or_default();
+            let (units, name) = (used[ix] - before, spoke.name());
+            let is_it = |store: &&mut StoreSummary| spoke.table().is_some() && store.store == name;
+            for store in summary.stores.iter_mut().filter(is_it) {
+                let Used { read, write } = units;
+                store.units = Some(UnitsUsed { read, write });
+            }
+        }
         let in_step = summary.stores.iter().filter(|s| s.in_step).count();
         let repaired: u64 = summary.stores.iter().map(|s| s.repaired).sum();
         let outcome = if summary.is_clean() {

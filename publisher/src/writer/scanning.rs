@@ -74,6 +74,18 @@ pub struct StoreSummary {
     pub repaired_tenants: Vec<TenantId>,
     /// Whether it was empty and was filled.
     pub filled: bool,
+    /// If it is a table: what it was paid while the scan ran, for whatever was done there meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub units: Option<UnitsUsed>,
+}
+
+/// Units of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct UnitsUsed {
+    /// Read units.
+    pub read: f64,
+    /// Write units.
+    pub write: f64,
 }
 
 impl ScanSummary {
@@ -405,6 +417,7 @@ impl Writer {
                 repaired: target.repaired.len() as u64,
                 repaired_tenants: target.repaired.iter().take(20).cloned().collect(),
                 filled: target.filling,
+                units: None,
             });
         }
         for (ix, why) in &scan.away {
@@ -421,6 +434,7 @@ impl Writer {
                 repaired,
                 repaired_tenants,
                 filled: false,
+                units: None,
             });
         }
         if self.closing && stores.iter().any(|s| !s.in_step) {

@@ -4,6 +4,7 @@ use super::model::*;
 use super::support::*;
 use contexts::apply::maps::Maps;
 use contexts::push::SyncVerdict;
+use contexts_dynamodb::client::Limits;
 use contexts_dynamodb::layout::{Place, SETTLED, pages};
 use contexts_dynamodb::table::Table;
 use std::time::Duration;
@@ -26,7 +27,10 @@ impl World {
         let mut writer = Writer::claim(&server.url, &table, 1).await;
         // Each scan compares the next part.
         let all_the_time = Table::new(db(&server.url, &table), region());
-        writer.table = all_the_time.audited_within(Duration::ZERO);
+        writer.table = all_the_time.limited(&Limits {
+            audit_within: Duration::ZERO,
+            ..Limits::default()
+        });
         let granted = writer.claim_again().await.expect("answers");
         granted.expect("is granted");
         let maps = Maps::default();

@@ -3,6 +3,7 @@
 
 mod audits;
 mod conformance;
+mod costs;
 mod faults;
 mod fences;
 mod model;

@@ -6,7 +6,8 @@ use contexts::digest::{Buckets, DigestKey};
 use contexts::name::{Key, Kind, Region, TenantId};
 use contexts::push::{Claim, Push, Sent, SyncVerdict, Synced, Verdict};
 use contexts::version::{Holder, SessionId, SyncId, Term, Version};
-use contexts_dynamodb::table::{AUDIT_WITHIN, Table};
+use contexts_dynamodb::client::Limits;
+use contexts_dynamodb::table::Table;
 use std::sync::Arc;
 use std::time::Duration;
 use system_tests::Result;
@@ -85,7 +86,11 @@ impl Writer {
     async fn claim_as(on: &TableRegion, audit_within: Duration, epoch: u64) -> Result<Self> {
         on.db().create().await?;
         let region = Region::new(&on.region)?;
-        let table = Table::new(on.db(), region.clone()).audited_within(audit_within);
+        let limits = Limits {
+            audit_within,
+            ..Limits::default()
+        };
+        let table = Table::new(on.db(), region.clone()).limited(&limits);
         let claim = Claim {
             region: region.clone(),
             term: Term {
@@ -112,7 +117,7 @@ impl Writer {
 
     /// A writer of the next epoch, on what this one has sent, for which items are compared within a day.
     pub async fn successor(&self, on: &TableRegion) -> Result<Self> {
-        let mut next = Self::claim_as(on, AUDIT_WITHIN, self.epoch + 1).await?;
+        let mut next = Self::claim_as(on, Limits::default().audit_within, self.epoch + 1).await?;
         (next.buckets, next.sent) = (self.buckets.clone(), self.sent.clone());
         next.n = self.n;
         Ok(next)
