@@ -13,6 +13,7 @@
 //! | [`push`] | the messages between hub and store, and their encoding |
 //! | [`gate`] | which writer a store listens to: claim, session, number, silence |
 //! | [`apply`] | what a store does with bundles: ownership of keys, holds, deletes |
+//! | [`store`] | what every store is to the hub; the reference model of one |
 //! | [`limits`] | every maximum in one place |
 
 pub mod apply;
@@ -22,4 +23,5 @@ pub mod gate;
 pub mod limits;
 pub mod name;
 pub mod push;
+pub mod store;
 pub mod version;

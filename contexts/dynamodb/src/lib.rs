@@ -35,6 +35,7 @@ mod pulse;
 mod random;
 mod read;
 mod sizes;
+mod store;
 pub mod table;
 pub mod tenants;
 mod transaction;
