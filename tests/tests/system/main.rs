@@ -22,6 +22,7 @@ mod interleaved;
 mod keys;
 mod kill_points;
 mod order;
+mod outages;
 mod outbox;
 mod pooler;
 mod random_kills;

@@ -13,6 +13,7 @@ use redb::{
     WriteTransaction,
 };
 use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 
@@ -109,7 +110,18 @@ impl Write<'_> {
 }
 
 fn open_file(path: &Path, cache_bytes: usize) -> Result<Database, DatabaseError> {
-    Builder::new().set_cache_size(cache_bytes).create(path)
+    let open = || Builder::new().set_cache_size(cache_bytes).create(path);
+    unless_rotten(open).unwrap_or_else(|why| Err(StorageError::Corrupted(why).into()))
+}
+
+/// Does something with a file. redb gives up on some damage with a panic: then the file is bad, not the program, and what
+/// it said is returned.
+pub(super) fn unless_rotten<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or(panic.downcast_ref::<&str>().copied());
+        text.unwrap_or("redb gave up").to_owned()
+    })
 }
 
 impl Db {

@@ -7,7 +7,7 @@
 use super::StoreError;
 use super::audit::{self, Audited};
 use super::changes;
-use super::db::Db;
+use super::db::{Db, unless_rotten};
 use super::meta::{self, FORMAT, Meta};
 use super::replay;
 use super::tables::{self, CHANGES, META, Tables};
@@ -114,11 +114,17 @@ pub fn open(
         path: path.to_owned(),
         why: error.to_string(),
     })?;
-    let db = Db::open(path, cache_bytes).map_err(|error| why_not(path, error))?;
-    check_kind_of_file(&db, Some(region))?;
-    let opened = db.open_log().and_then(|()| load(&db, region, clock));
-    let opened = opened.map_err(|error| not_loaded(path, error))?;
-    Ok((db, opened))
+    let opening = || {
+        let db = Db::open(path, cache_bytes).map_err(|error| why_not(path, error))?;
+        check_kind_of_file(&db, Some(region))?;
+        let opened = db.open_log().and_then(|()| load(&db, region, clock));
+        let opened = opened.map_err(|error| not_loaded(path, error))?;
+        Ok((db, opened))
+    };
+    unless_rotten(opening).unwrap_or_else(|why| {
+        let path = path.to_owned();
+        Err(OpenError::Damaged { path, why })
+    })
 }
 
 /// Damage is for a person to move away, with all that the file and its log hold. What the system does not do at the

@@ -2,7 +2,6 @@
 
 use crate::stage::{Stage, Verdict};
 use reqwest::StatusCode;
-use serde_json::Value;
 use std::time::{Duration, Instant};
 use system_tests::{Result, until};
 
@@ -18,7 +17,7 @@ async fn held(stage: &Stage) -> Option<u64> {
 async fn calm(stage: &Stage, held_some: bool) -> Result<u64> {
     until("the guard's decision", Duration::from_secs(90), || async {
         let engine = &stage.hub.status().await.ok()?["engine"];
-        let calm = engine["dirty"] == Value::from(0);
+        let calm = engine["dirty"] == 0;
         let n = held(stage).await?;
         (calm && (n > 0) == held_some).then_some(n)
     })
