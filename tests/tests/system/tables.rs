@@ -6,11 +6,11 @@ use crate::truth::{Kind, Truth};
 use crate::world::{HEALS_WITHIN, settles};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-use system_tests::Result;
 use system_tests::hub::Hub;
 use system_tests::region::Agent;
 use system_tests::server::{Database, Server};
 use system_tests::table::TableRegion;
+use system_tests::{Result, until};
 use tempfile::TempDir;
 
 const KEYS: &str = "
@@ -101,9 +101,11 @@ fn hub(dir: &TempDir, database: &Database, agents: &[Agent], contexts: &str) -> 
     Ok(hub)
 }
 
-type Held = BTreeMap<(String, String), (String, String)>;
+/// What a region holds: tenant and value, by kind and key.
+pub type Held = BTreeMap<(String, String), (String, String)>;
 
-fn differences(held: &Held, expected: &Held) -> String {
+/// The first of the differences.
+pub fn differences(held: &Held, expected: &Held) -> String {
     let keys = held.keys().chain(expected.keys());
     let mut differing = keys.filter(|key| held.get(*key) != expected.get(*key));
     let first = differing.next().cloned().unwrap_or_default();
@@ -191,7 +193,16 @@ async fn a_table_and_an_agent_hold_the_same_under_one_hub() -> Result<()> {
             .await?;
     }
     settles(&mixed.hub).await?;
-    mixed.hub.run(&["scan"]).await?.ok()?;
+    let scanned = mixed.hub.run(&["scan"]).await?.ok()?;
+    assert!(scanned.stdout.contains(" read and "), "{}", scanned.stdout);
+    let units = "hubcast_table_units_total";
+    for label in ["for=\"change\"", "for=\"scan\"", "for=\"other\""] {
+        until(label, Duration::from_secs(10), || async {
+            let used = mixed.hub.metric(units, label).await.ok()?;
+            (used > 0.0).then_some(())
+        })
+        .await?;
+    }
     mixed.hub.run(&["diff"]).await?.ok()?;
     let got = mixed.hub.run(&["get", "counter", "k1"]).await?.ok()?;
     assert!(got.stdout.contains("dynamodb://"), "{}", got.stdout);

@@ -8,6 +8,7 @@
 //! | [`writes`] | transactions that commit at once, late, or not at all |
 //! | [`asks`] | where the hub says that they are visible |
 //! | [`reads`] | answers of the agents |
+//! | [`table`] | what the table of a region shows |
 //! | [`claims`] | what they must show |
 //! | [`trouble`] | what happens meanwhile |
 //!
@@ -19,6 +20,7 @@ mod claims;
 mod deeds;
 mod reads;
 mod stage;
+mod table;
 mod trouble;
 mod writes;
 
@@ -37,6 +39,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use system_tests::region::Agent;
 use system_tests::{Result, until};
+use table::TableReader;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use trouble::Troubles;
@@ -182,6 +185,7 @@ async fn crowd(
     for reader in readers.iter().map(Reader::another) {
         crowd.join(reader.run());
     }
+    crowd.join(TableReader::new(&stage.table, &claims, &counts)?.run());
     let readers = Arc::new(readers);
     let (follow, ended) = mpsc::channel(FOLLOWERS);
     let ended = Arc::new(Mutex::new(ended));

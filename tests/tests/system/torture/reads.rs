@@ -15,7 +15,7 @@ use system_tests::Result;
 use system_tests::region::Agent;
 
 /// An age is rounded, and a clock may run a little faster than another of the same machine.
-const SLACK: Duration = Duration::from_millis(5);
+pub const SLACK: Duration = Duration::from_millis(5);
 
 /// Numbers from here on were only ever written by what was rolled back.
 pub const NEVER: i64 = 1 << 40;

@@ -1,5 +1,6 @@
-//! What the torture runs on: tables, contexts, two publishers and three agents in two regions.
+//! What the torture runs on: tables, contexts, two publishers, three agents in two regions, and a third region on DynamoDB.
 
+use crate::tables::differences;
 use crate::truth::{Kind, Truth};
 use std::path::Path;
 use std::sync::Arc;
@@ -9,12 +10,17 @@ use system_tests::hub::Hub;
 use system_tests::region::Agent;
 use system_tests::relay::Relay;
 use system_tests::server::{Database, Server};
+use system_tests::table::TableRegion;
 use tempfile::TempDir;
 
 /// The regions; a set of them is a [`Regions`].
-pub const REGIONS: [&str; 2] = ["eu-west-1", "us-east-1"];
+pub const REGIONS: [&str; 3] = ["eu-west-1", "us-east-1", ON_TABLE];
+/// The region whose store is a table.
+pub const ON_TABLE: &str = "ap-southeast-1";
 /// The region of each agent.
 const AGENTS: [usize; 3] = [0, 1, 1];
+/// The number of the table, behind those of the agents.
+pub const TABLE_INDEX: usize = AGENTS.len();
 /// The agent that the publishers reach through a relay.
 const BEHIND_RELAY: usize = 1;
 
@@ -127,9 +133,9 @@ pub fn is_steady(number: u16) -> bool {
     number.is_multiple_of(2)
 }
 
-/// Where an agent is.
+/// Where an agent is, or the table.
 pub fn region_of(agent: usize) -> Regions {
-    1 << AGENTS[agent]
+    1 << AGENTS.get(agent).copied().unwrap_or(REGIONS.len() - 1)
 }
 
 /// Everything that runs. Dropped in this order: the processes before what they use.
@@ -137,6 +143,9 @@ pub struct Stage {
     pub hubs: Vec<Hub>,
     pub agents: Vec<Agent>,
     pub relay: Arc<Relay>,
+    pub table: TableRegion,
+    /// The publishers reach the table through it.
+    pub table_relay: Arc<Relay>,
     pub database: Database,
     pub _server: Server,
     pub truth: Truth,
@@ -163,16 +172,23 @@ impl Stage {
         }
         let relay = Relay::start(agents[BEHIND_RELAY].push, Duration::ZERO).await?;
         agents[BEHIND_RELAY].via = Some(relay.port);
+        let table = TableRegion::start(ON_TABLE).await?;
+        let port = table.endpoint.rsplit(':').next().ok_or("has a port")?;
+        let table_relay = Relay::start(port.parse()?, Duration::ZERO).await?;
+        let through = format!("http://127.0.0.1:{}", table_relay.port);
+        let through = TableRegion::at(ON_TABLE, &through, &table.table).spoke()?;
         let hubs = vec![
-            hub(dir.path(), &database, &agents)?,
-            hub(dir.path(), &database, &agents)?,
+            hub(dir.path(), &database, &agents, &through)?,
+            hub(dir.path(), &database, &agents, &through)?,
         ];
-        hubs[0].run(&["migrate"]).await?.ok()?;
+        hubs[0].run(&["migrate", "--create-tables"]).await?.ok()?;
         hubs[0].run(&["scan"]).await?.ok()?;
         let mut stage = Self {
             hubs,
             agents,
             relay: Arc::new(relay),
+            table,
+            table_relay: Arc::new(table_relay),
             database,
             _server: server,
             truth: Truth::new(TRUTH),
@@ -182,15 +198,24 @@ impl Stage {
         Ok(stage)
     }
 
-    /// The agents are now as the database says, exactly.
+    /// The agents and the table are now as the database says, exactly.
     pub async fn is_true(&mut self) -> Result<()> {
-        self.truth.holds(&self.database, &self.agents).await
+        self.truth.holds(&self.database, &self.agents).await?;
+        let expected = self.truth.of(&self.database, ON_TABLE).await?;
+        let held = self.table.holds().await?;
+        match held == expected {
+            true => Ok(()),
+            false => Err(differences(&held, &expected).into()),
+        }
     }
 }
 
-fn hub(dir: &Path, database: &Database, agents: &[Agent]) -> Result<Hub> {
+fn hub(dir: &Path, database: &Database, agents: &[Agent], table: &str) -> Result<Hub> {
     let all: Vec<&Agent> = agents.iter().collect();
-    Hub::new(dir, &database.url, &all, CONTEXTS)
+    let contexts = format!("{table}{CONTEXTS}");
+    let mut hub = Hub::new(dir, &database.url, &all, &contexts)?;
+    hub.env = TableRegion::env();
+    Ok(hub)
 }
 
 /// The SQL of the first rows.

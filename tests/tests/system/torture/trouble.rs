@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 pub struct Troubles {
     hubs: Vec<JoinHandle<Result<Hub>>>,
     agents: Vec<JoinHandle<Result<Agent>>>,
-    relay: JoinHandle<()>,
+    relays: [JoinHandle<()>; 2],
     database: JoinHandle<Result<()>>,
 }
 
@@ -33,11 +33,15 @@ impl Troubles {
         let agents = stage.agents.drain(..).zip(10..);
         let agents =
             agents.map(|(agent, i)| tokio::spawn(trouble_agent(agent, counts.clone(), random(i))));
-        let (relay, url) = (stage.relay.clone(), stage.database.url.clone());
+        let (relay, table) = (stage.relay.clone(), stage.table_relay.clone());
+        let url = stage.database.url.clone();
         Self {
             hubs: hubs.collect(),
             agents: agents.collect(),
-            relay: tokio::spawn(trouble_relay(relay, counts.clone(), random(20))),
+            relays: [
+                tokio::spawn(trouble_relay(relay, counts.clone(), random(20))),
+                tokio::spawn(trouble_relay(table, counts.clone(), random(22))),
+            ],
             database: tokio::spawn(trouble_database(url, counts.clone(), random(21))),
         }
     }
@@ -50,7 +54,9 @@ impl Troubles {
         for agent in self.agents {
             stage.agents.push(agent.await??);
         }
-        self.relay.await?;
+        for relay in self.relays {
+            relay.await?;
+        }
         self.database.await?
     }
 }
@@ -109,7 +115,7 @@ async fn trouble_agent(
     Ok(agent)
 }
 
-/// Cuts the relay, sometimes for so long that the store falls behind, or makes it slow.
+/// Cuts a relay, sometimes for so long that the store falls behind, or makes it slow.
 async fn trouble_relay(relay: Arc<Relay>, counts: Arc<Counts>, mut random: SmallRng) {
     while counts.rest(millis(&mut random, 500..5_000)).await {
         relay.set_delay(match random.random_bool(0.5) {
