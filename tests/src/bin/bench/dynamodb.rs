@@ -11,7 +11,7 @@ use crate::reads::inside::{self, of_reader, of_table};
 use crate::reads::push::{KIND, PER_TENANT, Pusher, VALUE_BYTES, key};
 use crate::reads::{REGION, start_inside};
 use crate::report::{Goal, Report, Row};
-use crate::{Plan, clock};
+use crate::{Part, Plan, clock};
 use aws_sdk_dynamodb::types::{AttributeValue, ConsumedCapacity, ReturnConsumedCapacity};
 use contexts::name::Region;
 use futures_util::{StreamExt, stream};
@@ -261,63 +261,28 @@ pub fn measure(runtime: &Runtime, plan: Plan) -> Result<Report> {
         let filled: Result<_> = Ok((bench, hub));
         filled
     })?;
-    let full = runtime.block_on(bench.full_read())?;
-    let (scan, round) = runtime.block_on(bench.scans(&mut hub))?;
-    let cached = bench.reads(runtime, plan)?;
-    let change = |at_once, times, is_new| Change {
-        at_once,
-        times,
-        is_new,
-    };
-    let kinds = [
-        (
-            "D1",
-            "one changed context of 300 bytes, alone",
-            change(1, 1, false),
-            Some((6.0, 4.0)),
-        ),
-        (
-            "D1",
-            "the same, 20 tenants with one each in one message",
-            change(BATCH, 1, false),
-            Some((4.5, 4.0)),
-        ),
-        ("", "one of 3 KiB, alone", change(1, 9, false), None),
-        ("", "a new key of a tenant, alone", change(1, 1, true), None),
-    ];
-    let mut rows = Vec::new();
-    for (id, what, change, goal) in kinds {
-        let mut rounds = Vec::new();
-        for n in 0..plan.rounds {
-            let measured = bench.changes(&mut hub, change, n as u64);
-            rounds.push(runtime.block_on(measured)?);
-        }
+    let is_wanted = |part| plan.only.is_none_or(|only| only == part);
+    let (mut rows, mut notes) = (Vec::new(), Vec::new());
+    if is_wanted(Part::Units) {
+        // Before anything is changed, so that the table has nothing but contexts.
+        let (row, note) = runtime.block_on(scans(&bench, &mut hub))?;
+        rows.push(row);
+        notes.push(note);
+    }
+    if is_wanted(Part::Cache) {
         rows.push(Row {
-            id,
-            what: format!("{what}: write units beside those of a plain PutItem"),
-            unit: "",
-            rounds,
-            goal: goal.map(|(goal, aim)| Goal::AtMost(goal, aim)),
+            id: "D3",
+            what: format!(
+                "hit of the loading cache, p50, {contexts} contexts, beside an embedded agent with the same"
+            ),
+            unit: "ns",
+            rounds: bench.reads(runtime, plan)?,
+            goal: Some(Goal::AtMost(2.0, 1.2)),
         });
     }
-    // Twice a day all items are compared, in parts.
-    let share = 2.0 * round / SCANS_A_DAY;
-    rows.push(Row {
-        id: "D2",
-        what: format!(
-            "scan of {contexts} contexts, nothing to change: read units beside 1 % of a full read"
-        ),
-        unit: "",
-        rounds: vec![(full / 100.0, scan + share)],
-        goal: Some(Goal::AtMost(2.0, 0.5)),
-    });
-    rows.push(Row {
-        id: "D3",
-        what: format!("hit of the loading cache, p50, {contexts} contexts, beside an embedded agent with the same"),
-        unit: "ns",
-        rounds: cached,
-        goal: Some(Goal::AtMost(2.0, 1.2)),
-    });
+    if is_wanted(Part::Units) {
+        rows.splice(0..0, changes(runtime, plan, &bench, &mut hub)?);
+    }
     Ok(Report {
         name: "dynamodb",
         about: vec![
@@ -330,9 +295,66 @@ pub fn measure(runtime: &Runtime, plan: Plan) -> Result<Report> {
                 .into(),
         ],
         rows,
-        notes: vec![format!(
-            "D2: a full read {full:.0}, the digests {scan:.0}, all items once {round:.0} units; they are read twice a day, which is \
-             {share:.0} for a scan every ten minutes"
-        )],
+        notes,
     })
+}
+
+/// D1.
+fn changes(runtime: &Runtime, plan: Plan, bench: &Bench, hub: &mut Writer) -> Result<Vec<Row>> {
+    let change = |at_once, times, is_new| Change {
+        at_once,
+        times,
+        is_new,
+    };
+    let alone = ("D1", "one changed context of 300 bytes, alone");
+    let batch = ("D1", "the same, 20 tenants with one each in one message");
+    let kinds = [
+        (alone, change(1, 1, false), Some((6.0, 4.0))),
+        (batch, change(BATCH, 1, false), Some((4.5, 4.0))),
+        (("", "one of 3 KiB, alone"), change(1, 9, false), None),
+        (
+            ("", "a new key of a tenant, alone"),
+            change(1, 1, true),
+            None,
+        ),
+    ];
+    let mut rows = Vec::new();
+    for ((id, what), change, goal) in kinds {
+        let mut rounds = Vec::new();
+        for n in 0..plan.rounds {
+            let measured = bench.changes(hub, change, n as u64);
+            rounds.push(runtime.block_on(measured)?);
+        }
+        rows.push(Row {
+            id,
+            what: format!("{what}: write units beside those of a plain PutItem"),
+            unit: "",
+            rounds,
+            goal: goal.map(|(goal, aim)| Goal::AtMost(goal, aim)),
+        });
+    }
+    Ok(rows)
+}
+
+/// D2, and what it is made of.
+async fn scans(bench: &Bench, hub: &mut Writer) -> Result<(Row, String)> {
+    let full = bench.full_read().await?;
+    let (scan, round) = bench.scans(hub).await?;
+    // Twice a day all items are compared, in parts.
+    let share = 2.0 * round / SCANS_A_DAY;
+    let row = Row {
+        id: "D2",
+        what: format!(
+            "scan of {} contexts, nothing to change: read units beside 1 % of a full read",
+            bench.contexts
+        ),
+        unit: "",
+        rounds: vec![(full / 100.0, scan + share)],
+        goal: Some(Goal::AtMost(2.0, 0.5)),
+    };
+    let note = format!(
+        "D2: a full read {full:.0}, the digests {scan:.0}, all items once {round:.0} units; they are read twice a day, which is \
+         {share:.0} for a scan every ten minutes"
+    );
+    Ok((row, note))
 }

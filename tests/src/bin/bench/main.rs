@@ -42,7 +42,7 @@ struct Args {
     /// One JSON document instead of tables
     #[arg(long)]
     json: bool,
-    /// Of `reads`: only this part
+    /// Of `reads` and `dynamodb`: only this part
     #[arg(long)]
     only: Option<Part>,
     /// Also say where the time of a change goes; the relays that this needs are part of the figures then
@@ -68,7 +68,7 @@ enum Name {
     Dynamodb,
 }
 
-/// A part of `reads`.
+/// A part of `reads` or `dynamodb`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Part {
     /// R1, R2
@@ -81,6 +81,10 @@ pub enum Part {
     Followers,
     /// R7
     Updates,
+    /// D1, D2
+    Units,
+    /// D3
+    Cache,
 }
 
 /// How much to measure.
