@@ -140,9 +140,7 @@ impl Spoke {
     pub async fn push(&self, push: &Push) -> Called<Pushed> {
         match &self.store {
             Store::Agent(agent) => agent.call("push", push, PUSH_WITHIN).await,
-            Store::Table(table) => {
-                table::within(table::WRITE_WITHIN, Box::pin(table.push(push))).await
-            }
+            Store::Table(table) => table::within(table::WRITE_WITHIN, table.push(push)).await,
         }
     }
 
@@ -153,9 +151,7 @@ impl Spoke {
     pub async fn synced(&self, synced: &Synced) -> Called<SyncVerdict> {
         match &self.store {
             Store::Agent(agent) => agent.call("synced", synced, PUSH_WITHIN).await,
-            Store::Table(table) => {
-                table::within(table::WRITE_WITHIN, Box::pin(table.synced(synced))).await
-            }
+            Store::Table(table) => table::within(table::WRITE_WITHIN, table.synced(synced)).await,
         }
     }
 

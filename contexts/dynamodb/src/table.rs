@@ -338,7 +338,8 @@ impl Table {
             Ok(open) => open,
             Err(refused) => return Ok(Err(refused)),
         };
-        let applying = self.apply(&open, push, &mut turn);
+        // What the SDK needs for a call is much, and the stack of whoever asks is his own.
+        let applying = Box::pin(self.apply(&open, push, &mut turn));
         match Cause::Change.of(applying).await {
             Ok(verdicts) => Ok(Ok(Pushed {
                 verdicts,
@@ -547,7 +548,7 @@ impl Table {
             Ok(open) => open,
             Err(refused) => return Ok(Err(refused)),
         };
-        let comparing = self.compare(&open, synced, &mut turn);
+        let comparing = Box::pin(self.compare(&open, synced, &mut turn));
         match Cause::Scan.of(comparing).await {
             Ok(verdict) => Ok(Ok(verdict)),
             Err(error) => self.failed(synced.session, error),
