@@ -175,7 +175,7 @@ impl Db {
             .consistent_read(true)
             .return_consumed_capacity(Units::ASKED)
             .send();
-        let got = got.await.map_err(|error| self.meaning(error))?;
+        let got = Box::pin(got).await.map_err(|error| self.meaning(error))?;
         self.units.read(got.consumed_capacity());
         Ok(got.item)
     }

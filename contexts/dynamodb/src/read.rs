@@ -74,7 +74,7 @@ impl Db {
                 .request_items(&self.table, asked)
                 .return_consumed_capacity(Units::ASKED)
                 .send();
-            let mut got = got.await.map_err(|error| self.meaning(error))?;
+            let mut got = Box::pin(got).await.map_err(|error| self.meaning(error))?;
             self.units.read(got.consumed_capacity());
             let found = got.responses.as_mut().and_then(|r| r.remove(&self.table));
             let found = found.unwrap_or_default();
@@ -148,7 +148,7 @@ impl Db {
             .set_exclusive_start_key(from)
             .return_consumed_capacity(Units::ASKED)
             .send();
-        let page = page.await.map_err(|error| self.meaning(error))?;
+        let page = Box::pin(page).await.map_err(|error| self.meaning(error))?;
         self.units.read(page.consumed_capacity());
         Ok((page.items.unwrap_or_default(), page.last_evaluated_key))
     }
@@ -178,7 +178,8 @@ impl Db {
         let (mut items, mut from) = (Vec::new(), None);
         loop {
             self.units.turn_to_read().await;
-            let page = query.clone().set_exclusive_start_key(from).send().await;
+            let page = query.clone().set_exclusive_start_key(from).send();
+            let page = Box::pin(page).await;
             let page = page.map_err(|error| self.meaning(error))?;
             self.units.read(page.consumed_capacity());
             items.extend(page.items.unwrap_or_default());

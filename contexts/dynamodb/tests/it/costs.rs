@@ -38,7 +38,10 @@ async fn a_change_costs_fence_head_and_key() {
             cost = (units.used_for(Cause::Change) - before).write;
         }
         // Two for the fence; for each change two for the head and two for the key; names and pulse are not written.
-        assert_eq!(cost, f64::from(2 + 4 * tenants), "{tenants} tenants");
+        let all = f64::from(2 + 4 * tenants);
+        // DynamoDB Local does not count what a transaction only looks at.
+        let without_checks = std::env::var("DYNAMODB_ENDPOINT").is_ok() && cost == all - 2.0;
+        assert!(cost == all || without_checks, "{tenants} tenants: {cost}");
     }
 }
 
