@@ -4,6 +4,7 @@
 #   program_find NAME VARIABLE ASK                        prints its path, or fails
 #   program_install [--yes] NAME VARIABLE ASK WAY=PACKAGES...  gets it, after asking unless --yes is given or CI=true
 #   program_want NAME VARIABLE ASK WAY=PACKAGES...        both, and exports its path as VARIABLE
+#   program_may NAME VARIABLE ASK                         exports its path as VARIABLE if it is here
 #
 # ASK is an argument with which the program says its version and ends; VARIABLE in the environment decides alone if it
 # is set; WAY is apt, dnf, apk or brew. Only the program matters, as with Postgres: the tests start their own.
@@ -64,6 +65,18 @@ program__with() {
     brew) brew install --quiet "$@" ;;
     *) return 1 ;;
     esac
+}
+
+# Only if it is here: it checks files that no other test needs, and not every system has a package of it.
+program_may() {
+    local name=$1 variable=$2 ask=$3 found
+    if found=$(program_find "$name" "$variable" "$ask"); then
+        export "$variable=$found"
+        printf '%s\n' "$found"
+    else
+        unset "$variable"
+        printf 'without %s: what it would check is left out.\n' "$name" >&2
+    fi
 }
 
 # Without the program its tests test nothing, which is said; where nobody looks (CI=true), nothing is left out.

@@ -190,5 +190,9 @@ fn store_lines(out: &mut String, store: &StoreReport, width: usize) {
         .or(view.and_then(|v| v.behind.as_ref()));
     if let Some(why) = why {
         let _ = writeln!(out, "{:width$}    {why}", "");
+    } else if store.store.contains(" dynamodb://") {
+        let caches =
+            "durable in the table; in every gateway's cache within its refresh_seconds (10 s)";
+        let _ = writeln!(out, "{:width$}    {caches}", "");
     }
 }

@@ -7,8 +7,8 @@ use system_tests::Result;
 
 /// The labels that may be there. Their values are bounded by the configuration and by words of the programs.
 const LABELS: &[&str] = &[
-    "finding", "le", "op", "outcome", "policy", "quantile", "reason", "region", "request", "route",
-    "status", "store", "verdict", "version",
+    "finding", "for", "le", "op", "outcome", "policy", "quantile", "reason", "region", "request",
+    "route", "status", "store", "verdict", "version",
 ];
 
 /// Units that are no base units, or are none at all.

@@ -4,8 +4,9 @@ use crate::world::World;
 use redb::ReadableTable;
 use spoke_agent::store::redb::tables::CONTEXTS;
 use std::path::Path;
-use system_tests::Result;
+use std::time::Duration;
 use system_tests::server::Server;
+use system_tests::{Result, until};
 
 /// Changes the number in a value, and nothing else: the digests stay as they were.
 fn edit(file: &Path, tenant: &str, kind: &str, key: &str) -> Result<()> {
@@ -50,7 +51,12 @@ async fn an_edited_value_is_never_served_and_one_scan_heals_it() -> Result<()> {
         200,
         "and so does the rest of the bundle"
     );
-    assert_eq!(agent.get("twin", "nobody").await?.0, 404);
+    // What does not exist is known once all rows were checked, which goes on behind the open listeners.
+    until("absence", Duration::from_secs(30), || async {
+        let (status, _) = agent.get("twin", "nobody").await.ok()?;
+        (status == 404).then_some(())
+    })
+    .await?;
 
     let summary = world.scan().await?.json()?;
     let stores = summary["stores"].as_array().ok_or("no stores")?;

@@ -195,7 +195,7 @@ async fn a_table_and_an_agent_hold_the_same_under_one_hub() -> Result<()> {
     settles(&mixed.hub).await?;
     let scanned = mixed.hub.run(&["scan"]).await?.ok()?;
     assert!(scanned.stdout.contains(" read and "), "{}", scanned.stdout);
-    let units = "hubcast_table_units_total";
+    let units = "hubcast_publisher_store_units_total";
     for label in ["for=\"change\"", "for=\"scan\"", "for=\"other\""] {
         until(label, Duration::from_secs(10), || async {
             let used = mixed.hub.metric(units, label).await.ok()?;
