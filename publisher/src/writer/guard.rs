@@ -10,8 +10,7 @@
 //! * A context that moves to another tenant within a cause is not removed.
 //! * A hold is a row in the database before its tenant is built again: no memory of this module keeps a value alive for
 //!   longer than a cause is being counted.
-//! * **What a small cause removes never waits until a bulk load is counted**, though both changed the same tenant. (For
-//!   anything smaller, and for what a scan finds, the tenant waits: then all of it goes with the others at once.)
+//! * **What a small cause removes never waits until a large one is counted**, though both changed the same tenant:
 //!   - *Large, built, small.* The tenant waits, and what the large one takes from it is known. That is kept by name, and
 //!     everything else goes on ([`sharing`]).
 //!   - *Large, being built, small.* The snapshot of the build says whether it has the small one.
@@ -32,7 +31,6 @@ mod words;
 
 pub use words::{Cause, GuardLimits, HoldName, Removals};
 
-use super::outbox::BULK_TENANTS;
 use super::{Millis, Snapshot};
 use book::{Book, Code, Names};
 use contexts::bundle::Bundle;
@@ -177,8 +175,6 @@ pub struct Guard {
     allowed: BTreeSet<u64>,
     /// Looks at the outbox that have ended.
     looks: u64,
-    /// A transaction of more tenants than this is a bulk load.
-    bulk: usize,
 }
 
 impl Guard {
@@ -202,7 +198,6 @@ impl Guard {
             unwritten: BTreeMap::new(),
             allowed: BTreeSet::new(),
             looks: 0,
-            bulk: BULK_TENANTS,
         }
     }
 

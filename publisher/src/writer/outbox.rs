@@ -8,7 +8,7 @@ use super::{Millis, Report, StoreIx, Writer};
 use contexts::push::Reading;
 
 /// A transaction that changes more tenants than this is a bulk load: others do not wait for it.
-pub(super) const BULK_TENANTS: usize = 64;
+const BULK_TENANTS: usize = 64;
 /// A change of every tenant asks for a scan, at most one in this time.
 const EVERYONE_EVERY: Millis = 30_000;
 /// A build of changes has the primary for itself for so long: a look beside it would make it slower, and what it finds

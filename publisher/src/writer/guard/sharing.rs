@@ -15,12 +15,6 @@ impl Guard {
         let Some((larger, case)) = self.waits_with(tenant) else {
             return;
         };
-        // What is built at once is decided at once, and until then its tenants change together: a key that goes from one
-        // to another is never of both.
-        let is_bulk = matches!(larger, Cause::Transaction(_)) && case.size > self.bulk;
-        if !is_bulk {
-            return;
-        }
         let seen = case.seen.get(tenant).and_then(Option::as_ref);
         let was_there = |cause: &&Cause| match (cause, seen) {
             (Cause::Transaction(xid), Some(seen)) => seen.sees(*xid),

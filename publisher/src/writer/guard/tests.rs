@@ -22,8 +22,6 @@ fn bundle(tenant: &str, keys: std::ops::Range<u32>) -> Bundle {
 fn guard() -> Guard {
     let mut guard = Guard::new(&[Region::new("r").expect("region")]);
     guard.limits(GuardLimits::default());
-    // So that a bulk load needs no hundred tenants here.
-    guard.bulk = 1;
     guard.read(&t("a"), 0, &bundle("a", 0..500));
     guard.in_step(0);
     guard
