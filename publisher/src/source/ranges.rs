@@ -50,7 +50,7 @@ impl Source {
         }
         // An index of a partitioned table is in pg_index like any other; its size is that of its partitions.
         let sql = "SELECT c.oid::regclass::text, quote_ident(a.attname) \
-                   FROM unnest($1::text[], $2::text[]) AS w(tab, col) \
+                   FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w(tab, col, nth) \
                    JOIN pg_class c ON c.oid = to_regclass(w.tab) \
                    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = w.col AND NOT a.attisdropped \
                     AND format_type(a.atttypid, NULL) = format_type(to_regtype($3), NULL) \
@@ -58,7 +58,7 @@ impl Source {
                     AND i.indpred IS NULL AND i.indkey[0] = a.attnum) \
                    ORDER BY (SELECT sum(greatest(p.reltuples, 0)) FROM pg_class p \
                     WHERE p.oid = c.oid OR p.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = c.oid)) \
-                    DESC NULLS LAST LIMIT 1";
+                    DESC NULLS LAST, w.nth LIMIT 1";
         let row = unnamed(sql)
             .bind(tables)
             .bind(columns)
