@@ -8,6 +8,7 @@
 //! | `load` | how one key is read so that it is of one bundle |
 //! | `looked` | the same, for an agent that answers others |
 //! | `seen` | what was seen of each tenant |
+//! | `cache` | what is cached, bounded by bytes |
 //! | `named` | the key of the cache |
 //!
 //! What must hold:
@@ -25,6 +26,7 @@
 //! durable at T, in every cache by T + 10 s.
 
 mod batch;
+mod cache;
 mod entry;
 mod load;
 mod looked;
@@ -35,11 +37,11 @@ pub(crate) use looked::Looked;
 
 use super::{Answer, Changed, Changes, ContextReader, Options, Reply, answer};
 use arc_swap::ArcSwapOption;
-use contexts::name::{Key, Kind, Region};
+use cache::Cache;
+use contexts::name::Region;
 use contexts_dynamodb::client::{Db, TableConfig, TableError};
 use contexts_dynamodb::lookup::Standing;
 use entry::{Content, Entry};
-use moka::future::Cache;
 use named::{Named, Pair};
 use seen::Tenants;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -99,12 +101,21 @@ struct Inner {
     refresh_after: Duration,
     options: Options,
     standing: ArcSwapOption<Standing>,
-    entries: Cache<Named, Arc<Entry>>,
+    entries: Cache,
     tenants: Arc<Tenants>,
     fills: Semaphore,
     refreshes: Arc<Semaphore>,
     changed: broadcast::Sender<Changed>,
     counts: Counts,
+}
+
+/// In whose share a key is read.
+#[derive(Debug, Clone, Copy)]
+enum Turn {
+    /// In that of the fills, once it is its turn.
+    Fill,
+    /// In one that was given already.
+    Taken,
 }
 
 /// How often the table was read.
@@ -143,19 +154,13 @@ impl TableReader {
         config: TableReaderConfig,
         options: Options,
     ) -> Result<Self, TableError> {
-        let entries = Cache::builder()
-            .max_capacity(config.memory_bytes)
-            .weigher(|name: &Named, entry: &Arc<Entry>| {
-                entry.weight(name.kind().len() + name.key().len())
-            })
-            .build();
         let inner = Arc::new(Inner {
             db,
             region: config.region,
             refresh_after: config.refresh_after,
             options,
             standing: ArcSwapOption::empty(),
-            entries,
+            entries: Cache::of(config.memory_bytes),
             tenants: Arc::default(),
             fills: Semaphore::new(config.fills),
             refreshes: Arc::new(Semaphore::new(config.refreshes)),
@@ -244,9 +249,9 @@ impl Inner {
     }
 
     /// What is cached of a key, if it can be answered.
-    async fn cached(self: &Arc<Self>, pair: &(dyn Pair + '_), now: Instant) -> Option<Arc<Entry>> {
-        let entry = self.entries.get(pair).await?;
-        if self.is_wanting(pair.kind(), &entry) {
+    fn cached(self: &Arc<Self>, pair: Pair<'_>, now: Instant) -> Option<Arc<Entry>> {
+        let entry = self.entries.get(pair)?;
+        if self.is_wanting(pair.kind, &entry) {
             return None;
         }
         if entry.is_due(now) {
@@ -257,15 +262,16 @@ impl Inner {
 
     /// What is cached of a key, or is read now.
     async fn entry(self: &Arc<Self>, name: &Named) -> Arc<Entry> {
-        let mut entry = match self.cached(name, Instant::now()).await {
-            Some(entry) => return entry,
-            None => {
-                self.filled(name, |entry| self.is_wanting(name.kind(), entry))
-                    .await
-            }
-        };
-        for _ in 1..TRIES {
-            if !self.is_wanting(name.kind(), &entry) {
+        let pair = name.pair();
+        if let Some(entry) = self.cached(pair, Instant::now()) {
+            return entry;
+        }
+        let mut entry = self
+            .entries
+            .get_or_load(name, self.read(name, None, Turn::Fill))
+            .await;
+        for _ in 0..TRIES {
+            if !self.is_wanting(pair.kind, &entry) {
                 return entry;
             }
             entry = self.replaced(name, &entry).await;
@@ -277,82 +283,77 @@ impl Inner {
     }
 
     /// What is read of a key now, in place of this.
-    async fn replaced(self: &Arc<Self>, name: &Named, entry: &Arc<Entry>) -> Arc<Entry> {
-        self.filled(name, |cached| std::ptr::eq(cached, &**entry))
-            .await
+    async fn replaced(&self, name: &Named, entry: &Arc<Entry>) -> Arc<Entry> {
+        self.succeeded(name, entry, Turn::Fill).await
     }
 
-    /// What is cached of a key, unless that is to be replaced by what is read now. Whoever comes meanwhile waits for the same.
-    async fn filled(
-        self: &Arc<Self>,
-        name: &Named,
-        is_replaced: impl Fn(&Entry) -> bool + Send + Sync,
-    ) -> Arc<Entry> {
-        let fill = async {
-            self.counts.fills.fetch_add(1, Ordering::Relaxed);
-            let turn = tokio::time::timeout(TURN_WITHIN, self.fills.acquire()).await;
-            match turn {
-                Ok(Ok(_permit)) => self
-                    .read(name)
-                    .await
-                    .unwrap_or_else(|error| Arc::new(Entry::failed(error.to_string(), FAILED_FOR))),
-                _ => {
-                    let why = "too many keys that are not cached are asked for at once";
-                    Arc::new(Entry::failed(why.into(), FAILED_FOR))
-                }
-            }
+    /// What is read of a key after this, once, whoever wants it. If that fails, what was known of it and can be answered stays.
+    async fn succeeded(&self, name: &Named, before: &Arc<Entry>, turn: Turn) -> Arc<Entry> {
+        let next = async {
+            let next = self.read(name, Some(before), turn).await;
+            let cached = match next.is_failed() && !self.is_wanting(name.pair().kind, before) {
+                true => Arc::new(before.later(FAILED_FOR)),
+                false => next.clone(),
+            };
+            self.entries.replace(name, before, cached);
+            next
         };
-        let entry = self.entries.entry_by_ref(name);
-        let filled = entry
-            .or_insert_with_if(fill, |cached| is_replaced(cached))
-            .await;
-        filled.into_value()
+        before.next.get_or_init(|| next).await.clone()
     }
 
-    /// Reads a key, and tells of it if it is not as it was cached.
-    async fn read(&self, name: &Named) -> Result<Arc<Entry>, TableError> {
-        let before = self.entries.get(name).await;
-        // What the SDK needs for a call is kept off the way of a hit.
-        let entry = Box::pin(load::load(self, &name.0, before.as_deref())).await?;
-        if before.is_some_and(|before| entry.differs(&before)) {
-            self.tell(name);
+    /// Reads a key, and tells of it if it is not as it was before.
+    async fn read(&self, name: &Named, before: Option<&Arc<Entry>>, turn: Turn) -> Arc<Entry> {
+        let before = before.map(|before| &**before);
+        let read = async {
+            let _permit = match turn {
+                Turn::Taken => None,
+                Turn::Fill => {
+                    self.counts.fills.fetch_add(1, Ordering::Relaxed);
+                    let turn = tokio::time::timeout(TURN_WITHIN, self.fills.acquire()).await;
+                    let busy = "too many keys that are not cached are asked for at once";
+                    Some(turn.map_err(|_| busy)?.map_err(|_| busy)?)
+                }
+            };
+            let stored = name.name().ok_or("no such name can be stored")?;
+            // What the SDK needs for a call is kept off the way of a hit.
+            let loaded = Box::pin(load::load(self, &stored, before)).await;
+            loaded.map_err(|error| error.to_string())
+        };
+        match read.await {
+            Ok(entry) => {
+                if before.is_some_and(|before| entry.differs(before)) {
+                    self.tell(name.pair());
+                }
+                Arc::new(entry)
+            }
+            Err(why) => Arc::new(Entry::failed(why, FAILED_FOR)),
         }
-        Ok(Arc::new(entry))
     }
 
     /// Tells of a change of what is cached.
-    fn tell(&self, name: &Named) {
-        let (kind, key) = (name.kind().to_owned(), name.key().to_owned());
+    fn tell(&self, Pair { kind, key }: Pair<'_>) {
+        let (kind, key) = (kind.to_owned(), key.to_owned());
         // Nobody may be listening.
         let _ = self.changed.send(Changed::Name { kind, key });
     }
 
     /// Reads a key again behind the answers, once, if there is room for it.
-    fn refresh(self: &Arc<Self>, pair: &(dyn Pair + '_), entry: &Arc<Entry>) {
+    fn refresh(self: &Arc<Self>, pair: Pair<'_>, entry: &Arc<Entry>) {
         if !entry.begin_refresh() {
             return;
         }
-        let Some(name) = named(pair.kind(), pair.key()) else {
+        let Some(name) = Named::new(pair.kind, pair.key) else {
             return;
         };
         let Ok(permit) = self.refreshes.clone().try_acquire_owned() else {
             entry.end_refresh();
             return;
         };
+        self.counts.refreshes.fetch_add(1, Ordering::Relaxed);
         let (this, before) = (self.clone(), entry.clone());
         tokio::spawn(async move {
             let _permit = permit;
-            let fill = async {
-                this.counts.refreshes.fetch_add(1, Ordering::Relaxed);
-                match this.read(&name).await {
-                    Ok(entry) => entry,
-                    // It stays as it is, and becomes older.
-                    Err(_) => Arc::new(before.later(FAILED_FOR)),
-                }
-            };
-            let entry = this.entries.entry_by_ref(&name);
-            let replaced = entry.or_insert_with_if(fill, |cached| Arc::ptr_eq(cached, &before));
-            replaced.await;
+            this.succeeded(&name, &before, Turn::Taken).await;
         });
     }
 
@@ -367,12 +368,11 @@ impl Inner {
     }
 
     async fn get(self: &Arc<Self>, kind: &str, key: &str) -> Reply {
-        let pair: &(dyn Pair + '_) = &(kind, key);
         let now = Instant::now();
-        if let Some(entry) = self.cached(pair, now).await {
+        if let Some(entry) = self.cached(Pair { kind, key }, now) {
             return self.reply(&entry, now);
         }
-        let Some(name) = named(kind, key) else {
+        let Some(name) = Named::new(kind, key) else {
             // No such name can be stored, but whether its kind exists is not said by that.
             return self.options.reply(Answer::NotReady, None);
         };
@@ -381,17 +381,16 @@ impl Inner {
     }
 }
 
-fn named(kind: &str, key: &str) -> Option<Named> {
-    Some(Named((Kind::new(kind).ok()?, Key::new(key).ok()?)))
-}
-
 impl ContextReader for TableReader {
     async fn get(&self, kind: &str, key: &str) -> Reply {
         self.0.get(kind, key).await
     }
 
     async fn get_many(&self, keys: &[(&str, &str)]) -> Vec<Reply> {
-        let names: Vec<Option<Named>> = keys.iter().map(|(kind, key)| named(kind, key)).collect();
+        let names: Vec<Option<Named>> = keys
+            .iter()
+            .map(|(kind, key)| Named::new(kind, key))
+            .collect();
         let good: Vec<Named> = names.iter().flatten().cloned().collect();
         let mut entries = batch::entries(&self.0, &good).await.into_iter();
         let now = Instant::now();

@@ -180,6 +180,13 @@ async fn gateways_go_on_while_the_table_is_gone() -> Result<()> {
         (asked.0 == 503).then_some(())
     })
     .await?;
+    // Who wants more than can be known now must not cost the others what is known.
+    let url = format!("http://127.0.0.1:{}{known}", agent.port);
+    let newer = agent.client.get(url).header("X-Context-Min-Version", "1.2");
+    assert_eq!(
+        newer.send().await?.status(),
+        StatusCode::SERVICE_UNAVAILABLE
+    );
     assert_eq!(agent.asked(known).await?, (200, "1".into()));
     assert_eq!(
         agent.asked(unknown).await?.0,

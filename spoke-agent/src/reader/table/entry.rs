@@ -9,6 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::sync::OnceCell;
 
 /// Bytes that an entry takes beside its content, roughly: itself, the cache's record of it, and its tenant's.
 const OVERHEAD: usize = 320;
@@ -70,6 +71,8 @@ pub(super) struct Entry {
     /// When it is to be read again.
     due: Instant,
     is_refreshing: AtomicBool,
+    /// What was read after it, for its place.
+    pub(super) next: OnceCell<Arc<Self>>,
 }
 
 /// How far the table was when a key was read.
@@ -101,6 +104,7 @@ impl Entry {
             position: far.position,
             due: read.answered + refresh_after.mul_f64(0.75 + 0.25 * spread),
             is_refreshing: AtomicBool::new(false),
+            next: OnceCell::new(),
         }
     }
 
@@ -118,6 +122,7 @@ impl Entry {
             position: Version::default(),
             due: now + again_after,
             is_refreshing: AtomicBool::new(false),
+            next: OnceCell::new(),
         }
     }
 
@@ -128,6 +133,7 @@ impl Entry {
             was: self.was.clone(),
             due: Instant::now() + after,
             is_refreshing: AtomicBool::new(false),
+            next: OnceCell::new(),
             read: self.read,
             fresh: self.fresh,
             position: self.position,
@@ -165,6 +171,11 @@ impl Entry {
     /// Whether a higher version of its tenant was seen since.
     pub(super) fn is_superseded(&self) -> bool {
         self.of().is_some_and(|of| !of.tenant.is_at(of.rise))
+    }
+
+    /// Whether it could not be read.
+    pub(super) fn is_failed(&self) -> bool {
+        matches!(self.content, Content::Failed { .. })
     }
 
     /// Whether nobody has it, as far as is known.
@@ -208,7 +219,7 @@ impl Entry {
     }
 
     /// Bytes that it takes, with its key.
-    pub(super) fn weight(&self, names: usize) -> u32 {
+    pub(super) fn weight(&self, names: usize) -> u64 {
         let tenant = self.tenant().map(|tenant| tenant.id());
         let content = match &self.content {
             Content::Value { known, .. } => known.weight(),
@@ -216,8 +227,6 @@ impl Entry {
             _ => 0,
         };
         let tenant = tenant.map_or(0, |id: &TenantId| id.as_str().len());
-        (OVERHEAD + names + tenant + content)
-            .try_into()
-            .unwrap_or(u32::MAX)
+        (OVERHEAD + names + tenant + content) as u64
     }
 }

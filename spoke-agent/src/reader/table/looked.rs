@@ -2,7 +2,7 @@
 
 use super::entry::{Content, Entry};
 use super::named::Named;
-use super::{Inner, TableReader, batch, named};
+use super::{Inner, TableReader, batch};
 use crate::store::index::Lookup;
 use crate::store::index::known::Known;
 use crate::store::redb::reader::Whole;
@@ -52,8 +52,8 @@ impl TableReader {
     pub(crate) fn cached(&self) -> Cached {
         let (entries, counts) = (&self.0.entries, &self.0.counts);
         Cached {
-            keys: entries.entry_count(),
-            bytes: entries.weighted_size(),
+            keys: entries.len(),
+            bytes: entries.bytes(),
             fills: counts.fills(),
             refreshes: counts.refreshes(),
         }
@@ -69,7 +69,7 @@ impl TableReader {
         key: &str,
         least: Option<Version>,
     ) -> Result<Looked<Lookup>, String> {
-        let Some(name) = named(kind, key) else {
+        let Some(name) = Named::new(kind, key) else {
             return Ok(nothing());
         };
         looked(&*self.0.entry_at(&name, least).await)
@@ -81,7 +81,10 @@ impl TableReader {
         keys: &[(&str, &str)],
         least: Option<Version>,
     ) -> Vec<Result<Looked<Lookup>, String>> {
-        let names: Vec<Option<Named>> = keys.iter().map(|(kind, key)| named(kind, key)).collect();
+        let names: Vec<Option<Named>> = keys
+            .iter()
+            .map(|(kind, key)| Named::new(kind, key))
+            .collect();
         let good: Vec<Named> = names.iter().flatten().cloned().collect();
         let mut entries = batch::entries(&self.0, &good).await;
         if let Some(least) = least

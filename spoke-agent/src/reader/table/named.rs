@@ -1,66 +1,72 @@
-//! The key of the cache, which is looked up by two borrowed texts: a hit allocates nothing.
+//! The key of the cache, one text, which is looked up by two borrowed ones: a hit allocates nothing and follows one pointer.
 
 use contexts::apply::Name;
-use std::borrow::Borrow;
+use contexts::name::{Key, Kind};
+use quick_cache::Equivalent;
 use std::hash::{Hash, Hasher};
 
-/// Kind and key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Named(pub(super) Name);
-
-/// Two texts, wherever they are.
-pub(super) trait Pair: Sync {
+/// Kind and key, wherever they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Pair<'a> {
     /// The kind.
-    fn kind(&self) -> &str;
+    pub(super) kind: &'a str,
     /// The key.
-    fn key(&self) -> &str;
+    pub(super) key: &'a str,
 }
 
-impl Pair for Named {
-    fn kind(&self) -> &str {
-        self.0.0.as_str()
+/// Kind and key, both of which can be stored.
+#[derive(Debug, Clone)]
+pub(super) struct Named {
+    /// The kind, and behind it the key.
+    both: Box<str>,
+    /// Bytes of the kind.
+    kind: usize,
+}
+
+impl Named {
+    /// A name, if such a one can be stored.
+    pub(super) fn new(kind: &str, key: &str) -> Option<Self> {
+        (Kind::is_one(kind) && Key::is_one(key)).then(|| Self {
+            both: [kind, key].concat().into(),
+            kind: kind.len(),
+        })
     }
 
-    fn key(&self) -> &str {
-        self.0.1.as_str()
+    /// Both, borrowed.
+    pub(super) fn pair(&self) -> Pair<'_> {
+        let (kind, key) = self.both.split_at(self.kind);
+        Pair { kind, key }
+    }
+
+    /// Bytes of both.
+    pub(super) fn len(&self) -> usize {
+        self.both.len()
+    }
+
+    /// The name under which it is stored.
+    pub(super) fn name(&self) -> Option<Name> {
+        let Pair { kind, key } = self.pair();
+        Some((Kind::new(kind).ok()?, Key::new(key).ok()?))
     }
 }
 
-impl Pair for (&str, &str) {
-    fn kind(&self) -> &str {
-        self.0
-    }
-
-    fn key(&self) -> &str {
-        self.1
-    }
-}
-
-impl<'a> Borrow<dyn Pair + 'a> for Named {
-    fn borrow(&self) -> &(dyn Pair + 'a) {
-        self
-    }
-}
-
-impl Hash for dyn Pair + '_ {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.kind().hash(state);
-        self.key().hash(state);
-    }
-}
-
-impl PartialEq for dyn Pair + '_ {
+impl PartialEq for Named {
     fn eq(&self, other: &Self) -> bool {
-        (self.key(), self.kind()) == (other.key(), other.kind())
+        self.pair() == other.pair()
     }
 }
 
-impl Eq for dyn Pair + '_ {}
+impl Eq for Named {}
 
-// A `Borrow` must hash like what it is borrowed from.
+// Whoever looks it up by a pair must come to the same hash.
 impl Hash for Named {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let pair: &dyn Pair = self;
-        pair.hash(state);
+        self.pair().hash(state);
+    }
+}
+
+impl Equivalent<Named> for Pair<'_> {
+    fn equivalent(&self, name: &Named) -> bool {
+        *self == name.pair()
     }
 }
