@@ -46,7 +46,7 @@ impl World {
     }
 
     async fn push(&mut self, owner: &str, first: usize) {
-        let names = names(LARGE).into_iter().skip(first).take(20);
+        let names = names().into_iter().skip(first).take(20);
         let push = vec![sent(
             self.writer.version(),
             bundle(&tenant(owner), names, "1"),
@@ -85,14 +85,14 @@ impl World {
         let in_step = self.writer.synced(&KINDS, root(&self.maps), true).await;
         let in_step = in_step.expect("answers").expect("is open");
         assert!(matches!(in_step, SyncVerdict::InStep { .. }), "{in_step:?}");
-        assert_same(&self.writer.table, &self.maps, LARGE, "healed").await;
+        assert_same(&self.writer.table, &self.maps, "healed").await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_item_that_is_gone_is_found_within_a_round_and_healed() {
     let mut world = World::new().await;
-    let gone = names(LARGE)[3].clone();
+    let gone = names()[3].clone();
     world.delete(Place::context(&gone, SETTLED)).await;
     world.finds().await;
     world.heals("t1", 0).await;
@@ -101,7 +101,7 @@ async fn an_item_that_is_gone_is_found_within_a_round_and_healed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn so_it_is_if_its_tenant_is_written_in_the_middle_of_the_round() {
     let mut world = World::new().await;
-    let gone = names(LARGE)[3].clone();
+    let gone = names()[3].clone();
     for n in 0..SCANS {
         if n == 20 {
             world.delete(Place::context(&gone, SETTLED)).await;
@@ -126,7 +126,7 @@ async fn a_page_of_names_that_is_gone_is_written_anew() {
     let place = Place::of(&pages[0]).expect("has a place");
     world.delete(place).await;
     // The items are as they should be, so only who reads them by name sees it.
-    let changed = names(LARGE).into_iter().skip(20).take(20);
+    let changed = names().into_iter().skip(20).take(20);
     let push = vec![sent(
         world.writer.version(),
         bundle(&tenant("t2"), changed, "2"),
@@ -134,5 +134,5 @@ async fn a_page_of_names_that_is_gone_is_written_anew() {
     expected(&mut world.maps, &push);
     let pushed = world.writer.push(push).await;
     pushed.expect("answers").expect("is open");
-    assert_same(&world.writer.table, &world.maps, LARGE, "healed").await;
+    assert_same(&world.writer.table, &world.maps, "healed").await;
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 /// A tenant with three keys of which the first has this value.
 fn changed(tenant_: u32, value: &str) -> Bundle {
-    let all = names(LARGE);
+    let all = names();
     let own = all.iter().skip(tenant_ as usize * 3).take(3).enumerate();
     let contexts = own.map(|(n, name)| {
         let value = if n == 0 { value } else { "\"as before\"" };
@@ -59,7 +59,7 @@ async fn a_cap_holds_up_bundles_and_not_the_sign_of_life() {
     let granted = writer.claim_again().await.expect("answers");
     granted.expect("is granted");
     let large = |writer: &mut Writer, value: &str| {
-        let names = names(LARGE).into_iter().take(90);
+        let names = names().into_iter().take(90);
         let version = writer.version();
         let bundle = bundle(
             &tenant("t1"),

@@ -31,7 +31,7 @@ impl World {
     }
 
     fn build(&mut self, keys: usize, value: &str) -> Vec<contexts::push::Sent> {
-        let names = names(LARGE).into_iter().take(keys);
+        let names = names().into_iter().take(keys);
         vec![sent(
             self.writer.version(),
             bundle(&tenant("t1"), names, value),
@@ -51,11 +51,11 @@ impl World {
     }
 
     async fn assert_in_step(&mut self, at: &str) {
-        assert_same(&self.writer.table, &self.maps, LARGE, at).await;
+        assert_same(&self.writer.table, &self.maps, at).await;
         let in_step = self.writer.synced(&KINDS, root(&self.maps), true).await;
         let in_step = in_step.expect("answers").expect("is open");
         assert!(matches!(in_step, SyncVerdict::InStep { .. }), "{at}");
-        assert_collected(&self.server.url, &self.table, &self.maps, LARGE).await;
+        assert_collected(&self.server.url, &self.table, &self.maps).await;
     }
 }
 
@@ -145,7 +145,7 @@ async fn lose(keys: usize, at: usize) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_value_without_room_is_refused_and_the_rest_goes_on() {
     let mut world = World::new().await;
-    let one = |n: usize| names(LARGE).into_iter().skip(n).take(1);
+    let one = |n: usize| names().into_iter().skip(n).take(1);
     let huge = format!("\"{}\"", "x".repeat(420 << 10));
     let large = format!("\"{}\"", "x".repeat(395 << 10));
     let version = world.writer.version();
@@ -176,7 +176,7 @@ async fn a_value_without_room_is_refused_and_the_rest_goes_on() {
 async fn an_item_that_was_edited_by_hand_shows_and_is_healed() {
     let mut world = World::new().await;
     world.push(10, "1").await;
-    let item = names(LARGE)[3].clone();
+    let item = names()[3].clone();
     let place =
         contexts_dynamodb::layout::Place::context(&item, contexts_dynamodb::layout::SETTLED);
     let raw = raw_client(&world.server.url);

@@ -19,7 +19,7 @@ fn push(
 ) -> Vec<contexts::push::Sent> {
     let version = writer.version();
     let one = |(owner, keys, value): &(&str, u32, &str)| {
-        let names = names(LARGE).into_iter().take(*keys as usize);
+        let names = names().into_iter().take(*keys as usize);
         sent(version, bundle(&tenant(owner), names, value))
     };
     of.iter().map(one).collect()
@@ -88,11 +88,11 @@ async fn run(server: &Server, case: &Case, at: usize, is_lost: bool) -> bool {
         let refused = matches!(answer, Ok(Err(Refused::Session)));
         assert_eq!(refused, is_held, "at {at}: {answer:?}");
     }
-    assert_same(&next.table, &maps, LARGE, &format!("at {at}")).await;
+    assert_same(&next.table, &maps, &format!("at {at}")).await;
     let in_step = next.synced(&KINDS, root(&maps), true).await;
     let in_step = in_step.expect("answers").expect("is open");
     assert!(matches!(in_step, SyncVerdict::InStep { .. }), "at {at}");
-    assert_collected(&server.url, &table, &maps, LARGE).await;
+    assert_collected(&server.url, &table, &maps).await;
     is_held
 }
 
@@ -162,7 +162,7 @@ async fn a_claim_that_was_held_back_while_another_was_granted_is_refused() {
     let push = push(&mut first, &[("t1", 2, "2")]);
     let answer = first.push(push).await.expect("answers");
     assert_eq!(answer.map(|pushed| pushed.verdicts), Err(Refused::Session));
-    assert_same(&next.table, &maps, LARGE, "after a late claim").await;
+    assert_same(&next.table, &maps, "after a late claim").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

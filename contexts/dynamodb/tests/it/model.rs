@@ -1,43 +1,28 @@
-//! The model: plain maps under the same rules, random bundles for both, and what has to be the same.
+//! The model: plain maps under the same rules, bundles for both, and what has to be the same.
 
 use super::support::*;
 use contexts::apply::maps::Maps;
 use contexts::apply::{Name, apply};
-use contexts::bundle::{Bundle, Context, Held, HeldKind, HoldReason};
+use contexts::bundle::{Bundle, Context};
 use contexts::digest::{Buckets, Digest};
 use contexts::name::TenantId;
 use contexts::push::{ReadTenant, Sent, Verdict};
 use contexts::version::Version;
 use contexts_dynamodb::table::Table;
-use rand::Rng;
-use rand::rngs::StdRng;
 use std::sync::Arc;
 
 pub const KINDS: [&str; 3] = ["a", "b", "c"];
 const TENANTS: u32 = 5;
 
-/// How large bundles are.
-#[derive(Clone, Copy)]
-pub struct Size {
-    /// Keys of a kind that there are.
-    pub keys: u32,
-    /// Bytes of a value.
-    pub value: usize,
-}
-
-pub const SMALL: Size = Size { keys: 6, value: 1 };
-/// Most bundles are more than one transaction has room for.
-pub const LARGE: Size = Size {
-    keys: 120,
-    value: 40,
-};
+/// Keys of a kind that there are: more than one transaction has room for.
+const KEYS: u32 = 120;
 
 pub fn tenants() -> Vec<TenantId> {
     (0..TENANTS).map(|n| tenant(&format!("t{n}"))).collect()
 }
 
-pub fn names(size: Size) -> Vec<Name> {
-    let of = |kind: &&'static str| (0..size.keys).map(move |n| (*kind, n)).collect::<Vec<_>>();
+pub fn names() -> Vec<Name> {
+    let of = |kind: &&'static str| (0..KEYS).map(move |n| (*kind, n)).collect::<Vec<_>>();
     let all = KINDS.iter().flat_map(of);
     all.map(|(kind, n)| name(kind, &format!("k{n}"))).collect()
 }
@@ -64,53 +49,6 @@ pub fn sent(version: Version, bundle: Bundle) -> Sent {
     Sent { version, bundle }
 }
 
-fn random_bundle(random: &mut StdRng, tenant_: TenantId, size: Size) -> Bundle {
-    if random.random_ratio(1, 8) {
-        return Bundle::empty(tenant_);
-    }
-    let mut held_kinds = Vec::new();
-    for kind in KINDS {
-        if random.random_ratio(1, 12) {
-            held_kinds.push(HeldKind {
-                kind: name(kind, "k").0,
-                why: HoldReason::Duplicate,
-            });
-        }
-    }
-    let (mut contexts, mut held) = (Vec::new(), Vec::new());
-    for name in names(size) {
-        let whole = held_kinds.iter().any(|held| held.kind == name.0);
-        match random.random_range(0..10) {
-            0..=2 if !whole => {
-                let value = random.random_range(0..3_u32).to_string().repeat(size.value);
-                let expires = random.random_ratio(1, 4).then_some(7);
-                contexts.push(context(&name, value, expires));
-            }
-            3 => {
-                let yields = whole || random.random_ratio(1, 3);
-                let owner = tenant("t0");
-                let why = match yields {
-                    true => HoldReason::KeyTaken { owner },
-                    false => HoldReason::Duplicate,
-                };
-                let (kind, key) = name;
-                held.push(Held { kind, key, why });
-            }
-            _ => {}
-        }
-    }
-    Bundle::new(tenant_, contexts, held, held_kinds).expect("a bundle")
-}
-
-pub fn random_push(random: &mut StdRng, version: Version, size: Size) -> Vec<Sent> {
-    let count = random.random_range(1..=3);
-    let one = |_| {
-        let tenant = tenant(&format!("t{}", random.random_range(0..TENANTS)));
-        sent(version, random_bundle(random, tenant, size))
-    };
-    (0..count).map(one).collect()
-}
-
 /// The verdicts that a store has to give.
 pub fn expected(maps: &mut Maps, push: &[Sent]) -> Vec<Verdict> {
     let Ok(applied) = apply(maps, &key(), push);
@@ -127,8 +65,8 @@ pub fn root(maps: &Maps) -> Digest {
 }
 
 /// The table says of every tenant and key what the model says.
-pub async fn assert_same(table: &Table, maps: &Maps, size: Size, at: &str) {
-    let names = names(size);
+pub async fn assert_same(table: &Table, maps: &Maps, at: &str) {
+    let names = names();
     let asked = ReadTenant {
         tenants: tenants(),
         owners_of: names.clone(),
@@ -155,11 +93,11 @@ pub async fn assert_same(table: &Table, maps: &Maps, size: Size, at: &str) {
 }
 
 /// Nothing of a large build is left.
-pub async fn assert_collected(url: &str, table: &str, maps: &Maps, size: Size) {
+pub async fn assert_collected(url: &str, table: &str, maps: &Maps) {
     let db = db(url, table);
     let journal = db.query(contexts_dynamodb::layout::JOURNAL, "").await;
     assert!(journal.expect("reads").is_empty(), "the journal is empty");
-    for name in names(size) {
+    for name in names() {
         let pk = contexts_dynamodb::layout::context(name.0.as_str(), name.1.as_str());
         let items = db.query(&pk, "").await.expect("reads");
         let there = usize::from(maps.owners.contains_key(&name));

@@ -37,6 +37,10 @@ const BATCH: usize = 20;
 const PARTS: u32 = 64;
 /// Scans of a day, one every ten minutes, as by default.
 const SCANS_A_DAY: f64 = 144.0;
+/// Transactions of which the fence's share is looked at.
+const CHECKS: u32 = 500;
+/// Checks of one item that a partition takes in a second: 1,000 units, two for each.
+const CHECKS_A_PARTITION_TAKES: f64 = 500.0;
 /// Keys that are loaded at once while the cache is warmed.
 const FILLS: usize = 64;
 
@@ -115,6 +119,19 @@ impl Bench {
             }
         }
         Ok((plain / count, ours / count))
+    }
+
+    /// How often the fence is checked in a second by a writer that never waits, each time for another change: a real service
+    /// answers later than this emulator, so no writer checks it more often there.
+    async fn checks(&self, hub: &mut Writer, round: u32) -> Result<f64> {
+        let tenants = self.contexts / PER_TENANT;
+        let begin = Instant::now();
+        for n in 0..CHECKS {
+            clock::go_on()?;
+            let state = 20_000 + round * CHECKS + n;
+            hub.push(&[State::of(n % tenants, state)]).await?;
+        }
+        Ok(f64::from(CHECKS) / begin.elapsed().as_secs_f64())
     }
 
     /// Write units of a plain write of the first context of a tenant, by nothing but its key.
@@ -333,6 +350,19 @@ fn changes(runtime: &Runtime, plan: Plan, bench: &Bench, hub: &mut Writer) -> Re
             goal: goal.map(|(goal, aim)| Goal::AtMost(goal, aim)),
         });
     }
+    let mut rounds = Vec::new();
+    for round in 0..plan.rounds {
+        let checks = runtime.block_on(bench.checks(hub, round as u32))?;
+        rounds.push((CHECKS_A_PARTITION_TAKES, checks));
+    }
+    rows.push(Row {
+        id: "",
+        what: "checks of the fence by a writer that never waits, beside what one partition takes"
+            .into(),
+        unit: "/s",
+        rounds,
+        goal: Some(Goal::AtMost(1.0, 0.5)),
+    });
     Ok(rows)
 }
 
