@@ -35,13 +35,14 @@ struct Agent {
 }
 
 impl Agent {
-    async fn start(endpoint: &str) -> Result<Self> {
+    async fn start(region: &TableRegion, endpoint: &str) -> Result<Self> {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (dir, port) = (TempDir::new()?, free_port()?);
         let config = dir.path().join("agent.toml");
         let keys = format!(
-            "region = \"{REGION}\"\nstore = \"dynamodb\"\ntable = \"contexts\"\naws_region = \"{REGION}\"\n\
-             endpoint = \"{endpoint}\"\nread_listen = \"127.0.0.1:{port}\"\nrefresh_seconds = 1\n"
+            "region = \"{REGION}\"\nstore = \"dynamodb\"\ntable = \"{}\"\naws_region = \"{REGION}\"\n\
+             endpoint = \"{endpoint}\"\nread_listen = \"127.0.0.1:{port}\"\nrefresh_seconds = 1\n",
+            region.table
         );
         std::fs::write(&config, keys + POLICY)?;
         let mut command = Command::new(program("spoke-agent")?);
@@ -97,7 +98,7 @@ async fn the_read_api_answers_from_the_table() -> Result<()> {
     let region = TableRegion::start(REGION).await?;
     let mut hub = Hub::new(&region).await?;
     hub.push("t1", None, 0..3, 1).await?;
-    let mut agent = Agent::start(&region.endpoint).await?;
+    let mut agent = Agent::start(&region, &region.endpoint).await?;
     agent.until("/v1/contexts/item/t1%200", 200, "1").await?;
     let unknown = "/v1/contexts/item/nobody%27s";
     assert_eq!(agent.asked(unknown).await?.0, 503, "nobody can know yet");
@@ -169,7 +170,7 @@ async fn gateways_go_on_while_the_table_is_gone() -> Result<()> {
     let first = hub.push("t1", None, 0..3, 1).await?;
     hub.synced().await?;
     let relay = Relay::start(region.port()?, Duration::ZERO).await?;
-    let agent = Agent::start(&format!("http://127.0.0.1:{}", relay.port)).await?;
+    let agent = Agent::start(&region, &format!("http://127.0.0.1:{}", relay.port)).await?;
     let (known, unknown) = ("/v1/contexts/item/t1%200", "/v1/contexts/item/nobody%27s");
     agent.until(known, 200, "1").await?;
     agent.until(unknown, 404, "not_found").await?;
@@ -215,8 +216,8 @@ async fn each_tenant_is_cached_at_one_agent_and_found_at_the_other_when_that_is_
     }
     hub.synced().await?;
     let agents = [
-        Agent::start(&region.endpoint).await?,
-        Agent::start(&region.endpoint).await?,
+        Agent::start(&region, &region.endpoint).await?,
+        Agent::start(&region, &region.endpoint).await?,
     ];
     let mut config = RemoteConfig::new(
         agents
