@@ -4,6 +4,7 @@
 //! or wrong configuration.
 
 mod audit;
+mod certs;
 mod check;
 mod compare;
 mod decommission;
@@ -64,6 +65,9 @@ struct Global {
     /// Print the result as one JSON document
     #[arg(long, global = true)]
     json: bool,
+    /// Plain HTTP also off loopback, where the network itself is trusted; as hub.insecure = true
+    #[arg(long, global = true, env = "HUBCAST_INSECURE")]
+    insecure: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -94,6 +98,8 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Make a CA and certificates for hub and agents, for development; says what to put into the configurations
+    Certs(certs::What),
     /// Check the configuration against the database and every spoke; changes nothing
     Check,
     /// Compare everything with every store and repair what differs
@@ -244,15 +250,12 @@ pub(crate) struct Context {
 
 impl Context {
     async fn new(global: &Global) -> Result<Self, Stop> {
-        let config = config::load(&global.config).map_err(|e| Stop::Usage(e.to_string()))?;
+        let config = config::load(&global.config, global.insecure)
+            .map_err(|e| Stop::Usage(e.to_string()))?;
         let (key, url) = config.hub.address();
         let source = Source::new(key, url).map_err(|e| Stop::Usage(e.to_string()))?;
-        let spokes = Spoke::all(&config)
-            .await
-            .map_err(Stop::Failed)?
-            .into_iter()
-            .map(Arc::new)
-            .collect();
+        let spokes = Spoke::all(&config).await;
+        let spokes = spokes.into_iter().map(Arc::new).collect();
         Ok(Self {
             config,
             parts: Parts { source, spokes },
@@ -332,9 +335,13 @@ fn answered_otherwise() -> Stop {
 
 /// Runs a command and returns the exit code.
 pub async fn execute(cli: Cli) -> u8 {
-    let outcome = match Context::new(&cli.global).await {
-        Ok(context) => dispatch(context, cli.command).await,
-        Err(stop) => Err(stop),
+    let outcome = match cli.command {
+        // It comes before there is a configuration.
+        Command::Certs(what) => certs::run(&what, cli.global.json),
+        command => match Context::new(&cli.global).await {
+            Ok(context) => dispatch(context, command).await,
+            Err(stop) => Err(stop),
+        },
     };
     match outcome {
         Ok(Exit::Done) => 0,
@@ -352,6 +359,8 @@ pub async fn execute(cli: Cli) -> u8 {
 
 async fn dispatch(context: Context, command: Command) -> Result<Exit, Stop> {
     match command {
+        // Handled before, without a configuration.
+        Command::Certs(what) => certs::run(&what, context.json),
         Command::Run => run::run(context).await,
         Command::Migrate {
             print,

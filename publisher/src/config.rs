@@ -7,6 +7,7 @@ mod keys;
 mod model;
 mod schema;
 mod spoke;
+mod tls;
 
 pub use model::{
     ApiToken, Config, ContextConfig, HubConfig, Role, SpokeConfig, StoreConfig, Watch,
@@ -63,16 +64,16 @@ fn fault(place: impl Into<String>, message: impl Into<String>) -> Fault {
     }
 }
 
-/// Reads and checks a configuration.
+/// Reads and checks a configuration. With `insecure` as if it said `hub.insecure = true`.
 ///
 /// # Errors
 /// [`ConfigError`] for the first thing that is wrong.
-pub fn load(path: &Path) -> Result<Config, ConfigError> {
+pub fn load(path: &Path, insecure: bool) -> Result<Config, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
         path: path.to_owned(),
         source,
     })?;
-    parse(path, &text, &|name| std::env::var(name).ok())
+    parse(path, &text, &|name| std::env::var(name).ok(), insecure)
 }
 
 /// Checks the text of a configuration; `variable` looks up the environment.
@@ -83,6 +84,7 @@ pub fn parse(
     path: &Path,
     text: &str,
     variable: &dyn Fn(&str) -> Option<String>,
+    insecure: bool,
 ) -> Result<Config, ConfigError> {
     let malformed = |e: &toml::de::Error| ConfigError::Malformed {
         path: path.to_owned(),
@@ -110,6 +112,17 @@ pub fn parse(
     env::expand(&mut table, path, variable).map_err(wrong)?;
     let raw: model::RawConfig = table.try_into().map_err(|e| malformed(&e))?;
     let mut config = model::check(raw).map_err(wrong)?;
+    tls::relative_to(path.parent().unwrap_or(Path::new(".")), &mut config);
+    if !(insecure || config.hub.insecure) {
+        tls::none_is_plain(&config).map_err(|f| match keys::line_at(text, &f.place) {
+            Some(line) => ConfigError::Malformed {
+                path: path.to_owned(),
+                line,
+                message: format!("{}: {}", f.place, f.message),
+            },
+            None => wrong(f),
+        })?;
+    }
     for (i, context) in config.contexts.iter_mut().enumerate() {
         let Some(file) = context.schema.take() else {
             continue;

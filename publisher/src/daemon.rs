@@ -11,12 +11,16 @@ use crate::engine::{EngineView, Parts, TermEnd};
 use crate::source::SourceError;
 use crate::supervisor;
 use crate::writer::RegionFilter;
+use axum::Router;
+use hubcast_tls::server::{self, Counted, Peer, Secured, ServerFiles};
 use metrics_exporter_prometheus::PrometheusHandle;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_cron_scheduler::{Job, JobScheduler};
 
 const LOOK_AT_LEASE: Duration = Duration::from_millis(250);
@@ -74,14 +78,13 @@ pub async fn run(
     let watching = tokio::spawn(pane::keep(api.clone(), stop.clone()));
     let mut stopped = stop.clone();
     let (ending, mut ended) = watch::channel(false);
-    let service = api::router(api).into_make_service_with_connect_info::<std::net::SocketAddr>();
-    let serving = axum::serve(listener, service).with_graceful_shutdown(async move {
+    let end = async move {
         tokio::select! {
             _ = stopped.wait_for(|s| *s) => {}
             _ = ended.wait_for(|e| *e) => {}
         }
-    });
-    let serving = tokio::spawn(serving.into_future());
+    };
+    let serving = serve(listener, config.hub.tls.as_ref(), api::router(api), end);
     tracing::info!(listen = %listen, schedule = config.hub.scan, regions = config.spokes.len(), "publisher started");
     // A database that is down is waited for; that is no reason not to be there.
     supervisor::ready();
@@ -95,6 +98,30 @@ pub async fn run(
     let _ = tokio::time::timeout(Duration::from_secs(2), serving).await;
     tracing::info!("publisher stopped");
     end
+}
+
+/// Serves the API until `end`. Whoever stays out because of a certificate stays out of the API, and nothing else waits.
+fn serve(
+    listener: TcpListener,
+    tls: Option<&ServerFiles>,
+    routes: Router,
+    end: impl Future<Output = ()> + Send + 'static,
+) -> JoinHandle<std::io::Result<()>> {
+    let Some(files) = tls else {
+        let service = routes.into_make_service_with_connect_info::<SocketAddr>();
+        let serving = axum::serve(listener, service).with_graceful_shutdown(end);
+        return tokio::spawn(serving.into_future());
+    };
+    let server = server::server("hub.tls", files);
+    crate::metrics::watch(server.certificate());
+    let counted = Counted {
+        metric: crate::metrics::HANDSHAKES_REFUSED,
+        listener: "api",
+    };
+    let service = routes.into_make_service_with_connect_info::<Peer>();
+    let listener = Secured::new(listener, server, counted);
+    let serving = axum::serve(listener, service).with_graceful_shutdown(end);
+    tokio::spawn(serving.into_future())
 }
 
 /// Asks for a scan at every tick of the schedule, unless one is running.

@@ -13,7 +13,7 @@ use crate::writer::StoreSpec;
 use contexts::name::Region;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use metrics_util::MetricKindMask;
-pub use scrape::{database_answered, database_failed, render};
+pub use scrape::{database_answered, database_failed, render, watch};
 use std::time::Duration;
 
 /// The sort of a metric.
@@ -155,6 +155,16 @@ families! {
     TABLE_UNITS Counter "hubcast_publisher_store_units_total"
         "Units that DynamoDB charged for the table since this process began, by op (read, write), and for \
          changes, scans or whatever else. Only tables have it.";
+    /// When a certificate of the publisher expires, by `certificate`: the key of the configuration.
+    CERTIFICATE_EXPIRES Gauge "hubcast_publisher_certificate_expires_timestamp_seconds"
+        "When a certificate of the publisher expires, in seconds since 1970; 0 if none can be used. Then agents take nothing, \
+         or nobody comes to the API. Only with TLS.";
+    /// Whether new files of a certificate cannot be used.
+    CERTIFICATE_STUCK Gauge "hubcast_publisher_certificate_stuck"
+        "1 if the files of a certificate cannot be used; the last one that could stays. The log says why. Only with TLS.";
+    /// Handshakes that the API refused, by `listener` and `reason`.
+    HANDSHAKES_REFUSED Counter "hubcast_publisher_tls_refused_total"
+        "Connections to the API that were refused before any request, by listener and reason. Only with TLS.";
     /// Requests of other commands and of the API.
     REQUESTS Counter "hubcast_publisher_requests_total"
         "Requests of commands and of the API that the writer took: republish, scan, visible, recall (of a pause).";

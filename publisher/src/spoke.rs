@@ -12,6 +12,7 @@ use contexts::push::{
     Release, StoreState, SyncVerdict, Synced, TenantsRead,
 };
 use contexts_dynamodb::table::Table;
+use hubcast_tls::reload::Reloading;
 use std::time::Duration;
 
 /// For questions and claims.
@@ -52,16 +53,14 @@ enum Store {
 }
 
 impl Spoke {
-    /// All stores of a configuration.
-    ///
-    /// # Errors
-    /// If the HTTP client cannot be set up.
-    pub async fn all(config: &Config) -> Result<Vec<Self>, String> {
-        let client = agent::client()?;
+    /// All stores of a configuration. One whose certificates cannot be used is there, and cannot be reached until they can.
+    pub async fn all(config: &Config) -> Vec<Self> {
+        let mut clients = agent::Clients::of(&config.hub);
         let mut all = Vec::new();
         for spoke in &config.spokes {
             match &spoke.store {
-                StoreConfig::Agents { agents, token } => {
+                StoreConfig::Agents { agents, token, tls } => {
+                    let client = clients.client(&spoke.region, tls.as_ref());
                     let agents = agents.iter();
                     all.extend(agents.map(|url| Self::agent(spoke, &client, url, token)));
                 }
@@ -76,12 +75,12 @@ impl Spoke {
                 }),
             }
         }
-        Ok(all)
+        all
     }
 
     fn agent(
         spoke: &SpokeConfig,
-        client: &reqwest::Client,
+        client: &Reloading<reqwest::Client>,
         url: &str,
         token: &secrecy::SecretString,
     ) -> Self {

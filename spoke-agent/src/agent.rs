@@ -5,7 +5,7 @@
 
 use crate::clock::Clock;
 use crate::config::RunConfig;
-use crate::listen::{ListenError, Listeners, Socket, answer, listen, no_delay, until};
+use crate::listen::{self, ListenError, Listeners, Secure, Socket, listen, until};
 use crate::peer::take::Peers;
 use crate::reader::Options;
 use crate::reader::embedded::Embedded;
@@ -96,8 +96,13 @@ impl Agent {
         let mut read = Listeners::open(&config.read).await?;
 
         let incarnation = Incarnation(random::id().map_err(|error| system(&error))?);
-        let token = config.push_token.clone();
-        let peers = Peers::new(config.peers, token, config.region.clone());
+        let token = config.push_token.shown().clone();
+        let peers = Peers::new(
+            config.peers,
+            &config.peers_tls,
+            token,
+            config.region.clone(),
+        );
         let peers = peers.map_err(StartError::System)?;
         let peers = (!peers.is_empty()).then(|| (peers, Handle::current()));
         let started = Writer::start(
@@ -113,6 +118,10 @@ impl Agent {
             live,
             thread,
         } = started.map_err(|error| system(&error))?;
+        let push_tls = config
+            .push_tls
+            .as_ref()
+            .map(|files| Secure::new("push", files));
         let push_routes = receive::routes(Receive {
             token: config.push_token,
             region: config.region.clone(),
@@ -139,11 +148,7 @@ impl Agent {
         let mut tasks = JoinSet::new();
         tasks.spawn(gathering);
         tasks.spawn(tick(handle.clone(), stopped.clone()));
-        tasks.spawn(answer(
-            no_delay(push_listener),
-            push_routes,
-            stopped.clone(),
-        ));
+        listen::push(&mut tasks, push_listener, push_tls, push_routes, &stopped);
         read.serve(&mut tasks, read_routes, &stopped);
         let (read_listen, read_socket) = read.names();
         tracing::info!(

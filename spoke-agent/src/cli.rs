@@ -98,18 +98,42 @@ pub struct Keys {
     /// The hub's token.
     #[arg(long, global = true, value_name = "TOKEN")]
     push_token: Option<String>,
+    /// A second token of the hub, so that it can go over to it.
+    #[arg(long, global = true, value_name = "TOKEN")]
+    push_token_next: Option<String>,
+    /// TLS for the hub: the certificate, in PEM form.
+    #[arg(long, global = true, value_name = "FILE")]
+    push_cert: Option<String>,
+    /// The key of `push_cert`.
+    #[arg(long, global = true, value_name = "FILE")]
+    push_key: Option<String>,
+    /// The CA from which the hub must show a certificate.
+    #[arg(long, global = true, value_name = "FILE")]
+    push_client_ca: Option<String>,
     /// Where gateways read.
     #[arg(long, global = true, value_name = "IP:PORT")]
     read_listen: Option<String>,
     /// The gateways' token; required if `read_listen` is not loopback.
     #[arg(long, global = true, value_name = "TOKEN")]
     read_token: Option<String>,
+    /// A second token of the gateways.
+    #[arg(long, global = true, value_name = "TOKEN")]
+    read_token_next: Option<String>,
+    /// TLS for gateways: the certificate, in PEM form.
+    #[arg(long, global = true, value_name = "FILE")]
+    read_cert: Option<String>,
+    /// The key of `read_cert`.
+    #[arg(long, global = true, value_name = "FILE")]
+    read_key: Option<String>,
     /// The same as `read_listen`, over a Unix socket.
     #[arg(long, global = true, value_name = "PATH")]
     read_socket: Option<String>,
     /// Push addresses of other agents of the region, with commas between them, from which a new agent fills itself.
     #[arg(long, global = true, value_name = "URLS")]
     peers: Option<String>,
+    /// Plain HTTP also off loopback, where the network itself is trusted.
+    #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    insecure: Option<String>,
     /// Memory for pages of the store file, in MiB (default 24).
     #[arg(long, global = true, value_name = "MIB")]
     cache_mib: Option<String>,
@@ -145,10 +169,18 @@ impl Keys {
             data,
             push_listen,
             push_token,
+            push_token_next,
+            push_cert,
+            push_key,
+            push_client_ca,
             read_listen,
             read_token,
+            read_token_next,
+            read_cert,
+            read_key,
             read_socket,
             peers,
+            insecure,
             cache_mib,
             memory_mib,
             store,
@@ -163,10 +195,18 @@ impl Keys {
             ("data", data),
             ("push_listen", push_listen),
             ("push_token", push_token),
+            ("push_token_next", push_token_next),
+            ("push_cert", push_cert),
+            ("push_key", push_key),
+            ("push_client_ca", push_client_ca),
             ("read_listen", read_listen),
             ("read_token", read_token),
+            ("read_token_next", read_token_next),
+            ("read_cert", read_cert),
+            ("read_key", read_key),
             ("read_socket", read_socket),
             ("peers", peers),
+            ("insecure", insecure),
             ("cache_mib", cache_mib),
             ("memory_mib", memory_mib),
             ("store", store),

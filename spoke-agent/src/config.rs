@@ -6,10 +6,16 @@
 //! | `data` | the store file |
 //! | `push_listen` | IP:PORT at which the hub writes |
 //! | `push_token` | the hub's token; required for `run` |
+//! | `push_token_next` | a second one that is good as well, so that the hub can go over to it |
+//! | `push_cert`, `push_key` | TLS on `push_listen`: files in PEM form, read again when they change; also shown to peers |
+//! | `push_client_ca` | the CA from which the hub, and peers, must show a certificate; also the one that peers are checked by |
 //! | `read_listen` | IP:PORT at which gateways read |
 //! | `read_token` | the gateways' token; required if `read_listen` is not loopback |
+//! | `read_token_next` | a second one that is good as well |
+//! | `read_cert`, `read_key` | TLS on `read_listen` |
 //! | `read_socket` | the same as `read_listen`, over a Unix socket |
 //! | `peers` | push addresses of other agents of the region, from which a new or emptied one fills itself |
+//! | `insecure` | `true`: plain HTTP also off loopback, where the network itself is trusted |
 //! | `store` | `"file"`, the default, or `"dynamodb"`: the region's contexts are in a table, and this agent caches them |
 //! | `table`, `aws_region` | of a table: its name, and the AWS region that it is in |
 //! | `endpoint`, `role_arn` | of a table: another server than AWS itself; a role to take on |
@@ -27,14 +33,17 @@ pub mod authorize;
 mod expand;
 mod layers;
 mod table;
+mod tls;
 
 pub use layers::{Flags, Layers};
 #[cfg(feature = "dynamodb")]
 pub use table::TableRunConfig;
 
+use crate::token::Tokens;
 use authorize::Policy;
 use contexts::name::Region;
-use secrecy::SecretString;
+use hubcast_tls::client::ClientFiles;
+use hubcast_tls::server::ServerFiles;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -45,15 +54,23 @@ pub const DEFAULT_CACHE_MIB: usize = 24;
 const MAX_CACHE_MIB: usize = 1 << 20;
 
 /// The keys, in the order in which messages list them.
-pub const KEYS: [&str; 16] = [
+pub const KEYS: [&str; 24] = [
     "region",
     "data",
     "push_listen",
     "push_token",
+    "push_token_next",
+    "push_cert",
+    "push_key",
+    "push_client_ca",
     "read_listen",
     "read_token",
+    "read_token_next",
+    "read_cert",
+    "read_key",
     "read_socket",
     "peers",
+    "insecure",
     "cache_mib",
     "memory_mib",
     "store",
@@ -128,14 +145,18 @@ pub struct RunConfig {
     pub data: PathBuf,
     /// Where the hub writes.
     pub push_listen: SocketAddr,
-    /// The hub's token.
-    pub push_token: SecretString,
+    /// The hub's token, or two.
+    pub push_token: Tokens,
+    /// TLS on the push listener.
+    pub push_tls: Option<ServerFiles>,
     /// Where gateways read.
     pub read: ReadConfig,
     /// Who is let through.
     pub authorize: Vec<Policy>,
-    /// Other agents of the region, from which a new one fills itself, as `http://HOST:PORT`.
+    /// Other agents of the region, from which a new one fills itself, as `https://HOST:PORT`.
     pub peers: Vec<String>,
+    /// Whom of those it trusts, and as whom it goes.
+    pub peers_tls: ClientFiles,
     /// Most memory for the contexts themselves, in bytes.
     pub memory_bytes: usize,
     /// Memory for pages of the store file, in bytes.
@@ -160,8 +181,10 @@ pub struct ReadConfig {
     pub listen: Option<SocketAddr>,
     /// Over a Unix socket.
     pub socket: Option<PathBuf>,
-    /// The gateways' token.
-    pub token: Option<SecretString>,
+    /// The gateways' token, or two.
+    pub token: Option<Tokens>,
+    /// TLS over TCP.
+    pub tls: Option<ServerFiles>,
 }
 
 /// What `run` runs.
@@ -207,8 +230,10 @@ pub fn for_file_run(layers: &Layers) -> Result<RunConfig, ConfigError> {
     let checked = region(layers)?;
     let data = layers.required("data")?;
     let push_listen = layers.required("push_listen")?.address()?;
-    let push_token = layers.required("push_token")?.token()?;
-    let read = for_serving(layers)?;
+    let push_token = tokens(layers, "push_token", "push_token_next")?;
+    let push_token = push_token.ok_or_else(|| layers.missing("push_token"))?;
+    let push_tls = tls::push(layers)?;
+    let read = for_serving(layers, Some((push_listen, push_tls.is_some())))?;
     let cache_bytes = cache_bytes(layers)?;
     let peers = match layers.optional("peers")? {
         Some(set) => set.addresses()?,
@@ -221,18 +246,41 @@ pub fn for_file_run(layers: &Layers) -> Result<RunConfig, ConfigError> {
     Ok(RunConfig {
         region: checked,
         peers,
+        peers_tls: tls::peers(push_tls.as_ref()),
         memory_bytes,
         data: data.value.into(),
         push_listen,
         push_token,
+        push_tls,
         read,
         authorize: layers.policies().to_vec(),
         cache_bytes,
     })
 }
 
-/// Where gateways read, if that is safe.
-fn for_serving(layers: &Layers) -> Result<ReadConfig, ConfigError> {
+/// A token, and the one that takes its place, if one is set.
+fn tokens(
+    layers: &Layers,
+    key: &'static str,
+    next: &'static str,
+) -> Result<Option<Tokens>, ConfigError> {
+    let token = layers.optional(key)?;
+    let next = layers.optional(next)?;
+    match (token, next) {
+        (Some(token), next) => {
+            let next = next.map(|set| set.token()).transpose()?;
+            Ok(Some(Tokens::new(token.token()?, next)))
+        }
+        (None, Some(next)) => Err(next.bad(format!("needs {key} beside it"))),
+        (None, None) => Ok(None),
+    }
+}
+
+/// Where gateways read, if that is safe; beside the push listener, if there is one, and whether that has TLS.
+fn for_serving(
+    layers: &Layers,
+    push: Option<(SocketAddr, bool)>,
+) -> Result<ReadConfig, ConfigError> {
     let read = for_read(layers)?;
     if let (Some(address), None) = (read.listen, &read.token)
         && !address.ip().is_loopback()
@@ -242,6 +290,8 @@ fn for_serving(layers: &Layers) -> Result<ReadConfig, ConfigError> {
             "is {address}, which is not loopback: set read_token, or every host that reaches it can read"
         )));
     }
+    let listener = read.listen.map(|address| (address, read.tls.is_some()));
+    tls::none_is_plain(layers, push, listener)?;
     Ok(read)
 }
 
@@ -277,10 +327,10 @@ pub fn for_read(layers: &Layers) -> Result<ReadConfig, ConfigError> {
     if listen.is_none() && socket.is_none() {
         return Err(layers.missing("read_listen"));
     }
-    let token = layers.optional("read_token")?;
     Ok(ReadConfig {
         listen: listen.map(|set| set.address()).transpose()?,
         socket: socket.map(|set| set.value.into()),
-        token: token.map(|set| set.token()).transpose()?,
+        token: tokens(layers, "read_token", "read_token_next")?,
+        tls: tls::read(layers)?,
     })
 }

@@ -1,8 +1,13 @@
-//! Listeners: over TCP and over a Unix socket, until they are stopped. It knows nothing of what is answered.
+//! Listeners: over TCP, with TLS or without, and over a Unix socket, until they are stopped. It knows nothing of what is
+//! answered.
 
 use crate::config::ReadConfig;
-use axum::Router;
+use crate::metrics;
 use axum::serve::ListenerExt;
+use axum::{Router, middleware};
+use hubcast_tls::server::{
+    Counted, Peer, Secured, Server, ServerFiles, ends_with_its_certificate, server,
+};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -32,9 +37,60 @@ pub enum ListenError {
     },
 }
 
+/// TLS for a listener.
+pub struct Secure {
+    server: Server,
+    counted: Counted,
+}
+
+impl Secure {
+    /// For the listener with this name, from these files, which are read again when they change.
+    pub fn new(listener: &'static str, files: &ServerFiles) -> Self {
+        let server = server(listener, files);
+        metrics::watch(server.certificate());
+        let metric = metrics::HANDSHAKES_REFUSED;
+        let counted = Counted { metric, listener };
+        Self { server, counted }
+    }
+
+    fn over(self, listener: TcpListener) -> Secured {
+        Secured::new(listener, self.server, self.counted)
+    }
+}
+
+/// Takes what the hub pushes until it is stopped. Its connections end with their certificates.
+pub fn push(
+    tasks: &mut JoinSet<()>,
+    listener: TcpListener,
+    tls: Option<Secure>,
+    routes: Router,
+    stopped: &watch::Receiver<bool>,
+) {
+    let routes = match &tls {
+        Some(_) => routes.layer(middleware::from_fn(ends_with_its_certificate)),
+        None => routes,
+    };
+    tcp(tasks, listener, tls, routes, stopped);
+}
+
+/// Answers over TCP until it is stopped.
+fn tcp(
+    tasks: &mut JoinSet<()>,
+    listener: TcpListener,
+    tls: Option<Secure>,
+    routes: Router,
+    stopped: &watch::Receiver<bool>,
+) {
+    let stopped = stopped.clone();
+    match tls {
+        None => tasks.spawn(answer(no_delay(listener), routes, stopped)),
+        Some(tls) => tasks.spawn(answer_secured(tls.over(listener), routes, stopped)),
+    };
+}
+
 /// The listeners of the read side.
 pub struct Listeners {
-    tcp: Option<TcpListener>,
+    tcp: Option<(TcpListener, Option<Secure>)>,
     unix: Option<UnixListener>,
     /// Where it listens; the real port if the configuration asks for any.
     pub address: Option<SocketAddr>,
@@ -53,6 +109,8 @@ impl Listeners {
             None => None,
         };
         let address = tcp.as_ref().and_then(|listener| listener.local_addr().ok());
+        let tls = config.tls.as_ref().map(|files| Secure::new("read", files));
+        let tcp = tcp.map(|listener| (listener, tls));
         let (unix, socket) = match &config.socket {
             Some(path) => {
                 let (listener, socket) = Socket::open(path)?;
@@ -75,8 +133,8 @@ impl Listeners {
         routes: Router,
         stopped: &watch::Receiver<bool>,
     ) {
-        if let Some(listener) = self.tcp.take() {
-            tasks.spawn(answer(no_delay(listener), routes.clone(), stopped.clone()));
+        if let Some((listener, tls)) = self.tcp.take() {
+            tcp(tasks, listener, tls, routes.clone(), stopped);
         }
         if let Some(listener) = self.unix.take() {
             tasks.spawn(answer(listener, routes, stopped.clone()));
@@ -164,7 +222,7 @@ pub async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListene
 }
 
 /// Connections whose small answers are sent at once.
-pub fn no_delay(listener: TcpListener) -> impl axum::serve::Listener<Addr = SocketAddr> {
+fn no_delay(listener: TcpListener) -> impl axum::serve::Listener<Addr = SocketAddr> {
     listener.tap_io(|stream| {
         // Without it answers are only later, not wrong.
         let _ = stream.set_nodelay(true);
@@ -172,7 +230,7 @@ pub fn no_delay(listener: TcpListener) -> impl axum::serve::Listener<Addr = Sock
 }
 
 /// Answers until it is stopped; open requests end in order.
-pub async fn answer<L>(listener: L, routes: Router, stopped: watch::Receiver<bool>)
+async fn answer<L>(listener: L, routes: Router, stopped: watch::Receiver<bool>)
 where
     L: axum::serve::Listener,
     L::Addr: std::fmt::Debug,
@@ -180,6 +238,19 @@ where
     let served = axum::serve(listener, routes)
         .with_graceful_shutdown(until(stopped))
         .await;
+    ended(served);
+}
+
+/// The same with TLS; routes know the other end.
+async fn answer_secured(listener: Secured, routes: Router, stopped: watch::Receiver<bool>) {
+    let routes = routes.into_make_service_with_connect_info::<Peer>();
+    let served = axum::serve(listener, routes)
+        .with_graceful_shutdown(until(stopped))
+        .await;
+    ended(served);
+}
+
+fn ended(served: io::Result<()>) {
     if let Err(error) = served {
         tracing::error!(%error, "a listener ended");
     }

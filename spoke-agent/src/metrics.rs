@@ -4,11 +4,12 @@
 //! `region`; others are words of this program and the names of policies; never a tenant, a kind or a key.
 
 use axum::http::StatusCode;
+use hubcast_tls::reload::Certificate;
 use metrics::{Counter, gauge};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use metrics_util::MetricKindMask;
 use std::path::Path;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The sort of a metric.
@@ -130,6 +131,18 @@ families! {
     /// Read units that the table counted.
     READ_UNITS Counter "hubcast_agent_table_read_units_total"
         "Read units that DynamoDB charged this agent for, since it began.";
+    /// When the certificate of a listener expires, by `certificate`: push, read.
+    CERTIFICATE_EXPIRES Gauge "hubcast_agent_certificate_expires_timestamp_seconds"
+        "When the certificate of a listener (push, read) expires, in seconds since 1970; 0 if none can be used. Then the \
+         hub can push no longer; reads go on. Only with TLS.";
+    /// Whether new files of a certificate cannot be used, by `certificate`.
+    CERTIFICATE_STUCK Gauge "hubcast_agent_certificate_stuck"
+        "1 if the files of a listener's certificate cannot be used; the last one that could stays. The log says why. Only \
+         with TLS.";
+    /// Handshakes that were refused, by `listener` and `reason`.
+    HANDSHAKES_REFUSED Counter "hubcast_agent_tls_refused_total"
+        "Connections that were refused before any request, by listener and reason, such as expired or no_certificate. Only \
+         with TLS.";
     /// Failures of the file.
     FAILURES Counter "hubcast_agent_store_failures_total"
         "Times that the store file could not be read or written. The file is opened again; the log says why.";
@@ -198,6 +211,7 @@ const FINDINGS: [&str; 11] = [
 
 static HANDLE: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
 static BEGAN: OnceLock<f64> = OnceLock::new();
+static CERTIFICATES: Mutex<Vec<Weak<Certificate>>> = Mutex::new(Vec::new());
 
 /// Starts counting in this process, once; every call returns the same counts, with the region of the first.
 ///
@@ -253,8 +267,25 @@ pub fn set_system(file: &Path) {
     }
 }
 
-/// Sets what is of every agent: its release and its process.
+/// From now on a certificate is shown, as long as somebody uses it.
+pub fn watch(certificate: Option<Arc<Certificate>>) {
+    let mut all = CERTIFICATES.lock().unwrap_or_else(PoisonError::into_inner);
+    all.retain(|one| one.strong_count() > 0);
+    all.extend(certificate.as_ref().map(Arc::downgrade));
+}
+
+fn set_certificates() {
+    let all = CERTIFICATES.lock().unwrap_or_else(PoisonError::into_inner);
+    for one in all.iter().filter_map(Weak::upgrade) {
+        let stuck = f64::from(u8::from(one.is_stuck()));
+        gauge!(CERTIFICATE_EXPIRES, "certificate" => one.name.clone()).set(one.ends() as f64);
+        gauge!(CERTIFICATE_STUCK, "certificate" => one.name.clone()).set(stuck);
+    }
+}
+
+/// Sets what is of every agent: its release, its process and its certificates.
 pub fn set_process() {
+    set_certificates();
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     gauge!(STARTED).set(BEGAN.get().copied().unwrap_or_default());
     if let Some(bytes) = resident_bytes() {

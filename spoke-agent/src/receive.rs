@@ -23,7 +23,7 @@ use crate::store::redb::StoreError;
 use crate::store::redb::db::Db;
 use crate::store::redb::reader::Snapshot;
 use crate::store::redb::writer::{Command, WriterHandle};
-use crate::{clock::Clock, token};
+use crate::{clock::Clock, token::Tokens};
 use axum::Router;
 use axum::body::{Bytes, to_bytes};
 use axum::extract::{Request, State};
@@ -36,7 +36,6 @@ use contexts::push::{
     BadBody, Claim, Heartbeat, Hello, ListBuckets, Listed, Push, ReadTenant, Refused, Release,
     StoreState, Synced, TenantsRead, decode, encode, plain_bytes,
 };
-use secrecy::SecretString;
 use serde::{Serialize, de::DeserializeOwned};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -48,8 +47,8 @@ const LARGE: usize = 32 << 10;
 /// What the push listener needs.
 #[derive(Clone)]
 pub struct Receive {
-    /// The hub's token.
-    pub token: SecretString,
+    /// The hub's token, or two.
+    pub token: Tokens,
     /// The region that this agent serves.
     pub region: Region,
     /// The way to the writer.
@@ -104,7 +103,7 @@ pub fn routes(receive: Receive) -> Router {
 
 impl Receive {
     async fn body(&self, request: Request) -> Result<Bytes, Rejected> {
-        if !token::is_carried(request.headers(), &self.token) {
+        if !self.token.are_carried(request.headers()) {
             return Err(Rejected::Token);
         }
         to_bytes(request.into_body(), limits::DECODED_BYTES)

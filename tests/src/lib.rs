@@ -4,6 +4,7 @@
 //! condition, with a deadline that says what was waited for.
 
 pub mod browser;
+pub mod certificates;
 pub mod gateway;
 pub mod hub;
 pub mod pgbouncer;

@@ -15,6 +15,8 @@ pub struct Agent {
     pub region: String,
     /// Where the hub writes.
     pub push: u16,
+    /// How the hub writes: `http`, or `https` for one that is started with certificates.
+    pub scheme: &'static str,
     /// Where gateways read.
     pub read: u16,
     /// What the hub has to show.
@@ -39,6 +41,7 @@ impl Agent {
         Ok(Self {
             region: region.to_owned(),
             push,
+            scheme: "http",
             read,
             token: format!("token-of-{region}-{push}"),
             data: dir.join(format!("{region}-{push}.redb")),
@@ -55,6 +58,7 @@ impl Agent {
         Self {
             region,
             push: self.push,
+            scheme: self.scheme,
             read: self.read,
             token,
             data: self.data.clone(),
@@ -176,7 +180,11 @@ impl Agent {
 
     /// Where the hub writes.
     pub fn push_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.via.unwrap_or(self.push))
+        format!(
+            "{}://127.0.0.1:{}",
+            self.scheme,
+            self.via.unwrap_or(self.push)
+        )
     }
 
     /// An address of the read API.

@@ -26,6 +26,7 @@ import http.client
 import json
 import random
 import socket
+import ssl
 import threading
 import time
 import urllib.parse
@@ -137,7 +138,8 @@ class Event:
 
 
 class Reader:
-    """Reads from one agent: `address` is HOST:PORT, or the path of its Unix socket (`./name` in this directory).
+    """Reads from one agent: `address` is HOST:PORT, https://HOST:PORT, or the path of its Unix socket (`./name` in this
+    directory). `ca` is a file with the CA of an agent with https, instead of those of the system.
 
     `token` is the agent's `read_token`. Answers older than `max_age` seconds are `Stale`. `timeout` is the longest wait, in
     seconds, for a connection and for each part of an answer. `cache` is the number of values that are kept to ask the
@@ -146,8 +148,8 @@ class Reader:
     """
 
     def __init__(self, address, token=None, max_age=None, timeout=1.0, cache=0, tenants=100_000, keys=100_000,
-                 parse_float=None):
-        self._connect = _connector(address)
+                 parse_float=None, ca=None):
+        self._connect = _connector(address, ca)
         self._headers = {} if token is None else {"Authorization": "Bearer " + token}
         self._max_age = max_age
         self._timeout = timeout
@@ -468,16 +470,23 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def _connector(address):
-    """Makes connections to an address: HOST:PORT, with or without http://, or a path, which has a slash."""
-    if address.startswith("http://"):
+def _connector(address, ca):
+    """Makes connections to an address: HOST:PORT, with http://, https:// or neither, or a path, which has a slash."""
+    trust = None
+    if address.startswith("https://"):
+        trust = ssl.create_default_context(cafile=ca)
+        address = address[len("https://"):].rstrip("/")
+    elif address.startswith("http://"):
         address = address[len("http://"):].rstrip("/")
     elif "/" in address and "://" not in address:
         return lambda timeout: _UnixConnection(address, timeout)
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit():
         raise ValueError("address must be HOST:PORT or the path of a socket, not %r" % address)
-    return lambda timeout: http.client.HTTPConnection(host.strip("[]"), int(port), timeout=timeout)
+    host, port = host.strip("[]"), int(port)
+    if trust is not None:
+        return lambda timeout: http.client.HTTPSConnection(host, port, timeout=timeout, context=trust)
+    return lambda timeout: http.client.HTTPConnection(host, port, timeout=timeout)
 
 
 def _encoded(text):

@@ -8,6 +8,7 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
+use hubcast_tls::server::Peer;
 use secrecy::{ExposeSecret, SecretString};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -55,9 +56,8 @@ pub(super) async fn authorize(
             "send Authorization: Bearer <hub.api_token>, or the token of a [[hub.token]]",
         );
     };
-    let address = request.extensions().get::<ConnectInfo<SocketAddr>>();
-    let origin = address.map_or("the API".to_owned(), |from| {
-        format!("the API, from {}", from.0.ip())
+    let origin = address(&request).map_or("the API".to_owned(), |from| {
+        format!("the API, from {}", from.ip())
     });
     let caller = Caller {
         actor: Actor { who: name, origin },
@@ -68,6 +68,19 @@ pub(super) async fn authorize(
     }
     request.extensions_mut().insert(caller);
     next.run(request).await
+}
+
+/// Where a request comes from, with TLS or without.
+fn address(request: &Request) -> Option<SocketAddr> {
+    let extensions = request.extensions();
+    let plain = extensions
+        .get::<ConnectInfo<SocketAddr>>()
+        .map(|from| from.0);
+    plain.or_else(|| {
+        extensions
+            .get::<ConnectInfo<Peer>>()
+            .map(|from| from.0.address)
+    })
 }
 
 /// Whom the configuration names.

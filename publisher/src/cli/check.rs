@@ -26,6 +26,7 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Stop> {
         "configuration: {kinds} kinds, {} stores",
         context.parts.spokes.len()
     ));
+    certificates(context, &mut checked);
     database(context, &mut checked).await?;
     for spoke in &context.parts.spokes {
         if !table(spoke, &mut checked).await {
@@ -68,6 +69,17 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Stop> {
             "the configuration cannot be used as it is; see above".into(),
         )),
         (false, false) => Ok(Exit::Trouble),
+    }
+}
+
+/// Looks at the certificate of the API; what agents are shown and trusted by shows when they are asked.
+fn certificates(context: &Context, checked: &mut Checked) {
+    let Some(files) = &context.config.hub.tls else {
+        return;
+    };
+    if let Err(error) = &hubcast_tls::server::server("hub.tls", files).now().it {
+        checked.errors.push(format!("hub.tls: {error}"));
+        checked.misconfigured = true;
     }
 }
 

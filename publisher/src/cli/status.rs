@@ -3,14 +3,20 @@
 use super::{Context, Exit, Stop, scan};
 use crate::source::pauses::Paused;
 use crate::status::{self, Status, StoreReport};
+use hubcast_tls::{client, trouble};
 use secrecy::ExposeSecret;
 use std::fmt::Write;
 use std::time::Duration;
 
 pub(super) async fn run(context: &Context, hub: Option<String>) -> Result<Exit, Stop> {
     let asked = hub.is_some();
-    let hub = hub.unwrap_or_else(|| format!("http://{}", context.config.hub.listen));
-    let status = match from_daemon(context, &hub).await {
+    let scheme = if context.config.hub.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let hub = hub.unwrap_or_else(|| format!("{scheme}://{}", context.config.hub.listen));
+    let status = match from_daemon(context, &hub, asked).await {
         Ok(status) => status,
         Err(why) if asked => return Err(Stop::Failed(format!("{hub}: {why}"))),
         Err(_) => status::collect(&context.parts, &context.config, None).await,
@@ -23,16 +29,25 @@ pub(super) async fn run(context: &Context, hub: Option<String>) -> Result<Exit, 
     })
 }
 
-async fn from_daemon(context: &Context, hub: &str) -> Result<Status, String> {
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .build()
-        .map_err(|e| e.to_string())?;
+/// Asks a daemon: one elsewhere, of which only the CA is known, or the one of this very configuration, which has its
+/// certificate.
+async fn from_daemon(context: &Context, hub: &str, elsewhere: bool) -> Result<Status, String> {
+    let config = &context.config.hub;
+    let builder = reqwest::Client::builder().no_proxy();
+    let client = match (&config.tls, elsewhere) {
+        (Some(files), false) => client::pinned(&files.identity.cert, builder),
+        _ => client::client(&config.spoke_tls, builder),
+    };
+    let client = client.map_err(|e| e.to_string())?;
     let request = client
         .get(format!("{}/v1/status", hub.trim_end_matches('/')))
         .bearer_auth(context.config.hub.api_token.expose_secret())
         .timeout(Duration::from_secs(8));
-    let response = request.send().await.map_err(|e| e.to_string())?;
+    let response = request.send().await;
+    let response = response.map_err(|e| match trouble::of(&e) {
+        Some(trouble) => format!("TLS: {}", trouble.text),
+        None => e.to_string(),
+    })?;
     match response.status().is_success() {
         true => response.json().await.map_err(|e| e.to_string()),
         false => Err(format!("the daemon answers {}", response.status())),

@@ -13,6 +13,9 @@ const HUB: &[&str] = &[
     "token",
     "max_delete_share",
     "max_delete_count",
+    "tls",
+    "spoke_tls",
+    "insecure",
 ];
 const TOKEN: &[&str] = &["name", "token", "role"];
 const SPOKE: &[&str] = &[
@@ -27,6 +30,7 @@ const SPOKE: &[&str] = &[
     "max_write_units",
     "max_read_units",
     "audit_hours",
+    "tls",
 ];
 const CONTEXT: &[&str] = &[
     "kind",
@@ -37,6 +41,8 @@ const CONTEXT: &[&str] = &[
     "regions_required",
     "sensitive",
 ];
+const SERVER: &[&str] = &["cert", "key"];
+const CLIENT: &[&str] = &["ca", "cert", "key"];
 const WATCH: &[&str] = &["table", "tenant", "columns", "tenants"];
 
 /// Finds the first key that does not exist.
@@ -44,6 +50,11 @@ pub(super) fn check(table: &toml::Table) -> Result<(), Fault> {
     known("", table, TOP)?;
     if let Some(toml::Value::Table(hub)) = table.get("hub") {
         known("hub", hub, HUB)?;
+        for (key, keys) in [("tls", SERVER), ("spoke_tls", CLIENT)] {
+            if let Some(toml::Value::Table(files)) = hub.get(key) {
+                known(&format!("hub.{key}"), files, keys)?;
+            }
+        }
         let tokens = hub.get("token").and_then(toml::Value::as_array);
         let tokens = tokens
             .into_iter()
@@ -61,6 +72,9 @@ pub(super) fn check(table: &toml::Table) -> Result<(), Fault> {
             .flatten();
         for (i, item) in items.filter_map(toml::Value::as_table).enumerate() {
             known(&format!("{place}[{i}]"), item, keys)?;
+            if let Some(toml::Value::Table(files)) = item.get("tls") {
+                known(&format!("{place}[{i}].tls"), files, CLIENT)?;
+            }
             let watches = item
                 .get("watch")
                 .and_then(toml::Value::as_array)
@@ -108,6 +122,17 @@ pub(super) fn line_in(text: &str, table: &str, n: usize, key: &str) -> Option<us
         rest.is_some_and(|rest| rest.trim_start().starts_with('='))
     };
     lines.find(|(_, line)| is_key(line)).map(|(i, _)| i + 1)
+}
+
+/// The line of a key of `[hub]` or of a `[[spoke]]`, by its place, such as `hub.listen` or `spoke[1].agents`.
+pub(super) fn line_at(text: &str, place: &str) -> Option<usize> {
+    match place
+        .strip_prefix("spoke[")
+        .and_then(|rest| rest.split_once("]."))
+    {
+        Some((n, key)) => line_in(text, "spoke", n.parse().ok()?, key.split('.').next()?),
+        None => line_of(text, place.split('.').nth(1)?),
+    }
 }
 
 /// The line on which the last part of a key first stands at the beginning of a line.

@@ -1,11 +1,14 @@
 //! What a configuration says, typed and checked.
 
+use super::tls::{self, RawClient, RawServer};
 use super::{Fault, fault};
 use crate::writer::GuardLimits;
 use contexts::limits;
 use contexts::name::{Kind, Region};
 use contexts_dynamodb::client::{Limits, TableConfig};
 use contexts_dynamodb::layout::VALUE_BYTES;
+use hubcast_tls::client::ClientFiles;
+use hubcast_tls::server::ServerFiles;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -37,6 +40,10 @@ struct RawHub {
     token: Vec<RawToken>,
     max_delete_share: Option<f64>,
     max_delete_count: Option<u64>,
+    tls: Option<RawServer>,
+    spoke_tls: Option<RawClient>,
+    #[serde(default)]
+    insecure: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -61,6 +68,7 @@ pub(super) struct RawSpoke {
     pub(super) max_write_units: Option<u32>,
     pub(super) max_read_units: Option<u32>,
     pub(super) audit_hours: Option<u32>,
+    pub(super) tls: Option<RawClient>,
 }
 
 fn agent() -> String {
@@ -111,6 +119,12 @@ pub struct HubConfig {
     pub tokens: Vec<ApiToken>,
     /// What may be removed at once.
     pub guards: GuardLimits,
+    /// TLS of the API.
+    pub tls: Option<ServerFiles>,
+    /// Whom the hub trusts as an agent, and as whom it goes, where a region does not say otherwise.
+    pub spoke_tls: ClientFiles,
+    /// Plain HTTP also off loopback.
+    pub insecure: bool,
 }
 
 /// What a token of the API may do: everything that those before it may, too.
@@ -182,6 +196,8 @@ pub enum StoreConfig {
         agents: Vec<String>,
         /// What they want to be shown.
         token: SecretString,
+        /// Whom the hub trusts as one of them, and as whom it goes; [`HubConfig::spoke_tls`] without it.
+        tls: Option<ClientFiles>,
     },
     /// A table, and how much it may be asked for.
     Table(TableConfig, Limits),
@@ -359,8 +375,12 @@ fn check_hub(raw: RawHub) -> Result<HubConfig, Fault> {
         direct_url,
         migrate_url,
         api_token,
+        tls,
+        spoke_tls,
+        insecure,
         ..
     } = raw;
+    let spoke_tls = spoke_tls.map(|raw| tls::client("hub.spoke_tls", raw));
     Ok(HubConfig {
         database_url,
         direct_url,
@@ -370,6 +390,9 @@ fn check_hub(raw: RawHub) -> Result<HubConfig, Fault> {
         api_token,
         tokens,
         guards,
+        tls: tls.map(tls::server),
+        spoke_tls: spoke_tls.transpose()?.unwrap_or_default(),
+        insecure,
     })
 }
 

@@ -1,7 +1,7 @@
 //! `[[spoke]]`: a region, and the agents or the table that keep its contexts.
 
 use super::model::{RawSpoke, SpokeConfig, StoreConfig, check_token};
-use super::{Fault, fault};
+use super::{Fault, fault, tls};
 use contexts::name::Region;
 use contexts_dynamodb::client::{Limits, TableConfig};
 use std::time::Duration;
@@ -26,6 +26,7 @@ pub(super) fn check(i: usize, raw: RawSpoke) -> Result<SpokeConfig, Fault> {
     let of_agents = [
         ("agents", !raw.agents.is_empty()),
         ("token", raw.token.is_some()),
+        ("tls", raw.tls.is_some()),
     ];
     let stray = |keys: &[(&str, bool)], other: &str| {
         let stray = keys.iter().find(|(_, is_given)| *is_given);
@@ -72,7 +73,7 @@ fn check_agents(
         agents.push(check_address(
             &place("agents"),
             agent,
-            "http://10.0.0.7:7511",
+            "https://10.0.0.7:7511",
         )?);
     }
     let Some(token) = raw.token else {
@@ -80,7 +81,14 @@ fn check_agents(
         return Err(fault(place("token"), message));
     };
     check_token(&place("token"), &token)?;
-    Ok(StoreConfig::Agents { agents, token })
+    let tls = raw.tls.map(|raw| tls::client(&place("tls"), raw));
+    let tls = tls.transpose()?;
+    if let (Some(_), Some(plain)) = (&tls, agents.iter().find(|url| url.starts_with("http:"))) {
+        let message =
+            format!("{plain} is not https, and the region has tls; use https, or remove tls");
+        return Err(fault(place("agents"), message));
+    }
+    Ok(StoreConfig::Agents { agents, token, tls })
 }
 
 fn check_table(place: &impl Fn(&str) -> String, raw: RawSpoke) -> Result<StoreConfig, Fault> {

@@ -19,10 +19,8 @@ const AGENTS: &str = "agents = [\"http://127.0.0.1:7511/\"]\ntoken = \"t\"";
 const TABLE: &str = "store = \"dynamodb\"\ntable = \"contexts\"\naws_region = \"eu-west-1\"";
 
 fn read(text: &str) -> Result<Config, String> {
-    parse(Path::new("hub.toml"), text, &|name| {
-        (name == "TOKEN").then(|| "secret".to_owned())
-    })
-    .map_err(|e| e.to_string())
+    let variable = |name: &str| (name == "TOKEN").then(|| "secret".to_owned());
+    parse(Path::new("hub.toml"), text, &variable, false).map_err(|e| e.to_string())
 }
 
 fn wrong(from: &str, to: &str) -> String {
@@ -76,6 +74,43 @@ fn a_direct_address_is_used_instead() {
 }
 
 #[test]
+fn files_of_tls_are_relative_to_the_configuration_and_a_region_may_have_its_own() {
+    let text = GOOD
+        .replace("http://127.0.0.1:7511/", "https://10.0.0.7:7511")
+        .replace(
+            "api_token",
+            "listen = \"0.0.0.0:7400\"\ntls = { cert = \"hub.pem\", key = \"/k.pem\" }\nspoke_tls = { ca = \"ca.pem\" }\napi_token",
+        )
+        .replace("token = \"t\"", "token = \"t\"\ntls = { ca = \"eu.pem\" }");
+    let parsed = parse(
+        Path::new("/etc/hub.toml"),
+        &text,
+        &|_| Some("t".into()),
+        false,
+    );
+    let config = parsed.expect("good");
+    let api = config.hub.tls.expect("tls").identity;
+    assert_eq!(
+        (api.cert, api.key),
+        ("/etc/hub.pem".into(), "/k.pem".into())
+    );
+    assert_eq!(config.hub.spoke_tls.ca, Some("/etc/ca.pem".into()));
+    let StoreConfig::Agents { tls: Some(own), .. } = &config.spokes[0].store else {
+        panic!("it has its own");
+    };
+    assert_eq!(own.ca, Some("/etc/eu.pem".into()));
+}
+
+#[test]
+fn plain_http_off_loopback_has_to_be_asked_for() {
+    let text = GOOD.replace("http://127.0.0.1:7511/", "http://10.0.0.7:7511");
+    assert!(read(&text).is_err());
+    assert!(read(&text.replace("api_token", "insecure = true\napi_token")).is_ok());
+    let by_flag = parse(Path::new("hub.toml"), &text, &|_| Some("t".into()), true);
+    assert!(by_flag.is_ok());
+}
+
+#[test]
 fn each_mistake_gets_one_line_that_names_the_place() {
     let lines = [
         wrong(
@@ -113,6 +148,21 @@ fn each_mistake_gets_one_line_that_names_the_place() {
         wrong("token = \"t\"\n", ""),
         wrong("tenant = \"id\"", "columns = [\"id\"]"),
         wrong("api_token", "max_delete_share = 1.5\napi_token"),
+        wrong("api_token", "listen = \"0.0.0.0:7400\"\napi_token"),
+        wrong("api_token", "tls = { cert = \"a.pem\" }\napi_token"),
+        wrong(
+            "api_token",
+            "tls = { cert = \"a.pem\", ca = \"a.pem\" }\napi_token",
+        ),
+        wrong("api_token", "spoke_tls = { cert = \"a.pem\" }\napi_token"),
+        wrong("http://127.0.0.1:7511/", "http://10.0.0.7:7511"),
+        wrong("token = \"t\"", "token = \"t\"\ntls = { ca = \"ca.pem\" }"),
+        wrong("token = \"t\"", "token = \"t\"\ntls = {}"),
+        wrong(
+            AGENTS,
+            &format!("{TABLE}\nendpoint = \"http://10.0.0.7:8000\""),
+        ),
+        wrong(AGENTS, &format!("{TABLE}\ntls = {{ ca = \"ca.pem\" }}")),
     ];
     insta::assert_snapshot!(lines.join("\n"));
 }

@@ -90,8 +90,14 @@ fn ids(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .filter_map(|cookie| cookie.trim().strip_prefix(NAME)?.strip_prefix('='))
 }
 
-fn cookie(id: &str, seconds: u64) -> String {
-    format!("{NAME}={id}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict")
+/// Where the page comes encrypted, the cookie never goes otherwise.
+fn cookie(api: &Api, id: &str, seconds: u64) -> String {
+    let secure = if api.config.hub.tls.is_some() {
+        "; Secure"
+    } else {
+        ""
+    };
+    format!("{NAME}={id}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}")
 }
 
 #[derive(Debug, Deserialize)]
@@ -111,7 +117,7 @@ pub(super) async fn sign_in(State(api): State<Arc<Api>>, Json(shown): Json<SignI
     match api.sessions.open(who) {
         Some(id) => (
             StatusCode::NO_CONTENT,
-            [(SET_COOKIE, cookie(&id, LASTS.as_secs()))],
+            [(SET_COOKIE, cookie(&api, &id, LASTS.as_secs()))],
         )
             .into_response(),
         None => problem(
@@ -136,7 +142,7 @@ pub(super) async fn session(State(api): State<Arc<Api>>, headers: HeaderMap) -> 
 /// `POST /console/sign-out`
 pub(super) async fn sign_out(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
     api.sessions.close(&headers);
-    (StatusCode::NO_CONTENT, [(SET_COOKIE, cookie("", 0))]).into_response()
+    (StatusCode::NO_CONTENT, [(SET_COOKIE, cookie(&api, "", 0))]).into_response()
 }
 
 #[cfg(test)]

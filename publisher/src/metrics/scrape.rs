@@ -2,14 +2,16 @@
 
 use super as m;
 use crate::engine::{EngineView, StoreView};
+use hubcast_tls::reload::Certificate;
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 static BEGAN: OnceLock<f64> = OnceLock::new();
 static DATABASE: AtomicU8 = AtomicU8::new(UNKNOWN);
+static CERTIFICATES: Mutex<Vec<Weak<Certificate>>> = Mutex::new(Vec::new());
 const UNKNOWN: u8 = 0;
 const ANSWERS: u8 = 1;
 const FAILS: u8 = 2;
@@ -33,6 +35,22 @@ pub fn database_failed() {
     DATABASE.store(FAILS, Ordering::Relaxed);
 }
 
+/// From now on a certificate is shown, as long as somebody uses it.
+pub fn watch(certificate: Option<Arc<Certificate>>) {
+    let mut all = CERTIFICATES.lock().unwrap_or_else(PoisonError::into_inner);
+    all.retain(|one| one.strong_count() > 0);
+    all.extend(certificate.as_ref().map(Arc::downgrade));
+}
+
+fn of_certificates() {
+    let all = CERTIFICATES.lock().unwrap_or_else(PoisonError::into_inner);
+    for one in all.iter().filter_map(Weak::upgrade) {
+        let name = [("certificate", one.name.clone())];
+        gauge!(m::CERTIFICATE_EXPIRES, &name).set(one.ends() as f64);
+        gauge!(m::CERTIFICATE_STUCK, &name).set(bit(one.is_stuck()));
+    }
+}
+
 /// All metrics as Prometheus reads them; the view is that of the writer, if this is it.
 pub fn render(handle: &PrometheusHandle, view: Option<&EngineView>) -> String {
     gauge!(m::BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
@@ -44,6 +62,7 @@ pub fn render(handle: &PrometheusHandle, view: Option<&EngineView>) -> String {
         UNKNOWN => {}
         state => gauge!(m::DATABASE_UP).set(bit(state == ANSWERS)),
     }
+    of_certificates();
     gauge!(m::IS_WRITER).set(bit(view.is_some()));
     if let Some(view) = view {
         of_writer(view);

@@ -5,8 +5,10 @@
 use crate::client;
 pub use crate::client::chain;
 use crate::config::ReadConfig;
+use hubcast_tls::client::pinned;
+use hubcast_tls::trouble;
 use percent_encoding::{NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
-use reqwest::{Client, Response};
+use reqwest::{Client, ClientBuilder, Response};
 use secrecy::{ExposeSecret, SecretString};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -33,15 +35,24 @@ impl Ask {
         let builder = client::builder();
         let builder = builder.connect_timeout(TIMEOUT).read_timeout(TIMEOUT);
         let agent = "http://agent".to_owned();
-        let (builder, base) = match (socket(read), read.listen) {
-            (Some(socket), _) => (builder.unix_socket(socket), agent),
-            (None, Some(address)) => (builder, format!("http://{}", reachable(address))),
-            (None, None) => (builder, agent),
+        let plain = |builder: ClientBuilder| builder.build().map_err(|error| chain(&error));
+        let (client, base) = match (socket(read), read.listen, &read.tls) {
+            (Some(socket), ..) => (plain(builder.unix_socket(socket))?, agent),
+            // Whatever host names it has, it is the certificate of this very configuration.
+            (None, Some(address), Some(tls)) => {
+                let client = pinned(&tls.identity.cert, builder);
+                let client = client.map_err(|error| error.to_string())?;
+                (client, format!("https://{}", reachable(address)))
+            }
+            (None, Some(address), None) => {
+                (plain(builder)?, format!("http://{}", reachable(address)))
+            }
+            (None, None, _) => (plain(builder)?, agent),
         };
         Ok(Self {
-            client: builder.build().map_err(|error| chain(&error))?,
+            client,
             base,
-            token: read.token.clone(),
+            token: read.token.as_ref().map(|tokens| tokens.shown().clone()),
             place: place(read),
         })
     }
@@ -57,7 +68,7 @@ impl Ask {
         }
         let place = &self.place;
         let response = request.send().await.map_err(|error| {
-            let why = chain(&error);
+            let why = trouble::of(&error).map_or_else(|| chain(&error), |t| t.text.to_owned());
             format!("the agent at {place} cannot be asked: {why}")
         })?;
         match response.status().as_u16() {

@@ -160,10 +160,11 @@ impl Set {
             .filter(|text| !text.is_empty());
         let checked = all.map(|text| {
             let text = text.trim_end_matches('/');
-            match text.strip_prefix("http://").is_some_and(|host| host.contains(':')) {
+            let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+            match rest.is_some_and(|host| host.contains(':')) {
                 true => Ok(text.to_owned()),
                 false => Err(self.bad(format!(
-                    "has {text:?}, which is no address; one looks like http://10.0.0.2:7511, where that agent has its \
+                    "has {text:?}, which is no address; one looks like https://10.0.0.2:7511, where that agent has its \
                      push_listen"
                 ))),
             }
@@ -268,6 +269,12 @@ fn scalar(key: &str, value: &DeValue<'_>) -> Result<String, String> {
             )),
         });
         return Ok(texts.collect::<Result<Vec<_>, _>>()?.join(","));
+    }
+    if key == "insecure" {
+        return match value {
+            DeValue::Boolean(is) => Ok(is.to_string()),
+            other => Err(format!("must be true or false, not {}", type_of(other))),
+        };
     }
     match (key.ends_with("_mib") || key.ends_with("_seconds"), value) {
         (true, DeValue::Integer(number)) => Ok(number.to_string()),

@@ -38,7 +38,17 @@ mod with_tables {
     use std::time::Duration;
 
     /// Keys that only a store file has.
-    const OF_FILES: [&str; 5] = ["data", "push_listen", "push_token", "peers", "cache_mib"];
+    const OF_FILES: [&str; 9] = [
+        "data",
+        "push_listen",
+        "push_token",
+        "push_token_next",
+        "push_cert",
+        "push_key",
+        "push_client_ca",
+        "peers",
+        "cache_mib",
+    ];
 
     /// What `run` needs with a table.
     #[derive(Debug, Clone)]
@@ -75,7 +85,7 @@ mod with_tables {
         }
         Ok(TableRunConfig {
             reader,
-            read: for_serving(layers)?,
+            read: for_serving(layers, None)?,
             authorize: layers.policies().to_vec(),
         })
     }

@@ -10,6 +10,7 @@ use crate::store::redb::meta::Meta;
 use crate::store::redb::tables::Tables;
 use contexts::name::Region;
 use contexts::push::encode;
+use hubcast_tls::client::ClientFiles;
 use reqwest::{Client, Response};
 use secrecy::{ExposeSecret, SecretString};
 use std::sync::Arc;
@@ -39,17 +40,25 @@ impl Peers {
     /// If there is no HTTP client.
     pub fn new(
         addresses: Vec<String>,
+        tls: &ClientFiles,
         token: SecretString,
         region: Region,
     ) -> Result<Self, String> {
-        let builder = client::builder()
-            .connect_timeout(CONNECT)
-            .read_timeout(SILENT);
+        let builder = || {
+            client::builder()
+                .connect_timeout(CONNECT)
+                .read_timeout(SILENT)
+        };
+        // A certificate that cannot be used only means that there is nothing to ask.
+        let client = hubcast_tls::client::client(tls, builder()).or_else(|error| {
+            tracing::warn!(%error, "no peer can be asked with TLS");
+            builder().build().map_err(|error| error.to_string())
+        })?;
         Ok(Self {
             addresses,
             token,
             region,
-            client: builder.build().map_err(|error| error.to_string())?,
+            client,
         })
     }
 

@@ -34,10 +34,12 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// What to follow.
 #[derive(Debug, Clone)]
 pub struct FollowerConfig {
-    /// Agents of the region in the order of preference: `http://HOST:PORT` or `unix:PATH`.
+    /// Agents of the region in the order of preference: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`.
     pub agents: Vec<String>,
     /// The gateways' token, where the agents ask for one.
     pub token: Option<SecretString>,
+    /// The CA of agents with `https`, a file in PEM form that is read once; those of the system without it.
+    pub ca: Option<PathBuf>,
     /// Where the mirror is kept, so that it is there after a restart; in memory only without.
     pub file: Option<PathBuf>,
     /// Only these kinds; all without any. Of others the answer is [`super::Answer::NotReady`].
@@ -54,6 +56,7 @@ impl FollowerConfig {
         Self {
             agents: agents.into_iter().map(Into::into).collect(),
             token: None,
+            ca: None,
             file: None,
             kinds: Vec::new(),
             tenants: Vec::new(),
@@ -134,7 +137,8 @@ impl Follower {
     /// # Errors
     /// [`FollowError`] names the address or the file.
     pub async fn start(config: FollowerConfig, options: Options) -> Result<Self, FollowError> {
-        let place = |name: &String| Place::new(name, config.token.clone(), CONNECT, SILENT);
+        let (token, ca) = (&config.token, config.ca.as_deref());
+        let place = |name: &String| Place::new(name, token.clone(), ca, CONNECT, SILENT);
         let places: Vec<Place> = config.agents.iter().map(place).collect::<Result<_, _>>()?;
         if places.is_empty() {
             return Err(BadAddress::None.into());

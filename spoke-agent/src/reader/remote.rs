@@ -20,6 +20,7 @@ use place::{Asked, NoAnswer, Said};
 use secrecy::SecretString;
 use serde::Deserialize;
 use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -31,10 +32,12 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Where to read, and how long to wait.
 #[derive(Debug, Clone)]
 pub struct RemoteConfig {
-    /// Agents of the region in the order of preference: `http://HOST:PORT` or `unix:PATH`.
+    /// Agents of the region in the order of preference: `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`.
     pub agents: Vec<String>,
     /// The gateways' token, where the agents ask for one.
     pub token: Option<SecretString>,
+    /// The CA of agents with `https`, a file in PEM form that is read once; those of the system without it.
+    pub ca: Option<PathBuf>,
     /// How long one agent may take before the next one is asked.
     pub timeout: Duration,
     /// Tenants whose last version is remembered.
@@ -47,6 +50,7 @@ impl RemoteConfig {
         Self {
             agents: agents.into_iter().map(Into::into).collect(),
             token: None,
+            ca: None,
             timeout: Duration::from_millis(25),
             tenants: 10_000,
         }
@@ -125,7 +129,8 @@ impl Remote {
     pub fn connect(config: RemoteConfig, options: Options) -> Result<Self, BadAddress> {
         let place = |read: Duration| {
             let (token, connect) = (config.token.clone(), config.timeout);
-            move |name: &String| Place::new(name, token.clone(), connect, read)
+            let ca = config.ca.clone();
+            move |name: &String| Place::new(name, token.clone(), ca.as_deref(), connect, read)
         };
         let places: Vec<Place> = config
             .agents

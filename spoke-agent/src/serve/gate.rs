@@ -1,33 +1,32 @@
 //! Who may read: whoever carries the gateways' token, where one is configured.
 
 use super::answer::Failure;
-use crate::token;
+use crate::token::Tokens;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use secrecy::SecretString;
 use std::sync::Arc;
 
 /// The gateways' token, if one is asked for. Cheap to clone.
 #[derive(Clone)]
-pub struct Gate(Arc<Option<SecretString>>);
+pub struct Gate(Arc<Option<Tokens>>);
 
 impl Gate {
     /// That asks for this token, or for none.
-    pub fn new(token: Option<SecretString>) -> Self {
+    pub fn new(token: Option<Tokens>) -> Self {
         Self(Arc::new(token))
     }
 
     /// Whether a request with these headers may read.
     pub fn admits(&self, headers: &HeaderMap) -> bool {
         let token = self.0.as_ref().as_ref();
-        token.is_none_or(|token| token::is_carried(headers, token))
+        token.is_none_or(|token| token.are_carried(headers))
     }
 
     fn admits_beside(&self, headers: &HeaderMap) -> bool {
         let token = self.0.as_ref().as_ref();
-        token.is_none_or(|token| token::is_carried_beside(headers, token))
+        token.is_none_or(|token| token.are_carried_beside(headers))
     }
 }
 

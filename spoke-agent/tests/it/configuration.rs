@@ -10,7 +10,7 @@ use tempfile::TempDir;
 const GOOD: &str = r#"
 region = "eu-west-1"
 data = "${DIR}/eu.redb"
-push_listen = "0.0.0.0:7511"
+push_listen = "127.0.0.1:7511"
 push_token = "${TOKEN}"
 read_listen = "127.0.0.1:7521"
 "#;
@@ -81,7 +81,7 @@ fn a_value_can_come_from_a_file_and_its_last_line_break_is_not_part_of_it() {
 #[test]
 fn keys_that_are_unknown_missing_or_mistyped_are_named_with_their_place() {
     assert_snapshot!(with("read_lisen = \"127.0.0.1:1\""), @r#"agent.toml:7: there is no key "read_lisen"; did you mean "read_listen"?"#);
-    assert_snapshot!(with("colour = \"red\""), @r#"agent.toml:7: there is no key "colour"; the keys are region, data, push_listen, push_token, read_listen, read_token, read_socket, peers, cache_mib, memory_mib, store, table, aws_region, endpoint, role_arn, refresh_seconds, authorize"#);
+    assert_snapshot!(with("colour = \"red\""), @r#"agent.toml:7: there is no key "colour"; the keys are region, data, push_listen, push_token, push_token_next, push_cert, push_key, push_client_ca, read_listen, read_token, read_token_next, read_cert, read_key, read_socket, peers, insecure, cache_mib, memory_mib, store, table, aws_region, endpoint, role_arn, refresh_seconds, authorize"#);
     assert_snapshot!(with("cache_mib = \"much\""), @"agent.toml:7: cache_mib must be a whole number, not a text");
     assert_snapshot!(with("cache_mib = 0"), @r#"agent.toml:7: cache_mib must be a whole number from 1 to 1048576, not "0""#);
     assert_snapshot!(with("read_token = 5"), @"agent.toml:7: read_token must be a text in quotes, not a number");
@@ -102,6 +102,30 @@ fn addresses_and_tokens_are_checked_before_anything_is_opened() {
     assert_snapshot!(without("push_token", "push_token = \"${NOT_SET}\""), @"agent.toml:6: push_token refers to the environment variable NOT_SET, which is not set");
     assert_snapshot!(without("push_token", "push_token = \"${file:/nowhere/token}\""), @"agent.toml:6: push_token refers to the file /nowhere/token, which cannot be read: No such file or directory (os error 2)");
     assert_snapshot!(without("push_token", "push_token = \"${TOKEN\""), @"agent.toml:6: push_token has a ${ without its }");
+}
+
+#[test]
+fn nothing_leaves_the_machine_in_plain_text_unless_that_is_asked_for() {
+    let open = "push_listen = \"10.0.0.2:7511\"";
+    assert_snapshot!(without("push_listen", open), @"");
+    let read = "read_token = \"t\"\nread_listen = \"0.0.0.0:7521\"";
+    assert_snapshot!(without("read_listen", read), @"");
+    assert_snapshot!(with("peers = [\"http://127.0.0.1:7511\", \"http://10.0.0.3:7511\"]"), @"");
+    assert_snapshot!(with("push_cert = \"a.pem\""), @"");
+    assert_snapshot!(with("push_client_ca = \"a.pem\""), @"");
+    assert_snapshot!(with("read_key = \"a.pem\""), @"");
+    assert_snapshot!(with("push_token_next = \"\""), @"");
+    assert_snapshot!(with("read_token_next = \"t\""), @"");
+    assert_snapshot!(with("insecure = \"yes\""), @"");
+    let good = |lines: &str| {
+        let text = GOOD.replace("push_listen = \"127.0.0.1:7511\"", lines);
+        self::read(&text, vec![], env(&[])).expect("good")
+    };
+    assert!(good(&format!("{open}\ninsecure = true")).push_tls.is_none());
+    let secure = good(&format!(
+        "{open}\npush_cert = \"a.pem\"\npush_key = \"b.pem\"\npush_client_ca = \"c.pem\"\npeers = [\"https://a:1\"]"
+    ));
+    assert!(secure.push_tls.is_some() && secure.peers_tls.ca.is_some());
 }
 
 /// With a policy that ends with these lines; the first of them is line 12.

@@ -121,7 +121,8 @@ async fn an_agent_whose_peers_have_nothing_waits_for_them_and_takes_what_a_hub_b
     hub.claim().await.expect("granted");
     let (dir, addresses) = (folder(), vec![format!("http://{}", empty.push_addr())]);
     let (db, checked) = open_store(dir.path());
-    let peers = Peers::new(addresses, TOKEN.to_owned().into(), region()).expect("a client");
+    let tls = hubcast_tls::client::ClientFiles::default();
+    let peers = Peers::new(addresses, &tls, TOKEN.to_owned().into(), region()).expect("a client");
     let said = peers.fill(&db, &checked.meta, Clock::new()).await;
     let said = said.expect_err("there is nothing to take over");
     assert!(said[0].contains("it has nothing yet"), "{said:?}");

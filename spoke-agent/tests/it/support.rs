@@ -12,6 +12,7 @@ use contexts::push::{
     Release, Sent, StoreState, SyncVerdict, Synced, TenantsRead, Verdict, decode, encode,
 };
 use contexts::version::{Holder, SessionId, SyncId, Term, Version};
+use hubcast_tls::client::ClientFiles;
 use reqwest::{Client, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -270,13 +271,16 @@ pub fn config(dir: &Path) -> RunConfig {
         data: dir.join("store.redb"),
         push_listen: any,
         push_token: TOKEN.to_owned().into(),
+        push_tls: None,
         read: ReadConfig {
             listen: Some(any),
             socket: Some(dir.join("read.sock")),
             token: None,
+            tls: None,
         },
         authorize: Vec::new(),
         peers: Vec::new(),
+        peers_tls: ClientFiles::default(),
         memory_bytes: usize::MAX,
         cache_bytes: 8 << 20,
     }

@@ -40,6 +40,8 @@ const FIELDS: &[&str] = &[
     "doing",
     "file",
     "peer",
+    "certificate",
+    "listener",
     "schedule",
     "listen",
     "regions",

@@ -7,8 +7,23 @@ use system_tests::Result;
 
 /// The labels that may be there. Their values are bounded by the configuration and by words of the programs.
 const LABELS: &[&str] = &[
-    "finding", "for", "le", "op", "outcome", "policy", "quantile", "reason", "region", "request",
-    "route", "status", "store", "verdict", "version",
+    "certificate",
+    "finding",
+    "for",
+    "le",
+    "listener",
+    "op",
+    "outcome",
+    "policy",
+    "quantile",
+    "reason",
+    "region",
+    "request",
+    "route",
+    "status",
+    "store",
+    "verdict",
+    "version",
 ];
 
 /// Units that are no base units, or are none at all.
@@ -102,10 +117,11 @@ async fn the_publisher_shows_what_an_operator_needs() -> Result<()> {
     )
     .await?;
     check(&seen, "hubcast_publisher_")?;
-    // How far a scan is only shows while one runs, and only tables have units.
+    // How far a scan is only shows while one runs, only tables have units, and this API has no TLS.
     let elsewhere = [
         publisher::metrics::SCAN_PROGRESS,
         publisher::metrics::TABLE_UNITS,
+        publisher::metrics::HANDSHAKES_REFUSED,
     ];
     let at_rest = publisher::metrics::FAMILIES.iter().map(|f| f.0);
     has_all(&seen, at_rest.filter(|n| !elsewhere.contains(n)))?;
@@ -187,6 +203,7 @@ async fn a_publisher_that_another_database_fences_says_so_and_one_that_stands_by
     let at = text.find("[[context]]").ok_or("no context")?;
     let mut second =
         system_tests::hub::Hub::new(stage.dir.path(), &stage.database, &agents, &text[at..])?;
+    second.configure(&stage.certificates.hub_line())?;
     second.start().await?;
     shows(&second, "hubcast_publisher_database_up", "", 1.0).await?;
     shows(&second, "hubcast_publisher_is_writer", "", 0.0).await?;

@@ -15,8 +15,10 @@ use system_tests::Result;
 
 const RULES: &str = "ops/alerts/hubcast.rules.yaml";
 
-/// What is only there under conditions that no stage has: while a scan runs, with a table, with a policy.
-const ELSEWHERE: [&str; 3] = [
+/// What is only there under conditions that no stage has: while a scan runs, with a table, with a policy,
+/// with TLS of the API.
+const ELSEWHERE: [&str; 4] = [
+    publisher::metrics::HANDSHAKES_REFUSED,
     publisher::metrics::SCAN_PROGRESS,
     publisher::metrics::TABLE_UNITS,
     spoke_agent::metrics::AUTHORIZED,

@@ -1,9 +1,10 @@
-//! A hub and two regions, with names that would be seen anywhere.
+//! A hub and regions that show each other certificates, with names that would be seen anywhere.
 
 use crate::exposition::{self, Exposition};
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use system_tests::certificates::Certificates;
 use system_tests::hub::Hub;
 use system_tests::postgres::{self, Postgres};
 use system_tests::region::Agent;
@@ -36,6 +37,8 @@ pub struct Stage {
     pub hub: Hub,
     /// The address of its database.
     pub database: String,
+    /// What hub and agents show each other.
+    pub certificates: Certificates,
     /// Where all files are.
     pub dir: TempDir,
     _postgres: Option<Postgres>,
@@ -56,21 +59,26 @@ impl Stage {
         let dir = tempfile::Builder::new().prefix("hubcast-ops-").tempdir()?;
         let (postgres, database) = postgres::test_database().await?;
         furnish(&database).await?;
+        let certificates = Certificates::new(&dir.path().join("certs"), regions)?;
         let mut agents = Vec::new();
         for region in regions {
             let mut agent = Agent::new(dir.path(), region)?;
+            agent.scheme = "https";
             let mut command = agent.command()?;
             command.args(["--log-format", "json"]);
+            command.args(certificates.push_flags(region));
             agent.start_as(command).await?;
             agents.push(agent);
         }
         let all: Vec<&Agent> = agents.iter().collect();
         let hub = Hub::new(dir.path(), &database, &all, CONTEXTS)?;
+        hub.configure(&certificates.hub_line())?;
         hub.run(&["migrate"]).await?.ok()?;
         Ok(Self {
             agents,
             hub,
             database,
+            certificates,
             dir,
             _postgres: postgres,
         })
@@ -82,6 +90,7 @@ impl Stage {
         furnish(&database).await?;
         let agents: Vec<&Agent> = self.agents.iter().collect();
         let hub = Hub::new(self.dir.path(), &database, &agents, CONTEXTS)?;
+        hub.configure(&self.certificates.hub_line())?;
         hub.run(&["migrate"]).await?.ok()?;
         Ok(hub)
     }

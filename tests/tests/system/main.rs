@@ -39,6 +39,7 @@ mod table_hub;
 mod table_reader;
 mod tables;
 mod takeover;
+mod tls;
 mod torture;
 mod traffic;
 mod trigger_path;

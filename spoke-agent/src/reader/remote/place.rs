@@ -6,12 +6,14 @@ use crate::reader::sse::Events;
 use crate::reader::{Answer, Found, Stamp, mirror};
 use crate::store::index::known::Known;
 use contexts::version::Version;
+use hubcast_tls::client::ClientFiles;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
+use std::path::Path;
 use std::time::Duration;
 
 const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
@@ -34,6 +36,7 @@ impl Place {
     pub(in crate::reader) fn new(
         name: &str,
         token: Option<SecretString>,
+        ca: Option<&Path>,
         connect: Duration,
         read: Duration,
     ) -> Result<Self, BadAddress> {
@@ -44,14 +47,14 @@ impl Place {
             Some(("unix", path)) if !path.is_empty() => {
                 (builder.unix_socket(path), "http://agent".to_owned())
             }
-            Some(("http", rest)) if rest.len() > 2 => {
+            Some(("http" | "https", rest)) if rest.len() > 2 => {
                 (builder, name.trim_end_matches('/').to_owned())
             }
             _ => return Err(BadAddress::Unknown(name.to_owned())),
         };
-        let client = builder
-            .build()
-            .map_err(|error| BadAddress::Client(chain(&error)))?;
+        let (ca, identity) = (ca.map(Path::to_owned), None);
+        let client = hubcast_tls::client::client(&ClientFiles { ca, identity }, builder);
+        let client = client.map_err(|error| BadAddress::Client(error.to_string()))?;
         Ok(Self {
             client,
             base,

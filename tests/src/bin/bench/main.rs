@@ -13,6 +13,7 @@ mod reads;
 mod report;
 mod scan;
 mod stage;
+mod tls;
 mod trace;
 mod wake;
 mod wire;
@@ -66,6 +67,8 @@ enum Name {
     Scan,
     /// What a DynamoDB table costs, and how fast its readers are (D1 to D3)
     Dynamodb,
+    /// What TLS costs on the push path (O2)
+    Tls,
 }
 
 /// A part of `reads` or `dynamodb`.
@@ -111,6 +114,7 @@ impl Args {
             | Name::Reads
             | Name::Console
             | Name::Dynamodb
+            | Name::Tls
             | Name::Scan => 3,
             Name::Primary => 5,
         };
@@ -161,6 +165,7 @@ fn measured(args: &Args) -> Result<Report> {
         Name::Console => console::measure(&runtime, args.plan())?,
         Name::Scan => scan::measure(&runtime, args.plan())?,
         Name::Dynamodb => dynamodb::measure(&runtime, args.plan())?,
+        Name::Tls => tls::measure(&runtime, args.plan())?,
     };
     report.about.push(format!(
         "before it began, other work had {:.0} % of the processors",

@@ -9,6 +9,7 @@ use crate::clock;
 use crate::report::{Goal, Report, Row};
 use crate::{Part, Plan};
 use http::Address;
+use hubcast_tls::client::ClientFiles;
 use inside::{Map, of_map, of_reader};
 use push::{KIND, Pusher, VALUE_BYTES, key, value};
 use spoke_agent::agent::Agent as Inside;
@@ -107,13 +108,16 @@ pub async fn start_inside(agent: &Agent, memory_bytes: usize) -> Result<Inside> 
         data: agent.data.clone(),
         push_listen: any,
         push_token: agent.token.clone().into(),
+        push_tls: None,
         read: ReadConfig {
             listen: Some(any),
             socket: None,
             token: None,
+            tls: None,
         },
         authorize: Vec::new(),
         peers: Vec::new(),
+        peers_tls: ClientFiles::default(),
         memory_bytes,
         cache_bytes: 64 << 20,
     };

@@ -67,7 +67,7 @@ pub async fn cluster(settings: &[&str]) -> Result<Postgres> {
 }
 
 /// Refuses a folder that is only in memory: nothing there is durable.
-fn on_disk(dir: &Path) -> Result<()> {
+pub fn on_disk(dir: &Path) -> Result<()> {
     let kind = u64::try_from(rustix::fs::statfs(dir)?.f_type)?;
     if IN_MEMORY.contains(&kind) {
         let dir = dir.display();

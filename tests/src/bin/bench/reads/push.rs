@@ -58,9 +58,22 @@ pub struct Pusher {
 impl Pusher {
     /// Claims the agent at this port.
     pub async fn claim(port: u16, region: &str, token: &str, epoch: u64) -> Result<Self> {
+        let client = Client::builder().no_proxy().build()?;
+        let url = format!("http://127.0.0.1:{port}");
+        Self::claim_by(client, &url, region, token, epoch).await
+    }
+
+    /// Claims the agent at this address by this client.
+    pub async fn claim_by(
+        client: Client,
+        url: &str,
+        region: &str,
+        token: &str,
+        epoch: u64,
+    ) -> Result<Self> {
         let mut pusher = Self {
-            client: Client::builder().no_proxy().build()?,
-            base: format!("http://127.0.0.1:{port}/push/v1"),
+            client,
+            base: format!("{url}/push/v1"),
             token: token.to_owned(),
             key: DigestKey([7; 32]),
             region: Region::new(region)?,
