@@ -88,13 +88,10 @@ pub fn reloading(
 /// [`BadFile`] if the file cannot be used.
 pub fn pinned(cert: &Path, builder: ClientBuilder) -> Result<Client, BadFile> {
     let file = read(cert)?;
-    let all = certificates(&file)?;
+    let certificate = certificates(&file)?.swap_remove(0);
     let provider = provider();
     let only = Only {
-        certificate: all
-            .into_iter()
-            .next()
-            .unwrap_or_else(|| CertificateDer::from(Vec::new())),
+        certificate,
         provider: provider.clone(),
     };
     let config = ClientConfig::builder_with_provider(provider)

@@ -151,6 +151,11 @@ fn root_cause(error: &reqwest::Error) -> String {
     while let Some(next) = cause.source() {
         cause = next;
     }
+    let cause = cause.to_string();
+    // The first bytes of TLS, taken for a status line.
+    if cause.contains("invalid HTTP") {
+        return "what answers does not speak HTTP; is it https rather than http?".to_owned();
+    }
     let what = if error.is_connect() {
         "cannot connect: "
     } else {

@@ -107,16 +107,16 @@ fn addresses_and_tokens_are_checked_before_anything_is_opened() {
 #[test]
 fn nothing_leaves_the_machine_in_plain_text_unless_that_is_asked_for() {
     let open = "push_listen = \"10.0.0.2:7511\"";
-    assert_snapshot!(without("push_listen", open), @"");
+    assert_snapshot!(without("push_listen", open), @"agent.toml:6: push_listen is 10.0.0.2:7511, which is not loopback, and without TLS tokens and contexts can be read on the way: set push_cert and push_key (`publisher certs` makes a set for development), or insecure = true where the network itself is trusted");
     let read = "read_token = \"t\"\nread_listen = \"0.0.0.0:7521\"";
-    assert_snapshot!(without("read_listen", read), @"");
-    assert_snapshot!(with("peers = [\"http://127.0.0.1:7511\", \"http://10.0.0.3:7511\"]"), @"");
-    assert_snapshot!(with("push_cert = \"a.pem\""), @"");
-    assert_snapshot!(with("push_client_ca = \"a.pem\""), @"");
-    assert_snapshot!(with("read_key = \"a.pem\""), @"");
-    assert_snapshot!(with("push_token_next = \"\""), @"");
-    assert_snapshot!(with("read_token_next = \"t\""), @"");
-    assert_snapshot!(with("insecure = \"yes\""), @"");
+    assert_snapshot!(without("read_listen", read), @"agent.toml:7: read_listen is 0.0.0.0:7521, which is not loopback, and without TLS tokens and contexts can be read on the way: set read_cert and read_key (`publisher certs` makes a set for development), or insecure = true where the network itself is trusted");
+    assert_snapshot!(with("peers = [\"http://127.0.0.1:7511\", \"http://10.0.0.3:7511\"]"), @"agent.toml:7: peers has http://10.0.0.3:7511, which is not loopback and not encrypted: use https, or set insecure = true where the network itself is trusted");
+    assert_snapshot!(with("push_cert = \"a.pem\""), @"agent.toml:7: push_cert needs push_key beside it");
+    assert_snapshot!(with("push_client_ca = \"a.pem\""), @"agent.toml:7: push_client_ca needs push_cert and push_key beside it");
+    assert_snapshot!(with("read_key = \"a.pem\""), @"agent.toml:7: read_key needs read_cert beside it");
+    assert_snapshot!(with("push_token_next = \"\""), @"agent.toml:7: push_token_next is empty");
+    assert_snapshot!(with("read_token_next = \"t\""), @"agent.toml:7: read_token_next needs read_token beside it");
+    assert_snapshot!(with("insecure = \"yes\""), @"agent.toml:7: insecure must be true or false, not a text");
     let good = |lines: &str| {
         let text = GOOD.replace("push_listen = \"127.0.0.1:7511\"", lines);
         self::read(&text, vec![], env(&[])).expect("good")

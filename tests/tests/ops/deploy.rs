@@ -177,6 +177,18 @@ fn every_variable_and_file_that_they_name_exists() -> Result<()> {
     for path in kept {
         assert!(root().join(path).exists(), ".dockerignore: {path}");
     }
+    let cargo = read("Cargo.toml")?;
+    let members = cargo.lines().find(|line| line.starts_with("members"));
+    for member in members
+        .into_iter()
+        .flat_map(|line| line.split('"').skip(1).step_by(2))
+    {
+        let top = member.split('/').next().unwrap_or(member);
+        assert!(
+            ignore.contains(&format!("!{top}\n")),
+            ".dockerignore leaves out {member}"
+        );
+    }
     Ok(())
 }
 

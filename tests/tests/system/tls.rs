@@ -186,8 +186,20 @@ async fn both_sides_show_certificates_and_take_new_ones_without_a_restart() -> R
     )
     .await?;
     a_change_arrives(&world, 4).await?;
+    world.is_true().await?;
+
+    // Agents of the region show each other theirs.
     world.hub.stop().await?;
-    world.is_true().await
+    let mut second = Agent::new(world.dir.path(), REGION)?;
+    let mut command = second.command()?;
+    command.args(certificates.push_flags(REGION));
+    command.env("HUBCAST_AGENT_PUSH_TOKEN", &token);
+    command.env("HUBCAST_AGENT_PEERS", world.agents[0].push_url());
+    second.start_as(command).await?;
+    until("the second agent to be filled", HEALS_WITHIN, || async {
+        (number(&second, "t1").await.ok()? == Some(4)).then_some(())
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -238,8 +250,26 @@ async fn an_expired_certificate_stops_pushes_once_and_never_reads() -> Result<()
     certificates.renew("hub", Days::days(30))?;
     world.becomes_true().await?;
 
-    // Files that cannot be used stop nothing while there are good ones, and after a restart no reads.
+    // The same on the other side.
     let agent = format!("agents-{REGION}");
+    certificates.renew(&agent, Days::seconds(6))?;
+    until(
+        "the agent's certificate to be refused",
+        HEALS_WITHIN,
+        || async {
+            let status = world.hub.status().await.ok()?;
+            let failure = status["engine"]["stores"][0]["failure"].as_str()?;
+            failure
+                .contains("its certificate has expired")
+                .then_some(())
+        },
+    )
+    .await?;
+    assert_eq!(number(&world.agents[0], "t1").await?, Some(3));
+    certificates.renew(&agent, Days::days(30))?;
+    world.becomes_true().await?;
+
+    // Files that cannot be used stop nothing while there are good ones, and after a restart no reads.
     std::fs::write(certificates.file(&agent), "no certificate")?;
     until("the agent to see that", HEALS_WITHIN, || async {
         let metric = "hubcast_agent_certificate_stuck";
@@ -254,6 +284,35 @@ async fn an_expired_certificate_stops_pushes_once_and_never_reads() -> Result<()
     assert_eq!(number(&world.agents[0], "t1").await?, Some(4));
     certificates.renew(&agent, Days::days(30))?;
     a_change_arrives(&world, 5).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_goes_over_to_tls_with_what_it_holds() -> Result<()> {
+    let mut world = World::with_counters(Server::any().await?, &[REGION], 3).await?;
+    world.runs().await?;
+    a_change_arrives(&world, 2).await?;
+    world.hub.stop().await?;
+    let certificates = Certificates::new(&world.dir.path().join("certs"), &[REGION])?;
+    let plain = world.agents[0].push_url();
+    let agent = &mut world.agents[0];
+    agent.stop().await?;
+    agent.scheme = "https";
+    let mut command = agent.command()?;
+    command.args(certificates.push_flags(REGION));
+    agent.start_as(command).await?;
+    let unready = world.hub.run(&["check"]).await?;
+    assert!(
+        unready.code == 1 && unready.stdout.contains("https"),
+        "{unready:?}"
+    );
+    let text = std::fs::read_to_string(&world.hub.config)?;
+    let text = text.replace(&plain, &world.agents[0].push_url());
+    std::fs::write(&world.hub.config, text)?;
+    world.hub.configure(&certificates.hub_line())?;
+    world.hub.run(&["migrate"]).await?.ok()?;
+    world.hub.run(&["check"]).await?.ok()?;
+    world.hub.start().await?;
+    a_change_arrives(&world, 3).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
