@@ -179,7 +179,7 @@ def strangers():
     raises(Unavailable, reader.get, "k", "a")
     raises(Unavailable, reader.get, "k", "b")
     raises(BadRequest, reader.get, "k", "c")
-    for address in ("localhost", "https://localhost:1", "localhost:http"):
+    for address in ("localhost", "ftp://localhost:1", "localhost:http"):
         raises(ValueError, Reader, address)
 
 

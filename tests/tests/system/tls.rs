@@ -267,7 +267,8 @@ async fn an_expired_certificate_stops_pushes_once_and_never_reads() -> Result<()
     .await?;
     assert_eq!(number(&world.agents[0], "t1").await?, Some(3));
     certificates.renew(&agent, Days::days(30))?;
-    world.becomes_true().await?;
+    // Which needs the new one.
+    a_change_arrives(&world, 4).await?;
 
     // Files that cannot be used stop nothing while there are good ones, and after a restart no reads.
     std::fs::write(certificates.file(&agent), "no certificate")?;
@@ -276,14 +277,14 @@ async fn an_expired_certificate_stops_pushes_once_and_never_reads() -> Result<()
         (of_agent(&world.agents[0], metric, "push").await.ok()? == 1.0).then_some(())
     })
     .await?;
-    a_change_arrives(&world, 4).await?;
+    a_change_arrives(&world, 5).await?;
     world.agents[0].stop().await?;
     let mut command = world.agents[0].command()?;
     command.args(certificates.push_flags(REGION));
     world.agents[0].start_as(command).await?;
-    assert_eq!(number(&world.agents[0], "t1").await?, Some(4));
+    assert_eq!(number(&world.agents[0], "t1").await?, Some(5));
     certificates.renew(&agent, Days::days(30))?;
-    a_change_arrives(&world, 5).await
+    a_change_arrives(&world, 6).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
