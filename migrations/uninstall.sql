@@ -1,5 +1,6 @@
 -- Removes what the migrations made, by name and without CASCADE: what somebody else put into the schema, or made upon
 -- it, is not ours to remove and stops this. The change triggers are gone by now.
+DROP TABLE hubcast.settled;
 DROP TABLE hubcast.removals;
 DROP TABLE hubcast.decommissioned;
 DROP TABLE hubcast.holds;

@@ -64,9 +64,9 @@ pub enum HoldReason {
     Paused,
     /// The hub has it no longer, and too much was removed at once: a person is asked.
     Removed,
-    /// The hub has it no longer, and a person decided that it stays all the same.
+    /// The hub has it no longer or has another value, and a person decided that it stays as it was all the same.
     Dropped,
-    /// The hub has it no longer; what removed it is still being counted.
+    /// The hub has it no longer or has another value; what did that is still being counted.
     Undecided,
     /// The value is not as the schema of its kind says.
     BreaksSchema {
@@ -74,6 +74,13 @@ pub enum HoldReason {
         at: String,
         /// What is wrong there, without the value.
         why: String,
+    },
+    /// The hub has another value, and too much was changed at once: a person is asked.
+    Changed,
+    /// Its tenant has more contexts of the kind than its budget, and this one was not there before.
+    OverBudget {
+        /// The budget.
+        max: u64,
     },
 }
 
@@ -94,6 +101,23 @@ impl HoldReason {
             _ => HoldClass::Keeps,
         }
     }
+
+    /// A word for it, for programs.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } => "too_large",
+            Self::Duplicate => "duplicate",
+            Self::KeyTaken { .. } => "key_taken",
+            Self::CannotBuild { .. } => "cannot_build",
+            Self::Paused => "paused",
+            Self::Removed => "removed",
+            Self::Dropped => "dropped",
+            Self::Undecided => "undecided",
+            Self::BreaksSchema { .. } => "schema",
+            Self::Changed => "changed",
+            Self::OverBudget { .. } => "budget",
+        }
+    }
 }
 
 impl fmt::Display for HoldReason {
@@ -111,9 +135,18 @@ impl fmt::Display for HoldReason {
             Self::Removed => f.write_str(
                 "one of too many removals at once: `publisher approve` or `publisher drop`",
             ),
-            Self::Dropped => f.write_str("removed at the hub, and kept because a person said so"),
+            Self::Changed => f.write_str(
+                "one of too many changes at once: `publisher approve` or `publisher drop`",
+            ),
+            Self::OverBudget { max } => write!(
+                f,
+                "its tenant has more of this kind than max_contexts, {max}: it is let in once there is room, or by `publisher approve`"
+            ),
+            Self::Dropped => {
+                f.write_str("removed or changed at the hub, and kept as it was because a person said so")
+            }
             Self::Undecided => f.write_str(
-                "removed at the hub with others that are still being counted: it leaves or is held within moments",
+                "removed or changed at the hub with others that are still being counted: it goes or is held within moments",
             ),
             Self::Paused => {
                 f.write_str("paused: it keeps its value; `publisher status` says by whom and why")

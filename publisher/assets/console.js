@@ -231,6 +231,10 @@ function troubles() {
   if (status.writer && status.writer.released) found.push(notice("bad", "There is no writer: start a publisher with ", h("code", {}, "publisher run"), "."));
   if (engine && engine.suspended) found.push(notice("bad", "The writer cannot renew its lease and sends nothing until it can."));
   if (engine && engine.capture_gap) found.push(notice("warn", `Changes are not all seen at once, scans find them: ${engine.capture_gap}`));
+  if (engine && engine.budget_tenants) {
+    found.push(notice("warn", `${number(engine.budget_tenants)} tenants are near a budget or over it: `,
+      Object.keys(engine.budgets).slice(0, 10).map((tenant, i) => [i ? ", " : "", h("a", { href: `#/tenant/${encodeURIComponent(tenant)}` }, tenant)])));
+  }
   if (engine && engine.held_tenants) {
     found.push(notice("warn", `Something of ${number(engine.held_tenants)} tenants is held: `,
       Object.keys(engine.held).slice(0, 10).map((tenant, i) => [i ? ", " : "", h("a", { href: `#/tenant/${encodeURIComponent(tenant)}` }, tenant)])));
@@ -435,26 +439,28 @@ async function drawHeld() {
   const decide = (path, group) => async (event) => {
     event.target.disabled = true;
     try {
-      const answer = await ask(path, { region: group.region, kind: group.kind });
+      const answer = await ask(path, { region: group.region, kind: group.kind, reason: group.reason });
       await drawHeld();
-      main.prepend(notice("good", path.endsWith("approve") ? `${number(answer.contexts)} removals go out now.`
-        : `${number(answer.contexts)} contexts keep their values until the hub changes them again.`));
+      main.prepend(notice("good", path.endsWith("approve") ? `${number(answer.contexts)} ${of[group.reason]} go out now.`
+        : `${number(answer.contexts)} contexts stay as they are until the hub changes them again.`));
     } catch (error) { event.target.disabled = false; fail(error, said); }
   };
-  const row = (group) => h("tr", { "data-held": `${group.region} ${group.kind}` },
-    h("td", {}, group.region), h("td", {}, group.kind), h("td", { class: "number" }, number(group.contexts)),
+  const of = { removed: "removals", changed: "changes", budget: "new contexts" };
+  const keep = { removed: "Keep the values", changed: "Keep the old values", budget: "Keep them out" };
+  const row = (group) => h("tr", { "data-held": `${group.region} ${group.kind}`, "data-reason": group.reason },
+    h("td", {}, group.region), h("td", {}, group.kind), h("td", {}, of[group.reason]), h("td", { class: "number" }, number(group.contexts)),
     h("td", { class: "number" }, number(group.tenants)),
     h("td", {}, group.cause, h("div", { class: "quiet" }, `since ${span(group.seconds_ago)}`)),
     h("td", {}, group.examples.slice(0, 5).map(([tenant, key]) => h("div", {}, h("a", { href: `#/tenant/${encodeURIComponent(tenant)}` }, tenant), " ", h("code", {}, key)))),
     h("td", {}, group.state === "held"
       ? [h("button", { type: "button", class: "approve", disabled: !me.may_operate, onclick: decide("/v1/held/approve", group) }, "Let through"), " ",
-        h("button", { type: "button", class: "drop", disabled: !me.may_operate, onclick: decide("/v1/held/drop", group) }, "Keep the values")]
+        h("button", { type: "button", class: "drop", disabled: !me.may_operate, onclick: decide("/v1/held/drop", group) }, keep[group.reason])]
       : `${group.state} by ${group.decided_by || "–"}`));
   show(h("h1", {}, "Held"), said,
-    h("p", {}, "Removals beyond what the guard lets pass. The keys go on working until somebody decides."),
-    held.length === 0 ? notice("good", "No removal is held.")
-      : h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Held removals" }, h("table", {},
-        h("thead", {}, h("tr", {}, ["Region", "Kind", "Contexts", "Tenants", "Cause", "Some of them", "Decide"].map((name) => h("th", { scope: "col" }, name)))),
+    h("p", {}, "Removals and changes beyond what the guard lets pass, and new contexts beyond a tenant's budget. Regions keep what they have until somebody decides, or, for a budget, until there is room."),
+    held.length === 0 ? notice("good", "Nothing is held.")
+      : h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Held" }, h("table", {},
+        h("thead", {}, h("tr", {}, ["Region", "Kind", "What", "Contexts", "Tenants", "Cause", "Some of them", "Decide"].map((name) => h("th", { scope: "col" }, name)))),
         h("tbody", {}, held.map(row)))));
 }
 

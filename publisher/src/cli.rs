@@ -113,7 +113,7 @@ enum Command {
         /// Say what would be repaired, and change nothing
         #[arg(long)]
         dry_run: bool,
-        /// Let everything leave that the hub has no longer, however much it is: what is held, and what this scan finds
+        /// Let everything leave that the hub has no longer, however much it is: removals that are held, and what this scan finds
         #[arg(long, conflicts_with = "dry_run")]
         allow_mass_delete: bool,
     },
@@ -138,11 +138,12 @@ enum Command {
     Pause(pause::What),
     /// End a pause, and send what changed meanwhile
     Resume(pause::What),
-    /// What the guard against mass deletes holds: counts and examples; exit code 1 if anything waits for a decision
+    /// What the guard holds, removals, changes and what is beyond a budget: counts and examples; exit code 1 if anything
+    /// waits for a decision
     Held,
-    /// Let what is held leave: exactly what is held now, within the next hour
+    /// Let what is held go: exactly what is held now, within the next hour
     Approve(held::Of),
-    /// Keep the old values of what is held, until the hub has those contexts again
+    /// Keep what the stores have of what is held, until the hub changes it again
     Drop(held::Of),
     /// Who did what, when, and from where; the newest first
     Audit {

@@ -160,7 +160,10 @@ pub async fn run_term(
     let last_scan = parts.source.last_scan().await?;
     crate::metrics::database_answered();
     crate::metrics::begin_term(writer.stores().map(|(_, store)| &store.spec));
-    writer.resume_removals(&parts.source.removals().await?);
+    writer.resume_guard(
+        &parts.source.passed().await?,
+        &parts.source.settled().await?,
+    );
     let (events, mut incoming) = mpsc::channel(1024);
     let now = Instant::now();
     let mut engine = Engine {

@@ -104,13 +104,28 @@ families! {
     /// Tenants of which something is held because of their data.
     HELD_TENANTS Gauge "hubcast_publisher_held_tenants"
         "Tenants of which something is held: stores keep its last good value. Somebody has to mend the data or the query. \
-         What is paused and what the guard holds is counted elsewhere.";
+         What is paused and what the guard holds, budgets included, is counted elsewhere.";
     /// Contexts whose removal the guard holds.
     HELD_REMOVALS Gauge "hubcast_publisher_held_removals"
         "Contexts, in each region, whose removal the guard holds until somebody approves or drops it. Their keys go on working.";
     /// Since when.
     HELD_REMOVALS_SECONDS Gauge "hubcast_publisher_held_removals_oldest_seconds"
         "Seconds since the oldest of held_removals was held; 0 without one.";
+    /// Contexts whose change the guard holds.
+    HELD_CHANGES Gauge "hubcast_publisher_held_changes"
+        "Contexts, in each region, whose new value the guard holds until somebody approves or drops it. They keep the old one.";
+    /// Since when.
+    HELD_CHANGES_SECONDS Gauge "hubcast_publisher_held_changes_oldest_seconds"
+        "Seconds since the oldest of held_changes was held; 0 without one.";
+    /// New contexts that are beyond a budget.
+    HELD_BEYOND Gauge "hubcast_publisher_held_beyond_budget"
+        "New contexts, in each region, that are not let in, since their tenant has more than max_contexts of the kind.";
+    /// Tenants near a budget or over it.
+    BUDGET_TENANTS Gauge "hubcast_publisher_tenants_near_budget"
+        "Tenants with more than warn_contexts of a kind, those with more than max_contexts among them. status names them.";
+    /// Tenants over one.
+    OVER_BUDGET Gauge "hubcast_publisher_tenants_over_budget"
+        "Tenants with more than max_contexts of a kind at the hub: what is new is held. status names them.";
     /// Pauses.
     PAUSES Gauge "hubcast_publisher_pauses"
         "Pauses that are in force. What is paused keeps its values, and only removals leave.";
@@ -148,9 +163,10 @@ families! {
     /// What the last scan found wrong at the hub.
     SCAN_PROBLEMS Gauge "hubcast_publisher_last_scan_problems"
         "Problems at the hub that the last scan of this writer found, such as a kind whose query fails. status names them.";
-    /// Causes whose removals reached the limit, by `outcome`.
+    /// Causes whose removals or changes reached the limit, by `outcome`.
     GUARDED Counter "hubcast_publisher_guarded_total"
-        "Times that removals reached the limit of the guard, by outcome: held, or passed since they were few.";
+        "Times that the limit of the guard was reached, by outcome: held (removals or changes), or passed (removals) since \
+         they were few.";
     /// Per table and op: units that the service charged for.
     TABLE_UNITS Counter "hubcast_publisher_store_units_total"
         "Units that DynamoDB charged for the table since this process began, by op (read, write), and for \

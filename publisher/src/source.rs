@@ -27,6 +27,7 @@
 pub mod assemble;
 pub mod at_once;
 pub mod audit;
+mod budgets;
 pub mod build;
 pub mod capture;
 mod connections;
@@ -36,6 +37,7 @@ pub mod describe;
 pub mod holds;
 pub mod hub;
 pub mod migrate;
+mod parts;
 pub mod pauses;
 pub mod query;
 pub mod ranges;

@@ -16,6 +16,7 @@
 //! * A store that may have missed something is either marked *behind* (and scanned) or has those tenants remembered.
 
 mod beat;
+mod budgets;
 mod built;
 mod capture;
 mod clash;
@@ -36,9 +37,13 @@ mod store;
 mod talk;
 mod visible;
 
+pub use budgets::{BudgetNews, Budgets, Level, Usage};
 pub use built::{Batch, BuildRequest, Built, BuiltBatch, BuiltBundle, What};
 pub use capture::{AckRequest, Change, LookId, LookRequest, Looked, Snapshot};
-pub use guard::{Alert, GuardLimits, Hold, HoldName, Removals};
+pub use guard::{
+    ANY_VALUE, Act, Alert, GuardLimits, Hold, HoldName, Over, Passed, Settled, Told, Withheld,
+    value_of,
+};
 pub use guarding::HoldWork;
 pub use receipts::{Delivery, HeldReport, Receipt, RegionFilter, Republished};
 pub use retry::Retry;
@@ -161,12 +166,14 @@ pub enum Report {
         /// All that is held of it now.
         held: Vec<HeldReport>,
     },
+    /// A tenant came near a budget, over it, or has room again.
+    Budget(BudgetNews),
     /// A build failed as a whole and will be tried again.
     BuildFailed {
         /// Why.
         why: String,
     },
-    /// So much was removed at once that the guard held it, or would have.
+    /// So much was removed or changed at once that the guard held it, or would have.
     Guarded(Alert),
     /// A scan ended.
     ScanEnded(ScanSummary),
@@ -222,6 +229,7 @@ pub struct Writer {
     builds: BuildQueue,
     clashes: Clashes,
     suspicions: Vec<Suspicion>,
+    budgets: Budgets,
     scan: Option<Scan>,
     wishes: VecDeque<ScanWish>,
     scans: u64,
@@ -296,6 +304,7 @@ impl Writer {
             builds: BuildQueue::default(),
             clashes: Clashes::default(),
             suspicions: Vec::new(),
+            budgets: Budgets::default(),
             scan: None,
             wishes: VecDeque::new(),
             scans: 0,
@@ -321,9 +330,11 @@ impl Writer {
         self.guard.limits(limits);
     }
 
-    /// What left while earlier writers counted, within the guard's window.
-    pub fn resume_removals(&mut self, removals: &[Removals]) {
-        self.guard.resume(removals);
+    /// What passed while earlier writers counted, within the guard's window, and under which queries they found regions in
+    /// step.
+    pub fn resume_guard(&mut self, passed: &[Passed], settled: &[Settled]) {
+        self.guard.resume(passed);
+        self.guard.resume_settled(settled);
     }
 
     /// Tenants that an earlier writer could not build.

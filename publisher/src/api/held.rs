@@ -65,7 +65,7 @@ async fn decide(api: Arc<Api>, caller: &Caller, body: &Bytes, decision: Decision
     let (regions, tenants) = (RegionFilter::All, decided.tenants);
     let ask = match tenants.len() > TENANTS_AT_ONCE {
         true => Ask::Scan {
-            cause: format!("{} approved removals", caller.actor.who),
+            cause: format!("{} approved what was held", caller.actor.who),
             regions,
             reread: false,
             allow_mass_delete: false,

@@ -1,8 +1,8 @@
-//! `publisher held`, `approve` and `drop`: what the guard held, and what a person makes of it.
+//! `publisher held`, `approve` and `drop`: what the guard holds, and what a person makes of it.
 
 use super::{Context, Exit, Stop, progress, scan};
 use crate::ask::{Ask, Reply};
-use crate::source::holds::{Decided, Decision, HeldGroup, HoldState, Which};
+use crate::source::holds::{Decided, Decision, HeldFor, HeldGroup, HoldState, Which};
 use crate::writer::{Delivery, RegionFilter};
 use contexts::name::{Region, TenantId};
 use serde_json::json;
@@ -20,6 +20,9 @@ pub(super) struct Of {
     /// Only of this kind
     #[arg(long)]
     kind: Option<String>,
+    /// Only what is held for this reason
+    #[arg(long)]
+    reason: Option<HeldFor>,
     /// Only of this tenant; may be given more than once
     #[arg(long = "tenant", value_name = "TENANT")]
     tenants: Vec<String>,
@@ -36,6 +39,7 @@ impl Of {
         Ok(Which {
             region: region.map_err(|e| usage(e.to_string()))?,
             kind: context.kind(self.kind.as_deref())?,
+            reason: self.reason,
             tenants: (!tenants.is_empty()).then_some(tenants),
         })
     }
@@ -67,7 +71,8 @@ fn text(held: &[HeldGroup]) -> String {
         };
         let _ = writeln!(
             out,
-            "{state}: {contexts} removals of kind {kind} in region {region}, of {tenants} tenants\n  {cause}"
+            "{state}: {contexts} {} of kind {kind} in region {region}, of {tenants} tenants\n  {cause}",
+            group.reason.noun()
         );
         for (tenant, key) in &group.examples {
             let _ = writeln!(out, "  tenant {tenant}, {key:?}");
@@ -79,7 +84,7 @@ fn text(held: &[HeldGroup]) -> String {
     if held.iter().any(|h| h.state == HoldState::Held) {
         let _ = writeln!(
             out,
-            "`publisher approve` lets exactly these leave, `publisher drop` keeps the old values"
+            "`publisher approve` lets exactly these go, `publisher drop` keeps what the stores have"
         );
     }
     match out.is_empty() {
@@ -91,7 +96,7 @@ fn text(held: &[HeldGroup]) -> String {
 pub(super) async fn approve(context: &Context, of: &Of) -> Result<Exit, Stop> {
     let decided = decide(context, of, Decision::Approve).await?;
     let contexts = decided.contexts;
-    eprintln!("{contexts} removals approved for an hour");
+    eprintln!("{contexts} contexts approved for an hour");
     if decided.tenants.len() > TENANTS_AT_ONCE {
         let cause = "publisher approve";
         return scan::ask(context, cause, RegionFilter::All, None, scan::How::PLAIN).await;
@@ -110,7 +115,7 @@ pub(super) async fn approve(context: &Context, of: &Of) -> Result<Exit, Stop> {
         .collect();
     let result = json!({ "approved": contexts, "not_delivered": late });
     context.print(&result, || match late.len() {
-        0 => format!("{contexts} contexts removed everywhere"),
+        0 => format!("{contexts} contexts are everywhere as at the hub"),
         n => format!("{n} deliveries are not acknowledged yet; they are still being tried, or a scan repairs them"),
     })?;
     Ok(match late.is_empty() {
@@ -123,7 +128,7 @@ pub(super) async fn drop(context: &Context, of: &Of) -> Result<Exit, Stop> {
     let decided = decide(context, of, Decision::Drop).await?;
     let contexts = decided.contexts;
     context.print(&json!({ "dropped": contexts }), || {
-        format!("{contexts} contexts keep their values until the hub has them again")
+        format!("{contexts} contexts stay as the stores have them until the hub changes them again")
     })?;
     Ok(Exit::Done)
 }

@@ -2,8 +2,8 @@
 
 use super::{Context, Exit, Stop, progress};
 use crate::ask::{Ask, Reply};
-use crate::source::holds::{Decision, Which};
-use crate::writer::{HeldReport, RegionFilter, ScanSummary, UnitsUsed};
+use crate::source::holds::{Decision, HeldFor, Which};
+use crate::writer::{HeldReport, RegionFilter, ScanSummary, UnitsUsed, Usage};
 use contexts::name::{Kind, TenantId};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -24,7 +24,11 @@ pub(super) async fn run(
     if allow_mass_delete {
         context.require_migrated().await?;
         // What was held before is approved as well: it is what the scan would find.
-        let (which, by) = (Which::default(), super::actor("scan --allow-mass-delete"));
+        let which = Which {
+            reason: Some(HeldFor::Removed),
+            ..Which::default()
+        };
+        let by = super::actor("scan --allow-mass-delete");
         let source = &context.parts.source;
         source.decide(Decision::Approve, &which, &by).await?;
     }
@@ -133,6 +137,9 @@ pub(super) fn text(summary: &ScanSummary) -> String {
     for warning in &summary.warnings {
         let _ = writeln!(out, "  warning: {warning}");
     }
+    for line in budget_lines(&summary.budgets, summary.budget_tenants) {
+        let _ = writeln!(out, "  warning: {line}");
+    }
     for line in held_lines(&summary.held) {
         let _ = writeln!(out, "  held: {line}");
     }
@@ -144,6 +151,20 @@ pub(super) fn text(summary: &ScanSummary) -> String {
         );
     }
     out
+}
+
+/// Who is near a budget or over it; `all` counts those that are not named, too.
+pub(super) fn budget_lines(budgets: &BTreeMap<TenantId, Vec<Usage>>, all: usize) -> Vec<String> {
+    let named = budgets.iter();
+    let named = named.flat_map(|(tenant, usage)| usage.iter().map(move |u| (tenant, u)));
+    let mut lines: Vec<String> = named
+        .map(|(tenant, usage)| format!("tenant {tenant} has {usage}"))
+        .collect();
+    if all > budgets.len() {
+        let more = all - budgets.len();
+        lines.push(format!("{more} more tenants are near a budget or over it"));
+    }
+    lines
 }
 
 /// Leaves in a report what concerns a kind.

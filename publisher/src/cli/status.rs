@@ -142,6 +142,18 @@ fn text(status: &Status) -> String {
     for line in held.into_iter().flat_map(scan::held_lines) {
         let _ = writeln!(out, "held      {line}");
     }
+    let (budgets, all) = match (&status.engine, &status.last_scan) {
+        (Some(engine), _) => (Some(&engine.budgets), engine.budget_tenants),
+        (None, scan) => scan.as_ref().map_or((None, 0), |s| {
+            (Some(&s.summary.budgets), s.summary.budget_tenants)
+        }),
+    };
+    for line in budgets
+        .into_iter()
+        .flat_map(|budgets| scan::budget_lines(budgets, all))
+    {
+        let _ = writeln!(out, "budget    {line}");
+    }
     for problem in status.last_scan.iter().flat_map(|s| &s.summary.problems) {
         let _ = writeln!(out, "problem   {problem}");
     }

@@ -16,6 +16,7 @@ const HUB: &[&str] = &[
     "tls",
     "spoke_tls",
     "insecure",
+    "max_change_share",
 ];
 const TOKEN: &[&str] = &["name", "token", "role"];
 const SPOKE: &[&str] = &[
@@ -38,6 +39,8 @@ const CONTEXT: &[&str] = &[
     "watch",
     "max_value_bytes",
     "schema",
+    "max_contexts",
+    "warn_contexts",
     "regions_required",
     "sensitive",
 ];

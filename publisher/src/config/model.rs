@@ -44,6 +44,7 @@ struct RawHub {
     spoke_tls: Option<RawClient>,
     #[serde(default)]
     insecure: bool,
+    max_change_share: Option<f64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -83,6 +84,8 @@ struct RawContext {
     watch: Vec<Watch>,
     max_value_bytes: Option<u64>,
     schema: Option<String>,
+    max_contexts: Option<u64>,
+    warn_contexts: Option<u64>,
     #[serde(default)]
     regions_required: bool,
     #[serde(default)]
@@ -117,7 +120,7 @@ pub struct HubConfig {
     pub api_token: SecretString,
     /// Further ones, each with a name and a role.
     pub tokens: Vec<ApiToken>,
-    /// What may be removed at once.
+    /// What may be removed and changed at once.
     pub guards: GuardLimits,
     /// TLS of the API.
     pub tls: Option<ServerFiles>,
@@ -226,6 +229,10 @@ pub struct ContextConfig {
     pub max_value_bytes: u64,
     /// The JSON Schema of its values, as text.
     pub schema: Option<String>,
+    /// Contexts that a tenant may have; what is new beyond is held.
+    pub max_contexts: Option<u64>,
+    /// Contexts beyond which a tenant is named.
+    pub warn_contexts: Option<u64>,
     /// Whether NULL regions are an error rather than every region.
     pub regions_required: bool,
     /// Whether the console masks its values.
@@ -364,10 +371,17 @@ fn check_hub(raw: RawHub) -> Result<HubConfig, Fault> {
     let guards = GuardLimits {
         max_delete_share: raw.max_delete_share.unwrap_or(defaults.max_delete_share),
         max_delete_count: raw.max_delete_count.unwrap_or(defaults.max_delete_count),
+        max_change_share: raw.max_change_share.unwrap_or(defaults.max_change_share),
+        ..defaults
     };
-    if !(0.0..=1.0).contains(&guards.max_delete_share) {
-        let message = "it must be from 0.0 to 1.0; 1.0 switches the guard off";
-        return Err(fault("hub.max_delete_share", message));
+    for (key, share) in [
+        ("hub.max_delete_share", guards.max_delete_share),
+        ("hub.max_change_share", guards.max_change_share),
+    ] {
+        if !(0.0..=1.0).contains(&share) {
+            let message = "it must be from 0.0 to 1.0; 1.0 switches the guard off";
+            return Err(fault(key, message));
+        }
     }
     let tokens = check_api_tokens(&raw.api_token, raw.token)?;
     let RawHub {
@@ -461,13 +475,34 @@ fn check_context(i: usize, raw: RawContext) -> Result<ContextConfig, Fault> {
     if max_value_bytes == 0 {
         return Err(fault(place("max_value_bytes"), "it must be at least 1"));
     }
+    check_budget(&place, raw.warn_contexts, raw.max_contexts)?;
     Ok(ContextConfig {
         kind,
         query,
         watch: raw.watch,
         max_value_bytes,
         schema: raw.schema,
+        max_contexts: raw.max_contexts,
+        warn_contexts: raw.warn_contexts,
         regions_required: raw.regions_required,
         sensitive: raw.sensitive,
     })
+}
+
+/// A warning comes before the end of the budget.
+fn check_budget(
+    place: &impl Fn(&str) -> String,
+    warn: Option<u64>,
+    max: Option<u64>,
+) -> Result<(), Fault> {
+    if max == Some(0) {
+        return Err(fault(place("max_contexts"), "it must be at least 1"));
+    }
+    match (warn, max) {
+        (Some(warn), Some(max)) if warn >= max => {
+            let message = format!("it must be less than max_contexts, {max}");
+            Err(fault(place("warn_contexts"), message))
+        }
+        _ => Ok(()),
+    }
 }

@@ -6,7 +6,8 @@ use crate::metrics as m;
 use crate::source::stopped::Stopped;
 use crate::spoke::Spoke;
 use crate::writer::{
-    Millis, Report, ScanSummary, StoreIx, StoreSpec, StoreSummary, UnitsUsed, Writer,
+    BudgetNews, Level, Millis, Report, ScanSummary, StoreIx, StoreSpec, StoreSummary, UnitsUsed,
+    Writer,
 };
 use contexts::push::Verdict;
 use contexts_dynamodb::units::{Cause, Used};
@@ -124,6 +125,27 @@ impl Reporter {
     }
 }
 
+/// A tenant came near a budget, over it, or has room again: said once each time.
+fn budget(news: &BudgetNews) {
+    let BudgetNews {
+        tenant,
+        kind,
+        usage,
+    } = news;
+    match usage {
+        Some(usage) => {
+            let reason = match usage.level() {
+                Level::Over => "over",
+                Level::Near | Level::Fine => "near",
+            };
+            tracing::warn!(tenant = %tenant, kind = %kind, reason, contexts = usage.contexts, error = %usage, "the budget of a tenant");
+        }
+        None => {
+            tracing::info!(tenant = %tenant, kind = %kind, "the budget of a tenant has room again");
+        }
+    }
+}
+
 /// What tables cost.
 pub(super) fn units(spokes: &[Arc<Spoke>]) {
     for spoke in spokes {
@@ -198,8 +220,9 @@ impl Engine<'_> {
                 Report::Guarded(alert) => {
                     let reason = if alert.is_held { "held" } else { "passed" };
                     metrics::counter!(m::GUARDED, "outcome" => reason).increment(1);
-                    tracing::warn!(reason, error = alert.line, "the guard against mass deletes");
+                    tracing::warn!(reason, error = alert.line, "the guard");
                 }
+                Report::Budget(news) => budget(&news),
                 Report::BuildFailed { why } => {
                     metrics::counter!(m::BUILD_FAILURES).increment(1);
                     tracing::warn!(error = why, "a build failed and is repeated");

@@ -5,8 +5,10 @@ use crate::failpoint;
 use crate::source::hub::Lease;
 use crate::source::{Source, SourceError};
 use crate::spoke::{CallError, Called, Spoke};
-use crate::writer::{AckRequest, Answer, BuildRequest, HoldWork, LookRequest, Request, StoreIx};
-use contexts::name::{Key, Kind, TenantId};
+use crate::writer::{
+    AckRequest, Answer, BuildRequest, HoldWork, LookRequest, Request, StoreIx, Told, value_of,
+};
+use contexts::name::TenantId;
 use contexts::push::TenantState;
 use contexts::version::Term;
 use std::time::{Duration, Instant};
@@ -161,9 +163,12 @@ impl Engine<'_> {
                 if !work.void.is_empty() {
                     source.forget_holds(term, &work.void).await?;
                 }
-                match work.removed.is_empty() {
+                if !work.passed.is_empty() {
+                    source.record_passed(term, &work.passed).await?;
+                }
+                match work.settled.is_empty() {
                     true => Ok(()),
-                    false => source.record_removals(term, &work.removed).await,
+                    false => source.record_settled(term, &work.settled).await,
                 }
             };
             let written = source.within(ACK_WITHIN, writing).await;
@@ -255,10 +260,14 @@ async fn send(source: &Source, spoke: &Spoke, term: Term, request: Request) -> A
     }
 }
 
-/// The names of what a store has of a tenant.
-fn names(state: TenantState) -> (TenantId, Vec<(Kind, Key)>) {
-    let names = state.contexts.into_iter().map(|c| (c.kind, c.key));
-    (state.tenant, names.collect())
+/// What a store has of a tenant.
+fn names(state: TenantState) -> (TenantId, Vec<Told>) {
+    let told = state.contexts.into_iter().map(|context| Told {
+        value: value_of(&context),
+        kind: context.kind,
+        key: context.key,
+    });
+    (state.tenant, told.collect())
 }
 
 /// Asks a store who it is, and the database whether it knows the writer that the store names.

@@ -2,7 +2,7 @@
 
 use super::reports::{Refusal, Reporter};
 use crate::source::stopped::Stopped;
-use crate::writer::{HeldReport, Millis, Writer};
+use crate::writer::{HeldReport, Millis, Usage, Writer};
 use contexts::name::{Region, TenantId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
@@ -91,6 +91,15 @@ pub struct EngineView {
     /// How many of them because of their data, and not because somebody or the guard wants it so.
     #[serde(default)]
     pub held_by_data: usize,
+    /// Tenants that are near a budget or over it; the first hundred.
+    #[serde(default)]
+    pub budgets: BTreeMap<TenantId, Vec<Usage>>,
+    /// How many tenants that are.
+    #[serde(default)]
+    pub budget_tenants: usize,
+    /// How many of them are over one.
+    #[serde(default)]
+    pub over_budget: usize,
     /// What is paused, and what the guard holds, as the database said last.
     #[serde(default)]
     pub stopped: Option<Stopped>,
@@ -98,7 +107,7 @@ pub struct EngineView {
     pub refusals: VecDeque<Refusal>,
 }
 
-/// Held tenants that are shown.
+/// Tenants that are shown, of those of which something is held, and of those near a budget.
 const HELD_SHOWN: usize = 100;
 
 impl EngineView {
@@ -145,6 +154,9 @@ impl EngineView {
                 .collect(),
             held_tenants: writer.held().len(),
             held_by_data: writer.held_by_data(),
+            budgets: writer.budgets().first(HELD_SHOWN),
+            budget_tenants: writer.budgets().len(),
+            over_budget: writer.budgets().over(),
             stopped: reporter.stopped.clone(),
             refusals: reporter.refusals().clone(),
         }

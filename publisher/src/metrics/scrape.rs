@@ -84,9 +84,14 @@ fn of_writer(view: &EngineView) {
     if let Some(stopped) = &view.stopped {
         gauge!(m::HELD_REMOVALS).set(stopped.removals as f64);
         gauge!(m::HELD_REMOVALS_SECONDS).set(stopped.removals_seconds);
+        gauge!(m::HELD_CHANGES).set(stopped.changes as f64);
+        gauge!(m::HELD_CHANGES_SECONDS).set(stopped.changes_seconds);
+        gauge!(m::HELD_BEYOND).set(stopped.beyond as f64);
         gauge!(m::PAUSES).set(stopped.pauses as f64);
         gauge!(m::PAUSED_SECONDS).set(stopped.paused_seconds);
     }
+    gauge!(m::BUDGET_TENANTS).set(view.budget_tenants as f64);
+    gauge!(m::OVER_BUDGET).set(view.over_budget as f64);
     gauge!(m::CLASHES).set(view.clashes as f64);
     gauge!(m::CAPTURE_GAP).set(bit(view.capture_gap.is_some()));
     gauge!(m::UNACKED).set(view.unacked as f64);

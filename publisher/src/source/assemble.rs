@@ -1,11 +1,13 @@
 //! From rows to bundles. Pure. What cannot be published is held, by name where it has one; nothing is ever dropped
 //! silently, and nothing that is wrong with one tenant touches another.
 
+use super::budgets::{Budget, Ledger};
 use super::definitions::Definition;
-use super::holds::{HoldRow, HoldState};
-use super::pauses::{Pause, Pauses};
-use crate::writer::{Built, BuiltBundle, HoldName};
-use contexts::bundle::{Bundle, Context, Held, HeldKind, HoldReason};
+use super::holds::HoldRow;
+use super::parts::{Part, Parts};
+use super::pauses::Pauses;
+use crate::writer::{Built, BuiltBundle, HoldName, Over, Usage};
+use contexts::bundle::{Bundle, Context, Held, HoldReason};
 use contexts::digest::DigestKey;
 use contexts::name::{Key, Kind, Region, TenantId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,22 +29,20 @@ pub struct Row {
     pub expires: Option<i64>,
 }
 
-#[derive(Debug)]
-struct Part {
-    content: Result<Context, Held>,
-    regions: Option<Vec<Region>>,
-}
-
-/// The rows of one tenant so far.
+/// What came of a build.
 #[derive(Debug, Default)]
-struct Parts {
-    parts: BTreeMap<(Kind, Key), Part>,
-    held_kinds: BTreeMap<Kind, HoldReason>,
-    holds: Vec<HoldRow>,
+pub struct Finished {
+    /// The bundles.
+    pub tenants: Vec<Built>,
+    /// What a person let through.
+    pub excused: BTreeMap<TenantId, Vec<HoldName>>,
+    /// Holds that are over: what is gone is there again, what was changed is changed again, or there is room.
+    pub void: Vec<HoldName>,
+    /// Who is over a budget, and something of that is not held.
+    pub over: BTreeMap<TenantId, Vec<Over>>,
+    /// Who is near a budget or over it.
+    pub budgets: BTreeMap<TenantId, Vec<Usage>>,
 }
-
-/// The bundles of a build; removals in them that a person approved; holds of what the hub has again.
-pub type Finished = (Vec<Built>, BTreeMap<TenantId, Vec<HoldName>>, Vec<HoldName>);
 
 /// Collects the rows of one build.
 #[derive(Debug)]
@@ -52,6 +52,7 @@ pub struct Assembly<'a> {
     pauses: &'a Pauses,
     closed: &'a BTreeSet<Region>,
     tenants: BTreeMap<TenantId, Parts>,
+    budgets: BTreeMap<Kind, Budget>,
     warnings: BTreeSet<String>,
 }
 
@@ -69,6 +70,7 @@ impl<'a> Assembly<'a> {
             pauses,
             closed,
             tenants: BTreeMap::new(),
+            budgets: BTreeMap::new(),
             warnings: BTreeSet::new(),
         }
     }
@@ -81,6 +83,11 @@ impl<'a> Assembly<'a> {
     /// Takes a row of a kind.
     pub fn row(&mut self, definition: &Definition, tenant: &TenantId, row: Row) {
         let kind = &definition.kind;
+        if let Some(budget) = Budget::of(definition)
+            && !self.budgets.contains_key(kind)
+        {
+            self.budgets.insert(kind.clone(), budget);
+        }
         let regions = self.regions_of(kind, row.regions);
         let parts = match self.tenants.get_mut(tenant) {
             Some(parts) => parts,
@@ -181,7 +188,7 @@ impl<'a> Assembly<'a> {
         std::mem::take(&mut self.warnings).into_iter().collect()
     }
 
-    /// Takes what is held of some tenants although their rows are gone.
+    /// Takes what is held of some tenants.
     pub fn holds(&mut self, holds: impl Iterator<Item = HoldRow>) {
         for hold in holds {
             let parts = self.tenants.entry(hold.name.tenant.clone()).or_default();
@@ -197,120 +204,32 @@ impl<'a> Assembly<'a> {
             pauses,
             closed,
             tenants,
+            budgets,
             ..
         } = self;
-        let (mut built, mut excused, mut void) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let mut finished = Finished::default();
         for (tenant, mut parts) in tenants {
-            let approved = parts.settle_holds(&mut void);
+            let approved = parts.settle_holds(&budgets, &mut finished.void);
+            let ledger = Ledger::of(&mut parts, &approved, regions, &budgets, &mut finished.void);
             if !approved.is_empty() {
-                excused.insert(tenant.clone(), approved);
+                finished.excused.insert(tenant.clone(), approved);
+            }
+            if !ledger.over.is_empty() {
+                finished.over.insert(tenant.clone(), ledger.over);
+            }
+            if !ledger.usage.is_empty() {
+                finished.budgets.insert(tenant.clone(), ledger.usage);
             }
             let pauses = pauses.of(&tenant);
-            let mut one = parts.build(tenant, regions, key, pauses);
+            let mut one = parts.build(tenant, regions, key, pauses, &budgets);
             let bundles = regions.iter().zip(&mut one.bundles);
             for (_, bundle) in bundles.filter(|(region, _)| closed.contains(*region)) {
                 let empty = Bundle::empty(one.tenant.clone());
                 *bundle = Arc::new(BuiltBundle::new(empty, key));
             }
-            built.push(one);
+            finished.tenants.push(one);
         }
-        (built, excused, void)
-    }
-}
-
-impl Parts {
-    fn hold_kind(&mut self, kind: &Kind, why: String) {
-        self.held_kinds
-            .entry(kind.clone())
-            .or_insert(HoldReason::CannotBuild { why });
-    }
-
-    /// Leaves the holds that keep something here, and returns what may leave. A hold of what is there again is void; of
-    /// a kind that cannot be built nothing can be said.
-    fn settle_holds(&mut self, void: &mut Vec<HoldName>) -> Vec<HoldName> {
-        let mut approved = Vec::new();
-        for hold in std::mem::take(&mut self.holds) {
-            let HoldName {
-                kind, key, region, ..
-            } = &hold.name;
-            let there = self.parts.get(&(kind.clone(), key.clone()));
-            let here = |p: &Part| p.regions.as_ref().is_none_or(|r| r.contains(region));
-            if self.held_kinds.contains_key(kind) {
-                continue;
-            } else if there.is_some_and(here) {
-                void.push(hold.name);
-            } else if hold.state == HoldState::Approved {
-                approved.push(hold.name);
-            } else {
-                self.holds.push(hold);
-            }
-        }
-        approved
-    }
-
-    fn build(
-        mut self,
-        tenant: TenantId,
-        regions: &[Region],
-        key: &DigestKey,
-        pauses: &[Pause],
-    ) -> Built {
-        let held_kinds = &self.held_kinds;
-        self.parts
-            .retain(|(kind, _), _| !held_kinds.contains_key(kind));
-        let everywhere = self.parts.values().all(|p| p.regions.is_none())
-            && pauses.iter().all(|p| p.region.is_none())
-            && self.holds.is_empty();
-        let bundles = match (everywhere, regions.first()) {
-            (true, Some(first)) => {
-                let one = Arc::new(BuiltBundle::new(self.bundle(&tenant, first, pauses), key));
-                vec![one; regions.len()]
-            }
-            _ => regions
-                .iter()
-                .map(|r| Arc::new(BuiltBundle::new(self.bundle(&tenant, r, pauses), key)))
-                .collect(),
-        };
-        Built { tenant, bundles }
-    }
-
-    fn bundle(&self, tenant: &TenantId, region: &Region, pauses: &[Pause]) -> Bundle {
-        let (mut contexts, mut held) = (Vec::new(), Vec::new());
-        let here = |p: &&Part| p.regions.as_ref().is_none_or(|r| r.contains(region));
-        for part in self.parts.values().filter(here) {
-            match &part.content {
-                Ok(context) if pauses.iter().any(|p| p.stops(region, &context.kind)) => {
-                    held.push(Held {
-                        kind: context.kind.clone(),
-                        key: context.key.clone(),
-                        why: HoldReason::Paused,
-                    });
-                }
-                Ok(context) => contexts.push(context.clone()),
-                Err(name) => held.push(name.clone()),
-            }
-        }
-        let removed = self.holds.iter().filter(|h| h.name.region == *region);
-        held.extend(removed.map(|h| Held {
-            kind: h.name.kind.clone(),
-            key: h.name.key.clone(),
-            why: match h.state {
-                HoldState::Dropped => HoldReason::Dropped,
-                HoldState::Held | HoldState::Approved => HoldReason::Removed,
-            },
-        }));
-        held.sort_unstable_by(|a, b| (&a.kind, &a.key).cmp(&(&b.kind, &b.key)));
-        let whole = |(kind, why): (&Kind, &HoldReason)| HeldKind {
-            kind: kind.clone(),
-            why: why.clone(),
-        };
-        // The map's keys are sorted and unique, and held kinds were taken out, so the parts agree by construction.
-        Bundle {
-            tenant: tenant.clone(),
-            contexts,
-            held,
-            held_kinds: self.held_kinds.iter().map(whole).collect(),
-        }
+        finished
     }
 }
 
@@ -326,6 +245,8 @@ mod tests {
             watch: Vec::new(),
             max_value_bytes: 10,
             schema: None,
+            max_contexts: None,
+            warn_contexts: None,
             compiled: Compiled::default(),
             regions_required: false,
             has_regions: true,
@@ -356,7 +277,7 @@ mod tests {
         rows.into_iter()
             .for_each(|r| assembly.row(&definition(), &tenant, r));
         let warnings = assembly.take_warnings();
-        (assembly.finish().0.remove(0), warnings)
+        (assembly.finish().tenants.remove(0), warnings)
     }
 
     #[test]

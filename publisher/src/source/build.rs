@@ -4,7 +4,7 @@
 //! savepoint, and a query that fails is asked again for ever fewer tenants until the one that fails is found. Only
 //! trouble with the database as a whole fails the build.
 
-use super::assemble::{Assembly, Row};
+use super::assemble::{Assembly, Finished, Row};
 use super::definitions::{self, Definition, Definitions};
 use super::holds::HoldRow;
 use super::hub::SERVER;
@@ -366,7 +366,13 @@ pub(super) fn batch(
 ) -> BuiltBatch {
     let (mut warnings, contexts) = (assembly.take_warnings(), assembly.contexts());
     warnings.extend(definitions.pauses.all.iter().map(ToString::to_string));
-    let (tenants, excused, void) = assembly.finish();
+    let Finished {
+        tenants,
+        excused,
+        void,
+        over,
+        budgets,
+    } = assembly.finish();
     BuiltBatch {
         ranges: Vec::new(),
         beat: None,
@@ -374,8 +380,11 @@ pub(super) fn batch(
         tenants,
         guards: definitions.guards,
         closed: definitions.decommissioned.clone(),
+        queries: definitions.queries.clone(),
         excused,
         void,
+        over,
+        budgets,
         contexts,
         definitions: definitions.fingerprint,
         kinds: definitions.kinds.iter().map(|d| d.kind.clone()).collect(),

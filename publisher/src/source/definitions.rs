@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// One kind: what the configuration says, and what the database was found to answer to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,12 @@ pub struct Definition {
     /// The same, compiled once for all that share these definitions.
     #[serde(skip)]
     pub compiled: Compiled,
+    /// Contexts that a tenant may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_contexts: Option<u64>,
+    /// Contexts beyond which a tenant is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warn_contexts: Option<u64>,
     /// Whether NULL regions are an error.
     pub regions_required: bool,
     /// Whether the query has a column `regions`.
@@ -39,6 +46,13 @@ pub struct Definition {
 }
 
 impl Definition {
+    /// A hash of the query: what values are of.
+    fn query_hash(&self) -> u64 {
+        let mut first = [0; 8];
+        first.copy_from_slice(&blake3::hash(self.query.as_bytes()).as_bytes()[..8]);
+        u64::from_le_bytes(first) | 1
+    }
+
     /// Where and how a value breaks the schema, if it does.
     pub fn fault(&self, value: &str) -> Option<(String, String)> {
         self.compiled.fault(self.schema.as_deref()?, value)
@@ -51,6 +65,8 @@ impl Definition {
             _ if self.watch != config.watch => Some("watch"),
             _ if self.max_value_bytes != config.max_value_bytes => Some("max_value_bytes"),
             _ if self.schema != config.schema => Some("schema"),
+            _ if self.max_contexts != config.max_contexts => Some("max_contexts"),
+            _ if self.warn_contexts != config.warn_contexts => Some("warn_contexts"),
             _ if self.regions_required != config.regions_required => Some("regions_required"),
             _ => None,
         }
@@ -111,6 +127,8 @@ pub struct Definitions {
     pub decommissioned: BTreeSet<Region>,
     /// The limits of the guards.
     pub guards: GuardLimits,
+    /// The query of each kind, by its hash.
+    pub queries: Arc<BTreeMap<Kind, u64>>,
     /// A fingerprint of all that shapes content.
     pub fingerprint: u128,
 }
@@ -130,7 +148,8 @@ impl Definitions {
         let (pauses, exceptions): (String, String) = (row.get(6), row.get(7));
         let fingerprint = row.get::<Option<&str>, _>(5).and_then(number);
         let fingerprint = fingerprint.ok_or_else(|| damaged("they have no fingerprint".into()))?;
-        let kinds = serde_json::from_str(&kinds).map_err(|e| damaged(e.to_string()))?;
+        let kinds: Vec<Definition> =
+            serde_json::from_str(&kinds).map_err(|e| damaged(e.to_string()))?;
         let stores = serde_json::from_str(&stores).map_err(|e| damaged(e.to_string()))?;
         let pauses = Pauses {
             all: serde_json::from_str(&pauses).map_err(|e| damaged(e.to_string()))?,
@@ -138,14 +157,22 @@ impl Definitions {
         };
         let key = from_hex(row.get(0))
             .ok_or_else(|| damaged("the digest key has not 32 bytes".into()))?;
+        let limits: GuardLimits =
+            serde_json::from_str(row.get(8)).map_err(|e| damaged(e.to_string()))?;
+        let guards = GuardLimits {
+            budgets: kinds.iter().any(|d| d.max_contexts.is_some()),
+            ..limits
+        };
+        let queries = kinds.iter().map(|d| (d.kind.clone(), d.query_hash()));
         Ok(Self {
+            queries: Arc::new(queries.collect()),
             kinds,
             tenant_type,
             search_path,
             digest_key: DigestKey(key),
             stores,
             pauses,
-            guards: serde_json::from_str(row.get(8)).map_err(|e| damaged(e.to_string()))?,
+            guards,
             decommissioned: serde_json::from_str(row.get(9)).map_err(|e| damaged(e.to_string()))?,
             fingerprint,
         })
@@ -191,6 +218,9 @@ impl Definitions {
         }
         if self.guards.max_delete_count != guards.max_delete_count {
             lines.push("hub.max_delete_count differs from the database".to_owned());
+        }
+        if self.guards.max_change_share != guards.max_change_share {
+            lines.push("hub.max_change_share differs from the database".to_owned());
         }
         let configured: BTreeMap<String, Region> = config
             .spokes

@@ -144,6 +144,8 @@ impl Source {
             watch: context.watch.clone(),
             max_value_bytes: context.max_value_bytes,
             schema: context.schema.clone(),
+            max_contexts: context.max_contexts,
+            warn_contexts: context.warn_contexts,
             compiled: Compiled::default(),
             regions_required: context.regions_required,
             has_regions: has("regions"),

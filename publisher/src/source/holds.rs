@@ -1,10 +1,10 @@
-//! Removals that were held: rows of `hubcast.holds`, written by the writer, decided by a person, read by every build in
+//! What was held: rows of `hubcast.holds`, written by the writer, decided by a person, read by every build in
 //! its own snapshot. What a row says is all that there is; nothing in memory keeps a value alive.
 
 use super::audit::{self, Actor};
 use super::statement::{Statement, quoted, texts, unnamed};
 use super::{Source, SourceError};
-use crate::writer::{Hold, HoldName};
+use crate::writer::{ANY_VALUE, Hold, HoldName, Withheld};
 use contexts::name::{Key, Kind, Region, TenantId};
 use contexts::version::Term;
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,47 @@ pub enum HoldState {
     Dropped,
 }
 
+/// What of contexts is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum HeldFor {
+    /// That they are gone: too many at once.
+    Removed,
+    /// Their new values: too many at once.
+    Changed,
+    /// That they are new: their tenant has more of the kind than its budget.
+    Budget,
+}
+
+impl HeldFor {
+    /// The word that the database has for it.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Removed => "removed",
+            Self::Changed => "changed",
+            Self::Budget => "budget",
+        }
+    }
+
+    /// What a person calls so many contexts of it.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Removed => "removals",
+            Self::Changed => "changes",
+            Self::Budget => "new contexts",
+        }
+    }
+}
+
+/// How the database writes down what is held: the reason, and the value.
+fn columns(what: Withheld) -> (HeldFor, Option<i64>) {
+    match what {
+        Withheld::Removal => (HeldFor::Removed, None),
+        Withheld::Change(value) => (HeldFor::Changed, Some(value.cast_signed())),
+        Withheld::Beyond => (HeldFor::Budget, None),
+    }
+}
+
 /// One hold, as a build reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HoldRow {
@@ -41,7 +82,7 @@ pub struct HoldRow {
 }
 
 /// The columns that [`HoldRow::read`] reads. An approval that ran out says nothing any more.
-pub(super) const COLUMNS: &str = "tenant, kind, key, region, state";
+pub(super) const COLUMNS: &str = "tenant, kind, key, region, state, reason, value";
 /// And which rows.
 pub(super) const IN_FORCE: &str = "(state <> 'approved' OR approved_until > now())";
 
@@ -59,10 +100,25 @@ impl HoldRow {
                 kind: Kind::new(row.get(1)).ok()?,
                 key: Key::new(row.get(2)).ok()?,
                 region: Region::new(row.get(3)).ok()?,
+                what: match row.get::<&str, _>(5) {
+                    "changed" => {
+                        let value = row.get::<Option<i64>, _>(6);
+                        Withheld::Change(value.map_or(ANY_VALUE, i64::cast_unsigned))
+                    }
+                    "budget" => Withheld::Beyond,
+                    _ => Withheld::Removal,
+                },
             },
             state,
         })
     }
+}
+
+/// The values of holds, as text; empty where there is none.
+fn values(names: &[HoldName]) -> Vec<String> {
+    let values = names.iter().map(|n| columns(n.what).1);
+    let texts = values.map(|value| value.map_or_else(String::new, |v| v.to_string()));
+    texts.collect()
 }
 
 /// Holds of one cause, for a person.
@@ -72,13 +128,15 @@ pub struct HeldGroup {
     pub region: Region,
     /// The kind.
     pub kind: Kind,
+    /// What of them is held.
+    pub reason: HeldFor,
     /// What became of them.
     pub state: HoldState,
     /// Contexts.
     pub contexts: u64,
     /// Their tenants.
     pub tenants: u64,
-    /// What removed so much.
+    /// What removed or changed so much, or which budget it is.
     pub cause: String,
     /// Who decided.
     pub decided_by: Option<String>,
@@ -96,6 +154,8 @@ pub struct Which {
     pub region: Option<Region>,
     /// Only of this kind.
     pub kind: Option<Kind>,
+    /// Only what is held for this reason.
+    pub reason: Option<HeldFor>,
     /// Only of these tenants.
     pub tenants: Option<Vec<TenantId>>,
 }
@@ -105,7 +165,8 @@ impl Which {
         let mut all = vec!["state = 'held'".to_owned()];
         let region = self.region.as_ref().map(|r| ("region", r.as_str()));
         let kind = self.kind.as_ref().map(|k| ("kind", k.as_str()));
-        for (column, value) in region.into_iter().chain(kind) {
+        let reason = self.reason.map(|r| ("reason", r.word()));
+        for (column, value) in region.into_iter().chain(kind).chain(reason) {
             all.push(format!("{column} = {}", quoted(value)));
         }
         if let Some(tenants) = &self.tenants {
@@ -128,14 +189,14 @@ pub struct Decided {
 /// A decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// They may leave within the next hour.
+    /// They may go within the next hour.
     Approve,
-    /// They stay until the hub has them again.
+    /// They stay as they are until the hub changes them again.
     Drop,
 }
 
 impl Source {
-    /// Writes removals down that are held, as the writer of a term; with the act, so that they are in the audit trail.
+    /// Writes down what is held, as the writer of a term; with the act, so that it is in the audit trail.
     ///
     /// # Errors
     /// [`SourceError::TermOver`] if somebody else is the writer now.
@@ -152,14 +213,17 @@ impl Source {
         for names in hold.names.chunks(ROWS) {
             let column = |of: fn(&HoldName) -> &str| texts(names.iter().map(of));
             let sql = format!(
-                "INSERT INTO hubcast.holds (tenant, kind, key, region, state, cause) \
-                 SELECT t, k, key, r, 'held', $1 FROM unnest({}, {}, {}, {}) AS u(t, k, key, r) \
+                "INSERT INTO hubcast.holds (tenant, kind, key, region, reason, value, state, cause) \
+                 SELECT t, k, key, r, w, nullif(v, '')::bigint, 'held', $1 \
+                 FROM unnest({}, {}, {}, {}, {}, {}) AS u(t, k, key, r, w, v) \
                  ON CONFLICT (tenant, kind, key, region) DO UPDATE SET state = 'held', cause = excluded.cause, \
-                 held_at = now(), decided_by = NULL, approved_until = NULL",
+                 reason = excluded.reason, value = excluded.value, held_at = now(), decided_by = NULL, approved_until = NULL",
                 column(|n| n.tenant.as_str()),
                 column(|n| n.kind.as_str()),
                 column(|n| n.key.as_str()),
                 column(|n| n.region.as_str()),
+                column(|n| columns(n.what).0.word()),
+                texts(values(names).iter().map(String::as_str)),
             );
             let writing = unnamed(sql).bind(hold.cause.clone());
             writing.execute(&mut *tx).await.map_err(failed)?;
@@ -168,26 +232,29 @@ impl Source {
             who: "publisher".into(),
             origin: "the guard".into(),
         };
-        let what = json!({ "cause": hold.cause, "contexts": hold.names.len() });
-        let act = audit::record(&by, "held removals", &what);
+        let reason = hold.names.first().map(|n| columns(n.what).0);
+        let what = json!({ "cause": hold.cause, "reason": reason, "contexts": hold.names.len() });
+        let act = audit::record(&by, "held", &what);
         unnamed(act).execute(&mut *tx).await.map_err(failed)?;
         tx.commit().await.map_err(failed)
     }
 
-    /// Forgets holds of contexts that the hub has again, and approvals that ran out.
+    /// Forgets holds that are over, unless they say something else by now, and approvals that ran out.
     ///
     /// # Errors
     /// [`SourceError`] if the database fails.
     pub async fn forget_holds(&self, term: Term, names: &[HoldName]) -> Result<(), SourceError> {
         let column = |of: fn(&HoldName) -> &str| texts(names.iter().map(of));
         let sql = format!(
-            "DELETE FROM hubcast.holds h WHERE {} AND ((h.tenant, h.kind, h.key, h.region) IN (SELECT * FROM unnest({}, {}, {}, {})) \
-             OR approved_until < now() - interval '1 hour')",
+            "DELETE FROM hubcast.holds h WHERE {} AND ((h.tenant, h.kind, h.key, h.region, h.reason, coalesce(h.value::text, '')) \
+             IN (SELECT * FROM unnest({}, {}, {}, {}, {}, {})) OR approved_until < now() - interval '1 hour')",
             self.in_office(term),
             column(|n| n.tenant.as_str()),
             column(|n| n.kind.as_str()),
             column(|n| n.key.as_str()),
             column(|n| n.region.as_str()),
+            column(|n| columns(n.what).0.word()),
+            texts(values(names).iter().map(String::as_str)),
         );
         let statement = Statement::new(sql);
         self.execute("forgetting what is held no longer", statement)
@@ -201,10 +268,10 @@ impl Source {
     /// [`SourceError`] if the database fails.
     pub async fn held(&self) -> Result<Vec<HeldGroup>, SourceError> {
         let sql = format!(
-            "SELECT coalesce(json_agg(g ORDER BY g.seconds_ago), '[]')::text FROM (SELECT region, kind, state, count(*) AS contexts, \
+            "SELECT coalesce(json_agg(g ORDER BY g.seconds_ago), '[]')::text FROM (SELECT region, kind, reason, state, count(*) AS contexts, \
               count(DISTINCT tenant) AS tenants, cause, decided_by, extract(epoch FROM now() - min(held_at))::float8 AS seconds_ago, \
               to_json((array_agg(json_build_array(tenant, key) ORDER BY tenant, key))[1:{EXAMPLES}]) AS examples \
-              FROM hubcast.holds WHERE {IN_FORCE} GROUP BY region, kind, state, cause, decided_by LIMIT {GROUPS}) g"
+              FROM hubcast.holds WHERE {IN_FORCE} GROUP BY region, kind, reason, state, cause, decided_by LIMIT {GROUPS}) g"
         );
         let doing = "reading what is held";
         let row = self.fetch_one(doing, Statement::new(sql)).await?;

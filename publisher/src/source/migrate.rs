@@ -6,7 +6,7 @@ use super::statement::{quoted, unnamed};
 use super::triggers::apply::preamble;
 use super::{Source, SourceError};
 use crate::config::{Config, Watch};
-use crate::writer::GuardLimits;
+use crate::writer::{ANY_VALUE, GuardLimits};
 use contexts::name::Region;
 use sqlx::migrate::{Migration, MigrationType};
 use sqlx::postgres::PgRow;
@@ -61,6 +61,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         10,
         "removals",
         include_str!("../../../migrations/0010_removals.sql"),
+    ),
+    (
+        11,
+        "changes and budgets",
+        include_str!("../../../migrations/0011_changes_and_budgets.sql"),
     ),
 ];
 /// Where it is remembered which were applied.
@@ -221,6 +226,10 @@ impl Source {
         lines.extend(write_settings(&mut tx, desired).await.map_err(failed)?);
         lines.extend(write_guards(&mut tx, desired).await.map_err(failed)?);
         for definition in &desired.definitions {
+            unnamed(keep_held(definition))
+                .execute(&mut *tx)
+                .await
+                .map_err(failed)?;
             let json = json(definition)?;
             let word = write_definition(&mut tx, definition, json)
                 .await
@@ -354,9 +363,13 @@ async fn write_guards(tx: &mut PgConnection, desired: &Desired) -> sqlx::Result<
     let GuardLimits {
         max_delete_share,
         max_delete_count,
+        max_change_share,
+        ..
     } = desired.guards;
     Ok(changed.then(|| {
-        format!("guards: max_delete_share {max_delete_share}, max_delete_count {max_delete_count}")
+        format!(
+            "guards: max_delete_share {max_delete_share}, max_delete_count {max_delete_count}, max_change_share {max_change_share}"
+        )
     }))
 }
 
@@ -365,6 +378,16 @@ fn guards(desired: &Desired) -> String {
     let json = quoted(&serde_json::json!(desired.guards).to_string());
     format!(
         "UPDATE hubcast.settings SET guards = {json}::jsonb WHERE guards IS DISTINCT FROM {json}::jsonb"
+    )
+}
+
+/// Under another query a value is another one without anybody having changed it: what is held stays so, whichever it is.
+fn keep_held(definition: &Definition) -> String {
+    format!(
+        "UPDATE hubcast.holds h SET value = {ANY_VALUE} FROM hubcast.definitions d WHERE d.kind = {} AND h.kind = d.kind \
+         AND h.reason = 'changed' AND h.state = 'held' AND d.definition ->> 'query' <> {}",
+        quoted(definition.kind.as_str()),
+        quoted(&definition.query)
     )
 }
 
@@ -482,6 +505,9 @@ fn script(
         settings.replace("{type}", &quoted(&desired.tenant_type))
     ));
     out.push_str(&format!("{};\n", guards(desired)));
+    for definition in &desired.definitions {
+        out.push_str(&format!("{};\n", keep_held(definition)));
+    }
     out.push_str("DELETE FROM hubcast.definitions;\n");
     for definition in &desired.definitions {
         let values = format!(

@@ -6,7 +6,7 @@ use super::{Source, SourceError};
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
 
-/// Removals that are counted; beyond that, many are many.
+/// Holds that are counted; beyond that, many are many.
 const COUNTED: u32 = 1_000_000;
 
 /// What is stopped.
@@ -20,6 +20,15 @@ pub struct Stopped {
     pub removals: u64,
     /// Since when the oldest of them is, in seconds; 0 without one.
     pub removals_seconds: f64,
+    /// Contexts whose change the guard holds and nobody decided.
+    #[serde(default)]
+    pub changes: u64,
+    /// Since when the oldest of them is, in seconds; 0 without one.
+    #[serde(default)]
+    pub changes_seconds: f64,
+    /// New contexts that are beyond a budget.
+    #[serde(default)]
+    pub beyond: u64,
 }
 
 impl Source {
@@ -28,11 +37,19 @@ impl Source {
     /// # Errors
     /// [`SourceError`] if the database fails.
     pub async fn stopped(&self) -> Result<Stopped, SourceError> {
+        let age = |reason: &str| {
+            format!(
+                "coalesce(extract(epoch FROM now() - min(held_at) FILTER (WHERE reason = '{reason}')), 0)::float8 AS {reason}_age"
+            )
+        };
         let sql = format!(
-            "SELECT p.n, p.age, h.n, h.age FROM \
+            "SELECT p.n, p.age, h.removed, h.removed_age, h.changed, h.changed_age, h.beyond FROM \
              (SELECT count(*) AS n, coalesce(extract(epoch FROM now() - min(at)), 0)::float8 AS age FROM hubcast.pauses) p, \
-             (SELECT count(*) AS n, coalesce(extract(epoch FROM now() - min(held_at)), 0)::float8 AS age FROM \
-              (SELECT held_at FROM hubcast.holds WHERE state = 'held' LIMIT {COUNTED}) held) h"
+             (SELECT count(*) FILTER (WHERE reason = 'removed') AS removed, count(*) FILTER (WHERE reason = 'changed') AS changed, \
+              count(*) FILTER (WHERE reason = 'budget') AS beyond, {}, {} FROM \
+              (SELECT reason, held_at FROM hubcast.holds WHERE state = 'held' LIMIT {COUNTED}) held) h",
+            age("removed"),
+            age("changed")
         );
         let row = self
             .fetch_one("counting what is stopped", Statement::new(sql))
@@ -43,6 +60,9 @@ impl Source {
             paused_seconds: row.get(1),
             removals: count(2),
             removals_seconds: row.get(3),
+            changes: count(4),
+            changes_seconds: row.get(5),
+            beyond: count(6),
         })
     }
 }

@@ -1,7 +1,8 @@
 //! Builds: which are wanted, which are under way, and what becomes of their results.
 
+use super::budgets::Usage;
 use super::dirty::Lane;
-use super::guard::{GuardLimits, HoldName};
+use super::guard::{GuardLimits, HoldName, Over};
 use super::queue::{Queued, Sort, Unit};
 use super::receipts::HeldReport;
 use super::scan::TenantRange;
@@ -94,10 +95,16 @@ pub struct BuiltBatch {
     pub closed: BTreeSet<Region>,
     /// The limits of the guard in the snapshot.
     pub guards: GuardLimits,
-    /// Removals that a person approved.
+    /// The query of each kind, by its hash.
+    pub queries: Arc<BTreeMap<Kind, u64>>,
+    /// What a person let through.
     pub excused: BTreeMap<TenantId, Vec<HoldName>>,
-    /// Contexts that are there again although they are held as removed.
+    /// Holds that are over.
     pub void: Vec<HoldName>,
+    /// Tenants that are over a budget, and something of them is not held.
+    pub over: BTreeMap<TenantId, Vec<Over>>,
+    /// Tenants that are near a budget or over it.
+    pub budgets: BTreeMap<TenantId, Vec<Usage>>,
     /// Kinds of which not even the tenants could be read: nobody may conclude that a key of theirs does not exist.
     pub unsure: BTreeSet<Kind>,
     /// What is wrong with the hub's data beside single tenants.
@@ -119,8 +126,11 @@ impl Default for BuiltBatch {
             kinds: BTreeSet::new(),
             closed: BTreeSet::new(),
             guards: GuardLimits::OFF,
+            queries: Arc::default(),
             excused: BTreeMap::new(),
             void: Vec::new(),
+            over: BTreeMap::new(),
+            budgets: BTreeMap::new(),
             unsure: BTreeSet::new(),
             problems: Vec::new(),
             warnings: Vec::new(),
@@ -342,9 +352,11 @@ impl Writer {
         tenants.iter_mut().for_each(|t| self.withhold_clashes(t));
         self.void_holds(result.void);
         self.guard.limits(result.guards);
+        self.guard.queries(&result.queries);
+        self.note_budgets(&tenants, &result.budgets);
         self.closed.extend(result.closed);
         let (seen, excused) = (result.seen.as_ref(), &result.excused);
-        let tenants = self.pass_guard(now, batch, tenants, seen, excused);
+        let tenants = self.pass_guard(now, batch, tenants, seen, excused, &result.over);
         for built in &tenants {
             self.note_held(&built.tenant, HeldReport::of(built));
             self.retries.built(&built.tenant, unbuilt(built), now);

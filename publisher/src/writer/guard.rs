@@ -1,10 +1,12 @@
-//! The guard against removing too much at once: what was published, what a build would remove of it, and whether that
-//! may leave. Pure: no clock, no database, no network.
+//! The guard against removing or changing too much at once: what was published, what a build would do to it, and whether
+//! that may leave. Pure: no clock, no database, no network.
 //!
-//! What must hold:
+//! What must hold, of removals and, where they have a limit, of changed values, each counted for itself:
 //! * What is removed is counted per region, kind and *cause* before any of it leaves. A cause is a transaction of the
 //!   outbox; what a scan finds is one cause; what nobody explains is a cause of its own tenant.
 //! * A cause that removes at most [`ALWAYS`] contexts of a kind in a region passes, whatever was removed before.
+//! * A change is another value of a context that is published. It counts once a scan has found the region in step under the
+//!   query that its kind has ([`settled`]): a first fill, a new kind and a query that was changed on purpose are none.
 //! * A larger one passes as a whole while it and what was removed within [`WINDOW`] stay under the limit. Beyond it all
 //!   of its removals of that kind and region are held, and nothing else of its tenants is.
 //! * A context that moves to another tenant within a cause is not removed.
@@ -21,36 +23,38 @@
 //!   - *Both, built, large one held, small one known.* Cannot be: nothing is held before a look at the outbox that began
 //!     after the last build of the cause has come back.
 //!
+//! A tenant that has more contexts of a kind than its *budget* is another matter, and needs no counting: what was published
+//! stays and goes on, of the others those that come first in the order of their keys are let in while there is room
+//! ([`budget`]).
+//!
 //! The *book* has the names of what was published. A tenant that it does not know yet is asked of a store, so that a new
 //! writer is as careful as the last one.
 
 mod book;
+mod budget;
+mod difference;
 mod judge;
+mod settled;
 mod sharing;
 mod words;
 
-pub use words::{Cause, GuardLimits, HoldName, Removals};
+pub use words::{
+    ANY_VALUE, Act, Cause, GuardLimits, HoldName, Over, Passed, Settled, Told, Withheld, value_of,
+};
 
 use super::{Millis, Snapshot};
-use book::{Book, Code, Names};
+use book::{Book, Code, Names, Sort};
 use contexts::bundle::Bundle;
-use contexts::name::{Key, Kind, Region, TenantId};
-use judge::Removed;
+use contexts::name::{Kind, Region, TenantId};
+use judge::Counted;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use words::rank;
 
-/// Removals of a kind in a region by one cause that always pass.
+/// Removals of a kind in a region by one cause that always pass, and changes.
 pub const ALWAYS: usize = 20;
-/// How long a removal counts.
+/// How long a removal or a change counts.
 pub const WINDOW: Millis = 600_000;
-
-/// What one tenant's build would do in a region.
-#[derive(Debug, Default)]
-struct Difference {
-    lost: Vec<Code>,
-    gained: Vec<Code>,
-}
 
 /// Why a tenant changed: the smallest cause and, if there are several, the largest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +83,7 @@ struct Case {
     size: usize,
     /// Tenants that were not built since.
     open: HashSet<TenantId>,
-    /// Of those that were: what they lose, by region.
+    /// Of those that were: what they lose or change, by region.
     lost: BTreeMap<(usize, TenantId), Vec<Code>>,
     /// And what they gain.
     gained: HashSet<(usize, Code)>,
@@ -94,15 +98,15 @@ struct Case {
     /// Tenants that this larger cause changed too before they were built.
     shared: BTreeMap<TenantId, Cause>,
     /// What of it left with a smaller cause.
-    early: BTreeMap<(usize, u64), usize>,
+    early: BTreeMap<(usize, Sort), usize>,
     /// Decided: these kinds of these regions are held, and the names of what they lose are being asked for.
-    over: BTreeMap<(usize, u64), String>,
+    over: BTreeMap<(usize, Sort), String>,
 }
 
 /// A limit that was reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alert {
-    /// Whether the removals are held, or wait for others; else they are few, and leave.
+    /// Whether what was counted is held, or waits for others; else it is few, and leaves.
     pub is_held: bool,
     /// What happened, for a person.
     pub line: String,
@@ -136,7 +140,7 @@ pub struct Verdicts {
 /// Names to be written down together, before these tenants are built again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hold {
-    /// What removes so much.
+    /// What removes or changes so much.
     pub cause: String,
     /// What is held.
     pub names: Vec<HoldName>,
@@ -168,9 +172,18 @@ pub struct Guard {
     told: Vec<HoldName>,
     /// The names of the builds that were kept back in this step.
     latest: HashMap<TenantId, Vec<(usize, Names)>>,
-    /// What was removed, and what of it is not written down yet.
-    removed: VecDeque<Removed>,
-    unwritten: BTreeMap<(usize, u64), usize>,
+    /// The values that changes bring which are being counted.
+    news: HashMap<(usize, Code), u64>,
+    /// Tenants that are over a budget: their holds are to be written down.
+    beyond: Vec<Hold>,
+    /// What passed, and what of it is not written down yet.
+    passed: VecDeque<Counted>,
+    unwritten: BTreeMap<(usize, Sort), usize>,
+    /// The query of each kind as the last build found it, and those with which each region was found in step.
+    queries: Arc<BTreeMap<Kind, u64>>,
+    settled: BTreeMap<(usize, Kind), u64>,
+    /// What of that is not written down yet.
+    unsettled: BTreeSet<(usize, Kind)>,
     /// Scans whose removals a person approved beforehand.
     allowed: BTreeSet<u64>,
     /// Looks at the outbox that have ended.
@@ -194,8 +207,13 @@ impl Guard {
             written: BTreeMap::new(),
             told: Vec::new(),
             latest: HashMap::new(),
-            removed: VecDeque::new(),
+            news: HashMap::new(),
+            beyond: Vec::new(),
+            passed: VecDeque::new(),
             unwritten: BTreeMap::new(),
+            queries: Arc::default(),
+            settled: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
             allowed: BTreeSet::new(),
             looks: 0,
         }
@@ -203,7 +221,8 @@ impl Guard {
 
     /// The limits as a build found them. What the book missed while the guard was off is not relied on.
     pub fn limits(&mut self, limits: GuardLimits) {
-        if self.limits.is_off() != limits.is_off() {
+        let changes = |limits: &GuardLimits| limits.counts(Act::Changed);
+        if self.limits.is_off() != limits.is_off() || changes(&self.limits) != changes(&limits) {
             self.causes.clear();
             self.building.clear();
             self.asks.clear();
@@ -213,7 +232,7 @@ impl Guard {
                 case.open.clear();
                 case.over.clear();
             }
-            self.book.clear();
+            self.book.clear(changes(&limits));
         }
         self.limits = limits;
     }
@@ -223,7 +242,7 @@ impl Guard {
         self.limits.is_off()
     }
 
-    /// The removals of a scan are approved beforehand.
+    /// The removals of a scan are approved beforehand; what it finds changed is not.
     pub fn allow(&mut self, scan: u64) {
         self.allowed.insert(scan);
     }
@@ -288,14 +307,9 @@ impl Guard {
         }
     }
 
-    /// A store of the region was found to hold what the hub has.
-    pub fn in_step(&mut self, region: usize) {
-        self.book.in_step(region);
-    }
-
     /// A build of a tenant, and whether it may go on: not while its names are unknown, and not while it loses something
-    /// of a cause that is not decided. `open` says in which regions a store listens, `excused` what may leave, `seen` what
-    /// the build's snapshot saw.
+    /// of a cause that is not decided, nor while it is over a budget. `open` says in which regions a store listens,
+    /// `excused` what may leave, `seen` what the build's snapshot saw, `over` where there is too much.
     pub fn built(
         &mut self,
         tenant: &TenantId,
@@ -303,6 +317,7 @@ impl Guard {
         open: &[bool],
         excused: &[HoldName],
         seen: Option<&Arc<Snapshot>>,
+        over: &[Over],
     ) -> bool {
         let reasons = self.building.remove(tenant);
         let reasons = reasons.unwrap_or_else(|| Reasons::of(Cause::Alone(tenant.clone())));
@@ -313,25 +328,18 @@ impl Guard {
             let asks = strange.into_iter().map(|r| (r, tenant.clone()));
             self.asks.extend(asks);
             self.strangers.insert(tenant.clone());
-            for cause in reasons.iter() {
-                let case = self.cases.entry(cause.clone()).or_default();
-                case.open.insert(tenant.clone());
-            }
-            // Its next build is of these causes too.
-            self.building.insert(tenant.clone(), reasons);
+            self.not_yet(tenant, reasons);
+            return false;
+        }
+        if self.is_beyond(tenant, over, open) {
+            self.not_yet(tenant, reasons);
             return false;
         }
         let mut differences = Vec::new();
         for region in regions {
             let before = self.book.published(region, tenant).unwrap_or_default();
-            let now = self.book.codes(bundles[region], Some(&before));
-            let excused = self.excused(region, excused);
-            let lost = |code: &&Code| now.binary_search(code).is_err() && !excused.contains(*code);
-            let gained = |code: &&Code| before.binary_search(code).is_err();
-            let difference = Difference {
-                lost: before.iter().filter(lost).copied().collect(),
-                gained: now.iter().filter(gained).copied().collect(),
-            };
+            let now = self.book.names(bundles[region], Some(&before));
+            let difference = self.difference(region, &before, &now, excused);
             differences.push((region, now, difference));
         }
         let loses = differences.iter().any(|(_, _, d)| !d.lost.is_empty());
@@ -377,20 +385,21 @@ impl Guard {
     }
 
     /// What a store of a region holds of tenants that were asked for.
-    pub fn named(&mut self, region: usize, tenant: &TenantId, names: &[(Kind, Key)]) {
+    pub fn named(&mut self, region: usize, tenant: &TenantId, told: &[Told]) {
         let place = (region, tenant.clone());
         self.asks.remove(&place);
         let loses = |case: &Case| case.lost.contains_key(&place);
         if self.cases.values().any(loses) {
             let here = self.regions[region].clone();
-            self.told.extend(names.iter().map(|(kind, key)| HoldName {
+            self.told.extend(told.iter().map(|told| HoldName {
                 tenant: tenant.clone(),
-                kind: kind.clone(),
-                key: key.clone(),
+                kind: told.kind.clone(),
+                key: told.key.clone(),
                 region: here.clone(),
+                what: Withheld::Removal,
             }));
         }
-        self.book.told(region, tenant, names);
+        self.book.told(region, tenant, told);
     }
 
     /// No store of the region listens: nothing is asked there, and nothing waits for it. A scan finds what it misses.
@@ -426,13 +435,6 @@ impl Guard {
 
     fn is_asked(&self, tenant: &TenantId) -> bool {
         (0..self.regions.len()).any(|r| self.asks.contains(&(r, tenant.clone())))
-    }
-
-    fn excused(&self, region: usize, excused: &[HoldName]) -> HashSet<Code> {
-        let here = &self.regions[region];
-        let mine = excused.iter().filter(|n| n.region == *here);
-        mine.filter_map(|n| self.book.code_of_known(&n.kind, &n.key))
-            .collect()
     }
 }
 

@@ -5,12 +5,12 @@
 
 use super::built::{Batch, Built, BuiltBundle};
 use super::dirty::Lane;
-use super::guard::{Hold, HoldName, Removals};
+use super::guard::{Hold, HoldName, Over, Passed, Settled, Told};
 use super::store::Outstanding;
 use super::talk::Request;
 use super::{Millis, Report, Snapshot, StoreIx, Writer};
 use contexts::bundle::Bundle;
-use contexts::name::{Key, Kind, TenantId};
+use contexts::name::TenantId;
 use contexts::push::ReadTenant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,12 +25,14 @@ const WRITE_AGAIN: Millis = 1_000;
 /// What is to be written into the database about holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HoldWork {
-    /// Removals to be held.
+    /// What is to be held.
     pub hold: Option<Hold>,
-    /// Holds of contexts that the hub has again.
+    /// Holds that are over.
     pub void: Vec<HoldName>,
     /// What left, so that the next writer goes on counting.
-    pub removed: Vec<Removals>,
+    pub passed: Vec<Passed>,
+    /// Under which queries regions were found in step.
+    pub settled: Vec<Settled>,
 }
 
 /// What waits to be written, and what is being written.
@@ -53,6 +55,7 @@ impl Writer {
         tenants: Vec<Built>,
         seen: Option<&Arc<Snapshot>>,
         excused: &BTreeMap<TenantId, Vec<HoldName>>,
+        over: &BTreeMap<TenantId, Vec<Over>>,
     ) -> Vec<Built> {
         if self.guard.is_off() {
             return tenants;
@@ -62,9 +65,10 @@ impl Writer {
         for built in &tenants {
             let bundles: Vec<&Bundle> = built.bundles.iter().map(|b| &*b.bundle).collect();
             let excused = excused.get(&built.tenant).map_or(&[][..], Vec::as_slice);
+            let over = over.get(&built.tenant).map_or(&[][..], Vec::as_slice);
             let passes = self
                 .guard
-                .built(&built.tenant, &bundles, &open, excused, seen);
+                .built(&built.tenant, &bundles, &open, excused, seen, over);
             if !passes {
                 back.insert(built.tenant.clone());
             }
@@ -195,7 +199,7 @@ impl Writer {
         &mut self,
         ix: StoreIx,
         asked: &[TenantId],
-        told: &[(TenantId, Vec<(Kind, Key)>)],
+        told: &[(TenantId, Vec<Told>)],
     ) {
         let region = self.region_of(ix);
         for tenant in asked {
@@ -205,7 +209,7 @@ impl Writer {
         }
     }
 
-    /// Contexts are there again that were held because they were gone.
+    /// Holds are over: what was held is there again, has changed again, or is let in.
     pub(super) fn void_holds(&mut self, void: Vec<HoldName>) {
         self.holding.void.extend(void);
     }
@@ -219,7 +223,8 @@ impl Writer {
             not_before,
             count_at,
         } = &mut self.holding;
-        let counts = self.guard.has_unwritten() && (now >= *count_at || self.closing);
+        let counts = self.guard.has_unwritten() || self.guard.has_unsettled();
+        let counts = counts && (now >= *count_at || self.closing);
         let nothing = holds.is_empty() && void.is_empty() && !counts;
         if self.suspended || writing.is_some() || nothing || now < *not_before {
             return None;
@@ -227,7 +232,8 @@ impl Writer {
         let work = HoldWork {
             hold: holds.pop(),
             void: std::mem::take(void).into_iter().collect(),
-            removed: self.guard.take_unwritten(),
+            passed: self.guard.take_unwritten(),
+            settled: self.guard.take_unsettled(),
         };
         *count_at = now + COUNT_EVERY;
         *writing = Some(work.clone());
@@ -250,7 +256,8 @@ impl Writer {
             false => {
                 self.holding.holds.extend(work.hold);
                 self.holding.void.extend(work.void);
-                self.guard.put_back(&work.removed);
+                self.guard.put_back(&work.passed);
+                self.guard.put_back_settled(work.settled);
                 self.holding.not_before = now + WRITE_AGAIN;
             }
         }

@@ -41,45 +41,57 @@ pub struct HeldReport {
     pub kind: Kind,
     /// The key; none if the whole kind is held.
     pub key: Option<Key>,
-    /// Why.
+    /// Why, as a word.
+    #[serde(default)]
+    pub reason: String,
+    /// Why, for a person.
     pub why: String,
 }
 
 impl HeldReport {
     /// What is held of a tenant in any region, each once, the first of them.
     pub fn of(built: &Built) -> Vec<Self> {
-        let mut all: BTreeMap<(Kind, Option<Key>), String> = BTreeMap::new();
+        let mut all: BTreeMap<(Kind, Option<Key>), &HoldReason> = BTreeMap::new();
         for bundle in &built.bundles {
             // What a person dropped is as it should be.
             let held = bundle.bundle.held.iter();
             for Held { kind, key, why } in held.filter(|h| h.why != HoldReason::Dropped) {
                 // A pause is told once for its kind.
                 let key = (*why != HoldReason::Paused).then(|| key.clone());
-                all.insert((kind.clone(), key), why.to_string());
+                all.insert((kind.clone(), key), why);
             }
             for whole in &bundle.bundle.held_kinds {
-                all.insert((whole.kind.clone(), None), whole.why.to_string());
+                all.insert((whole.kind.clone(), None), &whole.why);
             }
         }
-        all.into_iter()
-            .take(HELD_EACH)
-            .map(|((kind, key), why)| Self { kind, key, why })
-            .collect()
+        let first = all.into_iter().take(HELD_EACH);
+        let report = |((kind, key), why): ((Kind, Option<Key>), &HoldReason)| Self {
+            kind,
+            key,
+            reason: why.word().to_owned(),
+            why: why.to_string(),
+        };
+        first.map(report).collect()
     }
 
-    /// Whether the guard holds it.
-    pub fn is_removal(&self) -> bool {
-        self.why == HoldReason::Removed.to_string()
+    /// Whether the guard holds it, and a person is asked.
+    pub fn is_of_guard(&self) -> bool {
+        ["removed", "changed"].contains(&self.reason.as_str())
     }
 
     /// Whether this is held because somebody wants it so.
     pub fn is_pause(&self) -> bool {
-        self.why == HoldReason::Paused.to_string()
+        self.reason == "paused"
+    }
+
+    /// Whether it is held because the tenant has too many of the kind.
+    pub fn is_of_budget(&self) -> bool {
+        self.reason == "budget"
     }
 
     /// Whether the row or the query is to be mended: neither somebody nor the guard wants it held.
     pub fn is_of_data(&self) -> bool {
-        !self.is_pause() && !self.is_removal()
+        !self.is_pause() && !self.is_of_guard() && !self.is_of_budget()
     }
 }
 

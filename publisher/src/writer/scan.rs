@@ -15,6 +15,7 @@ use contexts::digest::{Buckets, Digest, DigestKey};
 use contexts::name::{Kind, Region, TenantId};
 use contexts::push::Reading;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 /// Tenants from `from` (inclusive) to `to` (exclusive), in the order of the tenant column's own type; open where none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,6 +126,8 @@ pub struct Scan {
     pub started_at: Millis,
     /// The last look before it began: whatever had ended then is in all that it builds.
     pub looked: Option<Snapshot>,
+    /// The query of each kind, by its hash, as its ranges found them.
+    pub queries: Arc<BTreeMap<Kind, u64>>,
     /// How far it got.
     pub phase: Phase,
     /// Stores compare what is on their disk, read again.
@@ -171,6 +174,7 @@ impl Scan {
             started,
             started_at,
             looked: None,
+            queries: Arc::default(),
             phase: Phase::Bounds,
             reread,
             targets: BTreeMap::new(),

@@ -1,5 +1,6 @@
 //! How scans begin, go on and end. The books are in [`super::scan`].
 
+use super::budgets::Usage;
 use super::built::{BuiltBatch, What, unbuilt};
 use super::dirty::Lane;
 use super::queue::{Sort, Unit};
@@ -24,8 +25,8 @@ const HELD_NAMED: usize = 20;
 const HELD_NAMED_EACH: usize = 10;
 
 /// What a summary says if the guard holds something.
-const REMOVALS_HELD: &str = "too many removals at once are held: `publisher held` shows them, `publisher approve` lets \
-                             them through, `publisher drop` keeps the old values";
+const GUARD_HOLDS: &str = "too many removals or changes at once are held: `publisher held` shows them, `publisher approve` \
+                           lets them through, `publisher drop` keeps the old values";
 
 /// How a scan went.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,6 +47,12 @@ pub struct ScanSummary {
     pub problems: Vec<String>,
     /// What is odd there and stops nothing.
     pub warnings: Vec<String>,
+    /// Tenants that are near a budget or over it.
+    #[serde(default)]
+    pub budget_tenants: usize,
+    /// The first of them.
+    #[serde(default)]
+    pub budgets: BTreeMap<TenantId, Vec<Usage>>,
     /// Tenants of which something is held.
     pub held_tenants: usize,
     /// What is held of the first of them.
@@ -258,15 +265,20 @@ impl Writer {
             return self.definitions_changed();
         }
         scan.failures = 0;
+        scan.queries = result.queries.clone();
         scan.contexts += result.contexts;
         scan.unsure.extend(result.unsure);
         scan.closed.extend(result.closed.iter().cloned());
         self.closed.extend(result.closed);
         scan.note(result.problems, result.warnings);
+        // Who is over a budget is not sent before the guard has seen a build.
+        let over = result.over.keys().filter(|t| !overtaken.contains(*t));
+        let over: Vec<TenantId> = over.cloned().collect();
+        over.iter().for_each(|t| self.mark(t, Lane::Repair));
         let mut tenants: Vec<_> = result
             .tenants
             .into_iter()
-            .filter(|t| !overtaken.contains(&t.tenant))
+            .filter(|t| !overtaken.contains(&t.tenant) && !result.over.contains_key(&t.tenant))
             .collect();
         tenants
             .iter_mut()
@@ -274,6 +286,8 @@ impl Writer {
         tenants.iter_mut().for_each(|t| self.withhold_clashes(t));
         self.void_holds(result.void);
         self.guard.limits(result.guards);
+        self.guard.queries(&result.queries);
+        self.note_budgets(&tenants, &result.budgets);
         for built in &tenants {
             for (region, bundle) in built.bundles.iter().enumerate() {
                 self.guard.read(&built.tenant, region, &bundle.bundle);
@@ -442,9 +456,9 @@ impl Writer {
             return;
         }
         let mut problems: Vec<String> = scan.problems.iter().cloned().collect();
-        let is_removal = |held: &Vec<HeldReport>| held.iter().any(HeldReport::is_removal);
-        if self.held.values().any(is_removal) {
-            problems.push(REMOVALS_HELD.to_owned());
+        let by_guard = |held: &Vec<HeldReport>| held.iter().any(HeldReport::is_of_guard);
+        if self.held.values().any(by_guard) {
+            problems.push(GUARD_HOLDS.to_owned());
         }
         self.reports.push_back(Report::ScanEnded(ScanSummary {
             id: scan.id.0,
@@ -459,6 +473,8 @@ impl Writer {
             problems,
             warnings: scan.warnings.iter().cloned().collect(),
             held_tenants: self.held.len(),
+            budget_tenants: self.budgets.len(),
+            budgets: self.budgets.first(HELD_NAMED),
             held: self.held_of_first(HELD_NAMED),
             stores,
             cause: scan.cause,

@@ -93,6 +93,7 @@ impl Writer {
         let scan = self.scan.as_mut().filter(|s| s.id == scan);
         let started = scan.as_ref().map_or(Tick(0), |s| s.started);
         let looked = scan.as_ref().and_then(|s| s.looked.clone());
+        let queries = scan.as_ref().map(|s| s.queries.clone());
         let target = scan.and_then(|s| s.targets.get_mut(&ix));
         let Some(target) = target.filter(|t| t.outcome.is_none()) else {
             return;
@@ -108,7 +109,7 @@ impl Writer {
                 store.compared(&in_flux);
                 self.capture.strike_before(now, ix, started);
                 let region = self.region_of(ix);
-                self.guard.in_step(region);
+                self.guard.in_step(region, &queries.unwrap_or_default());
             }
             SyncVerdict::Differs { buckets } => {
                 target.rounds += 1;

@@ -1,6 +1,7 @@
 //! The talk with one store: what to send next, and what an answer means.
 
 use super::dirty::Lane;
+use super::guard::Told;
 use super::queue::Queued;
 use super::scan::Outcome;
 use super::store::{Failure, FailureSort, Link, Outstanding};
@@ -48,7 +49,7 @@ pub enum Answer {
     /// Whether it is in step.
     Synced(SyncVerdict),
     /// The names of what it holds of some tenants.
-    Names(Vec<(TenantId, Vec<(Kind, Key)>)>),
+    Names(Vec<(TenantId, Vec<Told>)>),
     /// The tenants of some buckets.
     Listed(Vec<Listed>),
     /// It was given back.

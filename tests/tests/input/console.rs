@@ -403,7 +403,7 @@ async fn a_delete_without_where_is_held_until_a_person_lets_it_through() -> Resu
     expect(there.starts_with("200"), &there)?;
     browser.click("[data-held='us part'] .drop").await?;
     browser
-        .reads("main", "300 contexts keep their values")
+        .reads("main", "300 contexts stay as they are")
         .await?;
     let there = desk.reads(1, "part", "p300").await?;
     expect(there.starts_with("200"), &there)

@@ -7,6 +7,7 @@
 
 mod ages;
 mod alone;
+mod budgets;
 mod builds;
 mod capture;
 mod copies;
@@ -21,6 +22,7 @@ mod inbound_only;
 mod interleaved;
 mod keys;
 mod kill_points;
+mod mass_changes;
 mod order;
 mod outages;
 mod outbox;

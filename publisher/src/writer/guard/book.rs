@@ -1,32 +1,103 @@
-//! The book: what is published, as hashes of names, eight bytes each. It is filled by scans; of a tenant that it does not
-//! know a store is asked. It never says what a value is, and nothing is decided by it alone.
+//! The book: what is published, as hashes of names, eight bytes each, and, where changes are counted, of values, as many
+//! again. It is filled by scans; of a tenant that it does not know a store is asked. Nothing is decided by it alone.
 
-use contexts::bundle::{Bundle, HoldClass};
+use super::words::{ANY_VALUE, Act, HoldName, Told, Withheld, value_of};
+use contexts::bundle::{Bundle, HoldClass, HoldReason};
 use contexts::name::{Key, Kind, TenantId};
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-/// The hash of a name, below the number of its kind.
+/// The hash of a name, below the number of its kind. The last bit says what is done to it: 1 that its value changes. What
+/// is published has 0 there.
 pub type Code = u64;
 const KIND_BITS: u32 = 12;
+const CHANGE: Code = 1;
 
-/// The names of a tenant in a region, sorted.
-pub type Names = Arc<[Code]>;
+/// What is counted together: a kind, by its number, and what is done to its contexts.
+pub type Sort = (u64, Act);
 
 /// The number of the kind of a name.
 pub fn kind_of(code: Code) -> u64 {
     code >> (64 - KIND_BITS)
 }
 
+/// What a code is counted as.
+pub fn sort_of(code: Code) -> Sort {
+    let act = match code & CHANGE {
+        0 => Act::Removed,
+        _ => Act::Changed,
+    };
+    (kind_of(code), act)
+}
+
+/// The code of a name, as that of its change.
+pub fn change_of(code: Code) -> Code {
+    code | CHANGE
+}
+
+/// The names of a tenant in a region, sorted, and their values, or none where changes are not counted.
+#[derive(Debug, Clone, Default)]
+pub struct Names {
+    codes: Arc<[Code]>,
+    values: Arc<[u64]>,
+}
+
+impl Names {
+    fn of(mut pairs: Vec<(Code, u64)>, with_values: bool) -> Self {
+        // Of a name that stands twice the value that is known.
+        pairs.sort_unstable_by_key(|(code, value)| (*code, *value == ANY_VALUE));
+        pairs.dedup_by_key(|(code, _)| *code);
+        let values = pairs.iter().filter(|_| with_values).map(|(_, v)| *v);
+        Self {
+            values: values.collect(),
+            codes: pairs.iter().map(|(code, _)| *code).collect(),
+        }
+    }
+
+    /// The names.
+    pub fn codes(&self) -> &[Code] {
+        &self.codes
+    }
+
+    /// Whether a name is among them.
+    pub fn has(&self, code: Code) -> bool {
+        self.codes.binary_search(&code).is_ok()
+    }
+
+    /// The value of a name, or [`ANY_VALUE`].
+    pub fn value(&self, code: Code) -> u64 {
+        let at = self.codes.binary_search(&code).ok();
+        let value = at.and_then(|at| self.values.get(at));
+        value.copied().unwrap_or(ANY_VALUE)
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (Code, u64)> {
+        let values = self.values.iter().copied();
+        let values = values.chain(std::iter::repeat(ANY_VALUE));
+        self.codes.iter().copied().zip(values)
+    }
+}
+
+/// What is known of a tenant in a region.
+#[derive(Debug)]
+struct Page {
+    names: Names,
+    /// None: for sure. Else as a scan read it at the hub when the region had been found in step so often, which counts once
+    /// it is found so again.
+    read_at: Option<u64>,
+}
+
 /// The book.
 #[derive(Debug)]
 pub struct Book {
     kinds: Vec<Kind>,
-    /// By region: what is published. `true`: for sure; else as a scan read it at the hub, which counts once the region
-    /// was found in step.
-    regions: Vec<HashMap<TenantId, (Names, bool)>>,
-    in_step: Vec<bool>,
+    /// By region.
+    regions: Vec<HashMap<TenantId, Page>>,
+    /// How often each region was found in step.
+    in_step: Vec<u64>,
+    /// Whether it has values.
+    with_values: bool,
 }
 
 impl Book {
@@ -34,63 +105,76 @@ impl Book {
     pub fn new(regions: usize) -> Self {
         Self {
             kinds: Vec::new(),
-            regions: vec![HashMap::new(); regions],
-            in_step: vec![false; regions],
+            regions: (0..regions).map(|_| HashMap::new()).collect(),
+            in_step: vec![0; regions],
+            with_values: false,
         }
     }
 
-    /// Nothing is known.
-    pub fn clear(&mut self) {
+    /// Nothing is known. From now on with values, or without.
+    pub fn clear(&mut self, with_values: bool) {
         self.regions.iter_mut().for_each(HashMap::clear);
-        self.in_step.fill(false);
+        self.in_step.fill(0);
+        self.with_values = with_values;
     }
 
-    /// A scan read this at the hub.
+    /// A scan read this at the hub. What is published already is not what the scan read.
     pub fn read(&mut self, tenant: &TenantId, region: usize, bundle: &Bundle) {
-        let known = self.regions[region]
-            .get(tenant)
-            .is_some_and(|(_, sure)| *sure);
-        if !known {
-            let names = self.codes(bundle, None);
-            self.regions[region].insert(tenant.clone(), (names, false));
+        let page = self.regions[region].get(tenant);
+        if page.is_none_or(|page| !self.is_published(region, page)) {
+            let page = Page {
+                names: self.names(bundle, None),
+                read_at: Some(self.in_step[region]),
+            };
+            self.regions[region].insert(tenant.clone(), page);
         }
     }
 
     /// A store of the region was found to hold what the hub has.
     pub fn in_step(&mut self, region: usize) {
-        self.in_step[region] = true;
+        self.in_step[region] += 1;
+    }
+
+    fn is_published(&self, region: usize, page: &Page) -> bool {
+        page.read_at.is_none_or(|at| at < self.in_step[region])
     }
 
     /// What is published of a tenant, if that is known.
     pub fn published(&self, region: usize, tenant: &TenantId) -> Option<Names> {
         match self.regions[region].get(tenant) {
-            Some((names, sure)) if *sure || self.in_step[region] => Some(names.clone()),
-            Some(_) => None,
-            None => self.in_step[region].then(Names::default),
+            Some(page) => self.is_published(region, page).then(|| page.names.clone()),
+            None => (self.in_step[region] > 0).then(Names::default),
         }
     }
 
     /// This is published of a tenant, for sure.
     pub fn put(&mut self, region: usize, tenant: &TenantId, names: Names) {
-        self.regions[region].insert(tenant.clone(), (names, true));
+        let page = Page {
+            names,
+            read_at: None,
+        };
+        self.regions[region].insert(tenant.clone(), page);
     }
 
-    /// A store told what it has of a tenant.
-    pub fn told(&mut self, region: usize, tenant: &TenantId, names: &[(Kind, Key)]) {
-        let told = names.iter().map(|(kind, key)| (kind, key));
-        let mut codes: Vec<Code> = told.map(|(kind, key)| self.code(kind, key)).collect();
-        codes.extend(self.published(region, tenant).iter().flat_map(|n| n.iter()));
-        codes.sort_unstable();
-        codes.dedup();
-        self.put(region, tenant, codes.into());
+    /// A store told what it has of a tenant. What is known already is known better.
+    pub fn told(&mut self, region: usize, tenant: &TenantId, told: &[Told]) {
+        let known = self.published(region, tenant).unwrap_or_default();
+        let told = told.iter().map(|t| (self.code(&t.kind, &t.key), t.value));
+        let told: Vec<_> = told.filter(|(code, _)| !known.has(*code)).collect();
+        let all = known.pairs().chain(told).collect();
+        self.put(region, tenant, Names::of(all, self.with_values));
     }
 
-    /// Takes names of a tenant out.
+    /// Takes names of a tenant out, or, where their values change, forgets these.
     pub fn strike(&mut self, region: usize, tenant: &TenantId, gone: &HashSet<Code>) {
         let there = self.regions[region].get_mut(tenant);
-        if let Some((names, _)) = there.filter(|_| !gone.is_empty()) {
-            let left = names.iter().filter(|c| !gone.contains(*c));
-            *names = left.copied().collect();
+        if let Some(page) = there.filter(|_| !gone.is_empty()) {
+            let left = page.names.pairs().filter(|(code, _)| !gone.contains(code));
+            let left = left.map(|(code, value)| match gone.contains(&change_of(code)) {
+                true => (code, ANY_VALUE),
+                false => (code, value),
+            });
+            page.names = Names::of(left.collect(), self.with_values);
         }
     }
 
@@ -98,36 +182,55 @@ impl Book {
     pub fn total(&self, region: usize, kind: u64) -> usize {
         let (from, to) = (kind << (64 - KIND_BITS), (kind + 1) << (64 - KIND_BITS));
         let count = |names: &Names| {
-            let below = names.partition_point(|code| *code < from);
-            names.partition_point(|code| *code < to || to == 0) - below
+            let below = names.codes.partition_point(|code| *code < from);
+            names.codes.partition_point(|code| *code < to || to == 0) - below
         };
-        let names = self.regions[region].values();
-        names.map(|(names, _)| count(names)).sum()
+        let pages = self.regions[region].values();
+        pages.map(|page| count(&page.names)).sum()
     }
 
-    /// The names of a bundle. Of a kind that cannot be built the names from before count: the stores keep them.
-    pub fn codes(&mut self, bundle: &Bundle, before: Option<&[Code]>) -> Names {
+    /// The names of a bundle. What the stores keep has its value from before: held names, and all of a kind that cannot be
+    /// built. What is beyond a budget is there only if it was before.
+    pub fn names(&mut self, bundle: &Bundle, before: Option<&Names>) -> Names {
+        let value = |code| before.map_or(ANY_VALUE, |names| names.value(code));
+        let mut pairs = Vec::with_capacity(bundle.contexts.len());
+        for context in &bundle.contexts {
+            let hash = match self.with_values {
+                true => value_of(context),
+                false => ANY_VALUE,
+            };
+            pairs.push((self.code(&context.kind, &context.key), hash));
+        }
         let held = bundle.held.iter();
-        let held = held.filter(|h| h.why.class() == HoldClass::Keeps);
-        let names = bundle.contexts.iter().map(|c| (&c.kind, &c.key));
-        let mut codes: Vec<Code> = names
-            .chain(held.map(|h| (&h.kind, &h.key)))
-            .map(|(kind, key)| self.code(kind, key))
-            .collect();
+        for held in held.filter(|h| h.why.class() == HoldClass::Keeps) {
+            let code = self.code(&held.kind, &held.key);
+            let is_beyond = matches!(held.why, HoldReason::OverBudget { .. });
+            if !is_beyond || before.is_some_and(|names| names.has(code)) {
+                pairs.push((code, value(code)));
+            }
+        }
         for whole in &bundle.held_kinds {
             let kind = self.number(&whole.kind);
-            let kept = before.into_iter().flatten();
-            codes.extend(kept.filter(|code| kind_of(**code) == kind));
+            let kept = before.into_iter().flat_map(Names::pairs);
+            pairs.extend(kept.filter(|(code, _)| kind_of(*code) == kind));
         }
-        codes.sort_unstable();
-        codes.dedup();
-        codes.into()
+        Names::of(pairs, self.with_values)
     }
 
     /// The hash of a name, if its kind is known.
     pub fn code_of_known(&self, kind: &Kind, key: &Key) -> Option<Code> {
         let at = self.kinds.iter().position(|k| k == kind)?;
         Some(hash(at as u64 % (1 << KIND_BITS), kind, key))
+    }
+
+    /// What is counted of a name that is held, if its kind is known and anything is.
+    pub fn code_of_hold(&self, name: &HoldName) -> Option<Code> {
+        let code = self.code_of_known(&name.kind, &name.key)?;
+        match name.what {
+            Withheld::Removal => Some(code),
+            Withheld::Change(_) => Some(change_of(code)),
+            Withheld::Beyond => None,
+        }
     }
 
     /// A kind by its number.
@@ -156,5 +259,5 @@ impl Book {
 fn hash(number: u64, kind: &Kind, key: &Key) -> Code {
     let mut hasher = DefaultHasher::new();
     (kind.as_str(), key.as_str()).hash(&mut hasher);
-    number << (64 - KIND_BITS) | hasher.finish() >> KIND_BITS
+    (number << (64 - KIND_BITS) | hasher.finish() >> KIND_BITS) & !CHANGE
 }

@@ -1,9 +1,12 @@
 //! What the guard decides: which causes may leave and which are held. It must never let a part of a large cause leave
 //! because of a small one, beyond what may leave within ten minutes anyway.
 
-use super::book::{self, Code};
+use super::book::{self, Code, Sort};
 use super::words::rank;
-use super::{ALWAYS, Alert, Case, Cause, Guard, Hold, HoldName, Removals, Verdicts, WINDOW};
+use super::{
+    ALWAYS, ANY_VALUE, Act, Alert, Case, Cause, Guard, Hold, HoldName, Passed, Verdicts, WINDOW,
+    Withheld,
+};
 use crate::writer::Millis;
 use contexts::name::{Kind, TenantId};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -14,9 +17,11 @@ impl Guard {
         let mut verdicts = Verdicts::default();
         self.free_strangers(&mut verdicts);
         self.free_shared(&mut verdicts);
-        self.removed.retain(|r| now < r.until);
+        verdicts.holds.append(&mut self.beyond);
+        self.passed.retain(|p| now < p.until);
         if self.cases.is_empty() {
             self.told.clear();
+            self.news.clear();
         }
         // The smaller ones first: what they cannot answer for is handed to the larger ones.
         let complete = self.cases.iter().filter(|(_, case)| case.open.is_empty());
@@ -79,37 +84,43 @@ impl Guard {
     /// Whether nothing of a cause would be held.
     fn may_pass(&self, cause: &Cause, case: &Case) -> bool {
         let allowed = matches!(cause, Cause::Scan(id) if self.allowed.contains(id));
-        let passes = |((region, kind), count): (&(usize, u64), &usize)| {
-            let early = case.early.get(&(*region, *kind)).copied().unwrap_or(0);
-            early + count <= ALWAYS || self.fits(*region, *kind, *count)
+        let passes = |((region, sort), count): (&(usize, Sort), &usize)| {
+            let early = case.early.get(&(*region, *sort)).copied().unwrap_or(0);
+            let allowed = allowed && sort.1 == Act::Removed;
+            allowed || early + count <= ALWAYS || self.fits(*region, *sort, *count)
         };
-        allowed || self.limits.is_off() || counts(case.lost.iter()).iter().all(passes)
+        counts(case.lost.iter()).iter().all(passes)
     }
 
     /// Passes what may pass: it is out of the book, so that the next build of its tenants removes nothing. What may not
     /// is left in `over`, and its names are asked for.
     fn judge(&mut self, now: Millis, cause: &Cause, case: &mut Case, alerts: &mut Vec<Alert>) {
         let allowed = matches!(cause, Cause::Scan(id) if self.allowed.contains(id));
-        for ((region, kind), count) in counts(case.lost.iter()) {
-            let before = self.removed_before(region, kind);
-            let early = case.early.get(&(region, kind)).copied().unwrap_or(0);
+        for ((region, sort), count) in counts(case.lost.iter()) {
+            let before = self.passed_before(region, sort);
+            let early = case.early.get(&(region, sort)).copied().unwrap_or(0);
+            let (kind, act) = sort;
             let (r, k) = (&self.regions[region], self.book.kind(kind).to_owned());
-            if allowed || self.limits.is_off() || self.fits(region, kind, count) {
-                self.leave(now, region, kind, count);
+            let allowed = allowed && act == Act::Removed;
+            if allowed || self.fits(region, sort, count) {
+                self.leave(now, region, sort, count);
             } else if early + count <= ALWAYS {
-                alerts.push(Alert::passed(format!(
-                    "{count} removals of kind {k} in region {r} pass, since they are few; with them {} left within ten minutes",
-                    before + count
-                )));
-                self.leave(now, region, kind, count);
+                // That values change one by one is nothing unusual.
+                if act == Act::Removed {
+                    alerts.push(Alert::passed(format!(
+                        "{count} removals of kind {k} in region {r} pass, since they are few; with them {} left within ten minutes",
+                        before + count
+                    )));
+                }
+                self.leave(now, region, sort, count);
             } else {
-                let line = format!("{cause}: {count} removals of kind {k} in region {r} at once");
+                let line = format!("{cause}: {count} {act} of kind {k} in region {r} at once");
                 alerts.push(Alert::held(format!("{line}: held; see `publisher held`")));
-                case.over.insert((region, kind), line);
+                case.over.insert((region, sort), line);
             }
         }
         for ((region, tenant), lost) in &mut case.lost {
-            let over = |code: &Code| case.over.contains_key(&(*region, book::kind_of(*code)));
+            let over = |code: &Code| case.over.contains_key(&(*region, book::sort_of(*code)));
             let gone = lost.iter().copied().filter(|code| !over(code)).collect();
             self.book.strike(*region, tenant, &gone);
             lost.retain(over);
@@ -131,10 +142,10 @@ impl Guard {
             lost.retain(|code| !moved.contains(code));
         }
         let shared = std::mem::take(&mut case.shared);
-        let few = |((region, kind), count): (&(usize, u64), &usize)| {
-            *count <= ALWAYS && self.fits(*region, *kind, *count)
+        let few = |((region, sort), count): (&(usize, Sort), &usize)| {
+            *count <= ALWAYS && self.fits(*region, *sort, *count)
         };
-        let passes = self.limits.is_off() || counts(case.lost.iter()).iter().all(few);
+        let passes = counts(case.lost.iter()).iter().all(few);
         for (tenant, larger) in shared {
             let Some(other) = self.cases.get_mut(&larger) else {
                 continue;
@@ -147,7 +158,7 @@ impl Guard {
                 continue;
             }
             alerts.push(Alert::held(format!(
-                "{cause} removed something of tenant {tenant} that cannot be told from what {larger} removed: it waits for that"
+                "{cause} did something to tenant {tenant} that cannot be told from what {larger} did: it waits for that"
             )));
             for (region, _) in self.regions.iter().enumerate() {
                 if let Some(lost) = case.lost.remove(&(region, tenant.clone())) {
@@ -161,36 +172,37 @@ impl Guard {
         }
     }
 
-    fn leave(&mut self, now: Millis, region: usize, kind: u64, count: usize) {
-        self.removed.push_back(Removed {
+    fn leave(&mut self, now: Millis, region: usize, sort: Sort, count: usize) {
+        self.passed.push_back(Counted {
             until: now + WINDOW,
             region,
-            kind,
+            sort,
             count,
         });
-        *self.unwritten.entry((region, kind)).or_default() += count;
+        *self.unwritten.entry((region, sort)).or_default() += count;
     }
 
-    /// What left while an earlier writer counted.
-    pub fn resume(&mut self, removals: &[Removals]) {
-        for removed in removals {
-            let region = self.regions.iter().position(|r| *r == removed.region);
-            if let Some(region) = region.filter(|_| removed.ago < WINDOW) {
-                self.removed.push_back(Removed {
-                    until: WINDOW - removed.ago,
+    /// What passed while an earlier writer counted.
+    pub fn resume(&mut self, passed: &[Passed]) {
+        for passed in passed {
+            let region = self.regions.iter().position(|r| *r == passed.region);
+            if let Some(region) = region.filter(|_| passed.ago < WINDOW) {
+                self.passed.push_back(Counted {
+                    until: WINDOW - passed.ago,
                     region,
-                    kind: self.book.number(&removed.kind),
-                    count: removed.count,
+                    sort: (self.book.number(&passed.kind), passed.act),
+                    count: passed.count,
                 });
             }
         }
     }
 
-    /// What left and was not written down yet; it is taken.
-    pub fn take_unwritten(&mut self) -> Vec<Removals> {
+    /// What passed and was not written down yet; it is taken.
+    pub fn take_unwritten(&mut self) -> Vec<Passed> {
         let unwritten = std::mem::take(&mut self.unwritten).into_iter();
-        let named = unwritten.filter_map(|((region, kind), count)| {
-            Some(Removals {
+        let named = unwritten.filter_map(|((region, (kind, act)), count)| {
+            Some(Passed {
+                act,
                 region: self.regions[region].clone(),
                 kind: Kind::new(self.book.kind(kind)).ok()?,
                 count,
@@ -201,29 +213,33 @@ impl Guard {
     }
 
     /// It could not be written down.
-    pub fn put_back(&mut self, removals: &[Removals]) {
-        for removed in removals {
-            let region = self.regions.iter().position(|r| *r == removed.region);
+    pub fn put_back(&mut self, passed: &[Passed]) {
+        for passed in passed {
+            let region = self.regions.iter().position(|r| *r == passed.region);
             if let Some(region) = region {
-                let place = (region, self.book.number(&removed.kind));
-                *self.unwritten.entry(place).or_default() += removed.count;
+                let sort = (self.book.number(&passed.kind), passed.act);
+                *self.unwritten.entry((region, sort)).or_default() += passed.count;
             }
         }
     }
 
-    /// Whether something left that was not written down.
+    /// Whether something passed that was not written down.
     pub fn has_unwritten(&self) -> bool {
         !self.unwritten.is_empty()
     }
 
-    fn fits(&self, region: usize, kind: u64, count: usize) -> bool {
-        let most = self.limits.most(self.book.total(region, kind));
-        self.removed_before(region, kind) + count <= most
+    fn fits(&self, region: usize, sort: Sort, count: usize) -> bool {
+        let (kind, act) = sort;
+        if !self.limits.counts(act) {
+            return true;
+        }
+        let most = self.limits.most(act, self.book.total(region, kind));
+        self.passed_before(region, sort) + count <= most
     }
 
-    fn removed_before(&self, region: usize, kind: u64) -> usize {
-        let here = |r: &&Removed| (r.region, r.kind) == (region, kind);
-        self.removed.iter().filter(here).map(|r| r.count).sum()
+    fn passed_before(&self, region: usize, sort: Sort) -> usize {
+        let here = |p: &&Counted| (p.region, p.sort) == (region, sort);
+        self.passed.iter().filter(here).map(|p| p.count).sum()
     }
 
     /// The names of what is held. Of a name that no store has there is nothing to keep, so it is out of the book.
@@ -265,13 +281,23 @@ impl Guard {
         told.retain(|name| {
             let region = self.regions.iter().position(|r| *r == name.region);
             let code = self.book.code_of_known(&name.kind, &name.key);
-            let found = region
-                .zip(code)
-                .is_some_and(|(r, code)| wanted.remove(&(r, name.tenant.clone(), code)));
-            if found {
-                names.push(name.clone());
-            }
-            !found
+            let Some((region, code)) = region.zip(code) else {
+                return true;
+            };
+            let mut is_wanted = |code| wanted.remove(&(region, name.tenant.clone(), code));
+            let what = if is_wanted(code) {
+                Withheld::Removal
+            } else if is_wanted(book::change_of(code)) {
+                let value = self.news.get(&(region, code));
+                Withheld::Change(value.copied().unwrap_or(ANY_VALUE))
+            } else {
+                return true;
+            };
+            names.push(HoldName {
+                what,
+                ..name.clone()
+            });
+            false
         });
         self.told = told;
         names
@@ -289,23 +315,23 @@ pub(super) fn nowhere(
     by_tenant
 }
 
-/// So many contexts of a kind were removed from a region.
+/// So much passed in a region.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Removed {
+pub(super) struct Counted {
     until: Millis,
     region: usize,
-    kind: u64,
+    sort: Sort,
     count: usize,
 }
 
-/// Removals by region and kind.
+/// How much it is, by region, kind and what is done.
 fn counts<'a>(
     lost: impl Iterator<Item = (&'a (usize, TenantId), &'a Vec<Code>)>,
-) -> BTreeMap<(usize, u64), usize> {
+) -> BTreeMap<(usize, Sort), usize> {
     let mut counts = BTreeMap::new();
     for ((region, _), codes) in lost {
         for code in codes {
-            *counts.entry((*region, book::kind_of(*code))).or_default() += 1;
+            *counts.entry((*region, book::sort_of(*code))).or_default() += 1;
         }
     }
     counts

@@ -3,10 +3,17 @@
 
 use super::judge::nowhere;
 use super::words::rank;
-use super::{Case, Cause, Guard, HoldName, Reasons, Verdicts};
-use contexts::bundle::{Bundle, Held, HoldReason};
-use contexts::name::TenantId;
+use super::{Case, Cause, Guard, HoldName, Reasons, Verdicts, Withheld, value_of};
+use contexts::bundle::{Bundle, Context, Held, HoldReason};
+use contexts::name::{Key, Kind, TenantId};
 use std::collections::HashSet;
+
+/// The good context of a name, if a bundle has one.
+fn good<'a>(bundle: &'a Bundle, name: &HoldName) -> Option<&'a Context> {
+    let by_name = |c: &Context| c.name().cmp(&(&name.kind, &name.key));
+    let at = bundle.contexts.binary_search_by(by_name).ok()?;
+    bundle.contexts.get(at)
+}
 
 impl Guard {
     /// A small cause changed a tenant. If that waits for a larger one, what that takes from it is known; its names are
@@ -108,14 +115,19 @@ impl Guard {
         }
     }
 
-    /// The bundle of a tenant with what is kept of it by name; none if nothing is. What the hub has again, what a person
-    /// let through and what the bundle holds already is kept no longer.
+    /// The bundle of a tenant with what is kept of it by name; none if nothing is. What the hub has again or changed again,
+    /// what a person let through and what the bundle holds already is kept no longer.
     pub fn keep(&mut self, region: usize, bundle: &Bundle, excused: &[HoldName]) -> Option<Bundle> {
         let (tenant, here) = (&bundle.tenant, &self.regions[region]);
         let settled = |name: &HoldName| {
             let held = bundle.held.iter();
             let mut held = held.filter(|h| (&h.kind, &h.key) == (&name.kind, &name.key));
-            bundle.has(&name.kind, &name.key) || held.next().is_some() || excused.contains(name)
+            let good = good(bundle, name);
+            let is_other = match name.what {
+                Withheld::Change(value) => good.is_none_or(|context| value_of(context) != value),
+                Withheld::Removal | Withheld::Beyond => good.is_some(),
+            };
+            is_other || held.next().is_some() || excused.contains(name)
         };
         let mut kept = Vec::new();
         for case in self.cases.values_mut() {
@@ -124,9 +136,7 @@ impl Guard {
             };
             let lost = case.lost.get_mut(&(region, tenant.clone()));
             let back = names.iter().filter(|n| n.region == *here && settled(n));
-            let back: HashSet<_> = back
-                .filter_map(|n| self.book.code_of_known(&n.kind, &n.key))
-                .collect();
+            let back: HashSet<_> = back.filter_map(|n| self.book.code_of_hold(n)).collect();
             lost.into_iter()
                 .for_each(|l| l.retain(|c| !back.contains(c)));
             names.retain(|n| n.region != *here || !settled(n));
@@ -144,9 +154,16 @@ impl Guard {
             return None;
         }
         let mut bundle = bundle.clone();
-        bundle.held.extend(kept.into_iter().map(|name| Held {
-            kind: name.kind,
-            key: name.key,
+        let changed = |n: &HoldName| matches!(n.what, Withheld::Change(_));
+        let changed: HashSet<(&Kind, &Key)> = kept
+            .iter()
+            .filter(|n| changed(n))
+            .map(|n| (&n.kind, &n.key))
+            .collect();
+        bundle.contexts.retain(|c| !changed.contains(&c.name()));
+        bundle.held.extend(kept.iter().map(|name| Held {
+            kind: name.kind.clone(),
+            key: name.key.clone(),
             why: HoldReason::Undecided,
         }));
         let name = |h: &Held| (h.kind.clone(), h.key.clone());

@@ -1,7 +1,15 @@
 //! What passes, what is held, and what waits.
 
+mod changes;
+
 use super::*;
-use contexts::bundle::Context;
+use contexts::bundle::{Context, HoldReason};
+use contexts::name::Key;
+use std::sync::LazyLock;
+
+/// The query of the only kind.
+static QUERIES: LazyLock<Arc<BTreeMap<Kind, u64>>> =
+    LazyLock::new(|| Arc::new([(Kind::new("k").expect("kind"), 7)].into()));
 
 fn t(name: &str) -> TenantId {
     TenantId::new(name).expect("tenant")
@@ -23,7 +31,7 @@ fn guard() -> Guard {
     let mut guard = Guard::new(&[Region::new("r").expect("region")]);
     guard.limits(GuardLimits::default());
     guard.read(&t("a"), 0, &bundle("a", 0..500));
-    guard.in_step(0);
+    guard.in_step(0, &QUERIES);
     guard
 }
 
@@ -47,6 +55,7 @@ fn built(guard: &mut Guard, tenant: &str, keys: std::ops::Range<u32>) -> bool {
         &[true],
         &[],
         saw("7:8:").as_ref(),
+        &[],
     )
 }
 
@@ -57,9 +66,17 @@ fn changed(guard: &mut Guard, changes: &[(&str, u64)]) {
 
 /// A store tells that it has the keys of `a` that [`guard`] found.
 fn told(guard: &mut Guard) {
-    let kind = Kind::new("k").expect("kind");
-    let name = |n: u32| (kind.clone(), Key::new(&format!("key {n:05}")).expect("key"));
-    guard.named(0, &t("a"), &(0..500).map(name).collect::<Vec<_>>());
+    guard.named(0, &t("a"), &names(0..500));
+}
+
+/// What a store has of a tenant: keys with the values that [`bundle`] gives them.
+fn names(keys: std::ops::Range<u32>) -> Vec<Told> {
+    let told = |context: &Context| Told {
+        kind: context.kind.clone(),
+        key: context.key.clone(),
+        value: value_of(context),
+    };
+    bundle("a", keys).contexts.iter().map(told).collect()
 }
 
 #[test]
@@ -75,9 +92,7 @@ fn a_few_removals_pass_and_too_many_are_held_by_name() {
     let verdicts = decide_late(&mut guard);
     assert!(verdicts.free.is_empty() && verdicts.holds.is_empty());
     assert_eq!(guard.asks, [(0, t("a"))].into());
-    let kind = Kind::new("k").expect("kind");
-    let name = |n: u32| (kind.clone(), Key::new(&format!("key {n:05}")).expect("key"));
-    guard.named(0, &t("a"), &(0..480).map(name).collect::<Vec<_>>());
+    guard.named(0, &t("a"), &names(0..480));
     let holds = guard.decide(2).holds;
     assert_eq!((holds.len(), holds[0].names.len()), (1, 110));
     assert_eq!(holds[0].tenants, [t("a")].into());
@@ -125,7 +140,7 @@ fn a_small_removal_goes_on_while_a_large_one_of_its_tenant_is_counted() {
     assert_eq!((kept.contexts.len(), kept.held.len()), (199, 300));
     assert!(kept.check().is_ok());
     guard.begun(&t("a"));
-    assert!(!guard.built(&t("a"), &[&kept], &[true], &[], saw("7:8:").as_ref()));
+    assert!(!guard.built(&t("a"), &[&kept], &[true], &[], saw("7:8:").as_ref(), &[]));
     assert_eq!(guard.decide(0).free, [t("a")].into(), "one key leaves");
     guard.goes_on(&t("a"));
 
@@ -157,7 +172,7 @@ fn what_was_kept_leaves_once_the_large_cause_may() {
     assert_eq!(guard.decide(0).free, [t("a")].into());
     let kept = guard.keep(0, &bundle("a", 60..499), &[]).expect("kept");
     guard.begun(&t("a"));
-    assert!(!guard.built(&t("a"), &[&kept], &[true], &[], saw("7:8:").as_ref()));
+    assert!(!guard.built(&t("a"), &[&kept], &[true], &[], saw("7:8:").as_ref(), &[]));
     assert_eq!(guard.decide(0).free, [t("a")].into());
     guard.goes_on(&t("a"));
     assert!(built(&mut guard, "b", 0..0));
@@ -194,7 +209,7 @@ fn with_small_causes_no_more_of_a_large_one_leaves_than_may_leave_anyway() {
         let name = tenant(n);
         guard.read(&t(&name), 0, &bundle(&name, n * 10..n * 10 + 10));
     }
-    guard.in_step(0);
+    guard.in_step(0, &QUERIES);
     let all = |xid: u64| (0..40).map(move |n| (tenant(n), xid));
     let one_each = (0..39).map(|n| (tenant(n), 100 + u64::from(n)));
     let changes: Vec<_> = one_each.chain(all(7)).collect();
@@ -218,7 +233,7 @@ fn a_new_writer_goes_on_counting() {
     assert_eq!(before.decide(0).free, [t("a")].into(), "80 of 100");
     let removed = before.take_unwritten();
     assert!(removed.len() == 1 && removed[0].count == 80 && !before.has_unwritten());
-    let ago = |ago: Millis| Removals {
+    let ago = |ago: Millis| Passed {
         ago,
         ..removed[0].clone()
     };
@@ -241,7 +256,8 @@ fn a_cause_that_came_during_a_build_is_not_what_that_build_found() {
         &[&bundle("a", 10..500)],
         &[true],
         &[],
-        saw("7:8:").as_ref()
+        saw("7:8:").as_ref(),
+        &[]
     ));
     assert!(
         guard.decide(0).free.is_empty(),
@@ -265,7 +281,8 @@ fn a_build_that_had_a_small_cause_before_anybody_knew_counts_for_that() {
         &[&bundle("a", 11..500)],
         &[true],
         &[],
-        both.as_ref()
+        both.as_ref(),
+        &[]
     ));
     assert!(guard.decide(0).free.is_empty());
     changed(&mut guard, &[("a", 8)]);
@@ -277,4 +294,59 @@ fn a_build_that_had_a_small_cause_before_anybody_knew_counts_for_that() {
     assert!(built(&mut guard, "b", 0..0));
     assert!(guard.decide(0).free.is_empty());
     assert!(guard.is_idle());
+}
+
+#[test]
+fn what_a_second_scan_reads_is_not_what_is_published() {
+    let mut guard = guard();
+    // Nobody said that these are gone: only a scan sees it.
+    guard.read(&t("a"), 0, &bundle("a", 0..300));
+    guard.caused(&[(t("a"), Cause::Scan(2))]);
+    assert!(!built(&mut guard, "a", 0..300));
+    assert!(decide_late(&mut guard).free.is_empty(), "200 at once");
+}
+
+#[test]
+fn of_what_is_beyond_a_budget_the_last_new_keys_are_held_and_nothing_that_was_there() {
+    let mut guard = Guard::new(&[Region::new("r").expect("region")]);
+    let limits = GuardLimits {
+        budgets: true,
+        ..GuardLimits::OFF
+    };
+    assert!(!limits.is_off());
+    guard.limits(limits);
+    guard.read(&t("a"), 0, &bundle("a", 3..8));
+    guard.in_step(0, &QUERIES);
+    let now = bundle("a", 0..10);
+    let over = Over {
+        region: 0,
+        kind: Kind::new("k").expect("kind"),
+        max: 7,
+        excess: 3,
+        keys: now.contexts.iter().map(|c| c.key.clone()).collect(),
+    };
+    let over = [over];
+    assert!(!guard.built(&t("a"), &[&now], &[true], &[], None, &over));
+    let hold = guard.decide(0).holds.remove(0);
+    let keys = |hold: &Hold| -> Vec<String> {
+        let keys = hold.names.iter().map(|n| n.key.to_string());
+        keys.collect()
+    };
+    assert_eq!(keys(&hold), ["key 00009", "key 00008", "key 00002"]);
+    assert!(hold.names.iter().all(|n| n.what == Withheld::Beyond));
+    assert_eq!(hold.tenants, [t("a")].into());
+    // With the rows it goes on, also if a person lowers the budget below what is there.
+    let mut held = now.clone();
+    for name in &hold.names {
+        held = held.hold(&name.kind, &name.key, HoldReason::OverBudget { max: 7 });
+    }
+    assert!(guard.built(&t("a"), &[&held], &[true], &[], None, &[]));
+    let lower = Over {
+        excess: 5,
+        keys: held.contexts.iter().map(|c| c.key.clone()).collect(),
+        ..over[0].clone()
+    };
+    assert!(guard.built(&t("a"), &[&held], &[true], &[], None, &[lower]));
+    // And removals, which have no limit, wait for nothing.
+    assert!(guard.built(&t("a"), &[&bundle("a", 3..4)], &[true], &[], None, &[]));
 }

@@ -1,0 +1,175 @@
+//! The rows of one tenant, what is held of them, and the bundles that come of both. Pure.
+
+use super::budgets::Budget;
+use super::holds::{HoldRow, HoldState};
+use super::pauses::Pause;
+use crate::writer::{ANY_VALUE, Built, BuiltBundle, HoldName, Withheld, value_of};
+use contexts::bundle::{Bundle, Context, Held, HeldKind, HoldReason};
+use contexts::digest::DigestKey;
+use contexts::name::{Key, Kind, Region, TenantId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+#[derive(Debug)]
+pub(super) struct Part {
+    pub content: Result<Context, Held>,
+    pub regions: Option<Vec<Region>>,
+}
+
+impl Part {
+    /// Whether it belongs in a region.
+    pub fn is_in(&self, region: &Region) -> bool {
+        self.regions.as_ref().is_none_or(|r| r.contains(region))
+    }
+}
+
+/// The rows of one tenant so far.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    pub parts: BTreeMap<(Kind, Key), Part>,
+    pub held_kinds: BTreeMap<Kind, HoldReason>,
+    /// Those that keep something here, once they are settled.
+    pub holds: Vec<HoldRow>,
+}
+
+impl Parts {
+    pub fn hold_kind(&mut self, kind: &Kind, why: String) {
+        self.held_kinds
+            .entry(kind.clone())
+            .or_insert(HoldReason::CannotBuild { why });
+    }
+
+    /// Leaves the holds that keep something here, and returns what may go. Of a kind that cannot be built nothing can be
+    /// said.
+    pub fn settle_holds(
+        &mut self,
+        budgets: &BTreeMap<Kind, Budget>,
+        void: &mut Vec<HoldName>,
+    ) -> Vec<HoldName> {
+        let mut approved = Vec::new();
+        for hold in std::mem::take(&mut self.holds) {
+            let HoldName {
+                kind, key, region, ..
+            } = &hold.name;
+            if self.held_kinds.contains_key(kind) {
+                continue;
+            }
+            let there = self.parts.get(&(kind.clone(), key.clone()));
+            let there = there.filter(|part| part.is_in(region));
+            let is_over = match (hold.name.what, there.map(|part| &part.content)) {
+                (Withheld::Removal, there) => there.is_some(),
+                (Withheld::Change(value), Some(Ok(context))) => {
+                    value != ANY_VALUE && value != value_of(context)
+                }
+                // It is held for what is wrong with it; what it will be nobody knows.
+                (Withheld::Change(_), Some(Err(_))) => continue,
+                (Withheld::Beyond, Some(_)) => budgets.get(kind).is_none_or(|b| b.max.is_none()),
+                (Withheld::Change(_) | Withheld::Beyond, None) => true,
+            };
+            match hold.state {
+                _ if is_over => void.push(hold.name),
+                HoldState::Approved => approved.push(hold.name),
+                HoldState::Held | HoldState::Dropped => self.holds.push(hold),
+            }
+        }
+        approved
+    }
+
+    pub fn build(
+        mut self,
+        tenant: TenantId,
+        regions: &[Region],
+        key: &DigestKey,
+        pauses: &[Pause],
+        budgets: &BTreeMap<Kind, Budget>,
+    ) -> Built {
+        let held_kinds = &self.held_kinds;
+        self.parts
+            .retain(|(kind, _), _| !held_kinds.contains_key(kind));
+        let everywhere = self.parts.values().all(|p| p.regions.is_none())
+            && pauses.iter().all(|p| p.region.is_none())
+            && self.holds.is_empty();
+        let bundles = match (everywhere, regions.first()) {
+            (true, Some(first)) => {
+                let one = self.bundle(&tenant, first, pauses, budgets);
+                vec![Arc::new(BuiltBundle::new(one, key)); regions.len()]
+            }
+            _ => {
+                let bundles = regions
+                    .iter()
+                    .map(|region| self.bundle(&tenant, region, pauses, budgets));
+                let built = bundles.map(|bundle| Arc::new(BuiltBundle::new(bundle, key)));
+                built.collect()
+            }
+        };
+        Built { tenant, bundles }
+    }
+
+    fn bundle(
+        &self,
+        tenant: &TenantId,
+        region: &Region,
+        pauses: &[Pause],
+        budgets: &BTreeMap<Kind, Budget>,
+    ) -> Bundle {
+        let (mut contexts, mut held) = (Vec::new(), Vec::new());
+        let holds = self.holds.iter().filter(|h| h.name.region == *region);
+        let reason = |hold: &HoldRow| match (hold.state, hold.name.what) {
+            (HoldState::Dropped, _) => HoldReason::Dropped,
+            (_, Withheld::Removal) => HoldReason::Removed,
+            (_, Withheld::Change(_)) => HoldReason::Changed,
+            (_, Withheld::Beyond) => {
+                let budget = budgets.get(&hold.name.kind).and_then(|b| b.max);
+                HoldReason::OverBudget {
+                    max: budget.unwrap_or_default(),
+                }
+            }
+        };
+        let mut holds: BTreeMap<(&Kind, &Key), HoldReason> = holds
+            .map(|h| ((&h.name.kind, &h.name.key), reason(h)))
+            .collect();
+        for part in self.parts.values().filter(|part| part.is_in(region)) {
+            let name = match &part.content {
+                Ok(context) => context.name(),
+                Err(held) => (&held.kind, &held.key),
+            };
+            let hold = holds.remove(&name);
+            let paused = pauses.iter().any(|p| p.stops(region, name.0));
+            let why = match (&part.content, hold) {
+                (Err(name), _) => {
+                    held.push(name.clone());
+                    continue;
+                }
+                (Ok(_), _) if paused => HoldReason::Paused,
+                (Ok(_), Some(why)) => why,
+                (Ok(context), None) => {
+                    contexts.push(context.clone());
+                    continue;
+                }
+            };
+            held.push(Held {
+                kind: name.0.clone(),
+                key: name.1.clone(),
+                why,
+            });
+        }
+        // What is left of them the hub has no longer.
+        held.extend(holds.into_iter().map(|((kind, key), why)| Held {
+            kind: kind.clone(),
+            key: key.clone(),
+            why,
+        }));
+        held.sort_unstable_by(|a, b| (&a.kind, &a.key).cmp(&(&b.kind, &b.key)));
+        let whole = |(kind, why): (&Kind, &HoldReason)| HeldKind {
+            kind: kind.clone(),
+            why: why.clone(),
+        };
+        // The map's keys are sorted and unique, and held kinds were taken out, so the parts agree by construction.
+        Bundle {
+            tenant: tenant.clone(),
+            contexts,
+            held,
+            held_kinds: self.held_kinds.iter().map(whole).collect(),
+        }
+    }
+}
