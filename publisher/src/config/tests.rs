@@ -163,6 +163,9 @@ fn each_mistake_gets_one_line_that_names_the_place() {
             &format!("{TABLE}\nendpoint = \"http://10.0.0.7:8000\""),
         ),
         wrong(AGENTS, &format!("{TABLE}\ntls = {{ ca = \"ca.pem\" }}")),
+        wrong("api_token", "max_change_share = -0.1\napi_token"),
+        wrong("query", "max_contexts = 0\nquery"),
+        wrong("query", "max_contexts = 5\nwarn_contexts = 5\nquery"),
     ];
     insta::assert_snapshot!(lines.join("\n"));
 }

@@ -155,7 +155,7 @@ impl EngineView {
             held_tenants: writer.held().len(),
             held_by_data: writer.held_by_data(),
             budgets: writer.budgets().first(HELD_SHOWN),
-            budget_tenants: writer.budgets().len(),
+            budget_tenants: writer.budgets().tenants(),
             over_budget: writer.budgets().over(),
             stopped: reporter.stopped.clone(),
             refusals: reporter.refusals().clone(),

@@ -92,7 +92,8 @@ impl Parts {
         let bundles = match (everywhere, regions.first()) {
             (true, Some(first)) => {
                 let one = self.bundle(&tenant, first, pauses, budgets);
-                vec![Arc::new(BuiltBundle::new(one, key)); regions.len()]
+                let one = Arc::new(BuiltBundle::new(one, key));
+                vec![one; regions.len()]
             }
             _ => {
                 let bundles = regions

@@ -79,7 +79,7 @@ pub struct Budgets(BTreeMap<TenantId, Vec<Usage>>);
 
 impl Budgets {
     /// Tenants.
-    pub fn len(&self) -> usize {
+    pub fn tenants(&self) -> usize {
         self.0.len()
     }
 
@@ -154,7 +154,7 @@ mod tests {
             bundles: Vec::new(),
         };
         let mut budgets = Budgets::default();
-        let mut levels = |contexts: u64| {
+        let levels = |contexts: u64| {
             let usage = Usage {
                 kind: Kind::new("k").expect("kind"),
                 contexts,
@@ -166,7 +166,7 @@ mod tests {
             let level = |n: &BudgetNews| n.usage.as_ref().map_or(Level::Fine, Usage::level);
             news.iter().map(level).collect::<Vec<_>>()
         };
-        let told = [3, 9, 10, 11, 12, 9, 8].map(|n| levels(n));
+        let told = [3, 9, 10, 11, 12, 9, 8].map(levels);
         let once = |level| vec![level];
         let nothing = Vec::new;
         assert_eq!(

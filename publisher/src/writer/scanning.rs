@@ -473,7 +473,7 @@ impl Writer {
             problems,
             warnings: scan.warnings.iter().cloned().collect(),
             held_tenants: self.held.len(),
-            budget_tenants: self.budgets.len(),
+            budget_tenants: self.budgets.tenants(),
             budgets: self.budgets.first(HELD_NAMED),
             held: self.held_of_first(HELD_NAMED),
             stores,

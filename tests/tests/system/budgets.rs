@@ -170,7 +170,7 @@ async fn what_is_beyond_a_budget_waits_for_room_and_pushes_nothing_out() -> Resu
     // Said once each time: near, over, and after a restart over.
     let log = world.hub.daemon()?.log();
     let said = log.matches("the budget of a tenant").count();
-    assert_eq!(said, 1, "{log}");
+    assert_eq!(said, 3, "{log}");
     world.hub.stop().await
 }
 

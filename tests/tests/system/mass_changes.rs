@@ -52,8 +52,8 @@ async fn reads(world: &World, agent: usize, key: &str, field: &str) -> Result<Va
 
 async fn becomes(world: &World, key: &str, field: &str, expected: impl Into<Value>) -> Result<()> {
     let expected = expected.into();
-    for agent in 0..REGIONS.len() {
-        let what = format!("{field} of {key} to be {expected} in {}", REGIONS[agent]);
+    for (agent, region) in REGIONS.iter().enumerate() {
+        let what = format!("{field} of {key} to be {expected} in {region}");
         until(&what, HEALS_WITHIN, || async {
             (reads(world, agent, key, field).await.ok()? == expected).then_some(())
         })

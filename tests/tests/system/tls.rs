@@ -229,10 +229,12 @@ async fn an_expired_certificate_stops_pushes_once_and_never_reads() -> Result<()
         (refused >= 3.0).then_some(())
     })
     .await?;
+    until("the hub to say so", HEALS_WITHIN, || async {
+        let status = world.hub.status().await.ok()?;
+        (status["engine"]["stores"][0]["standing"] == "unreachable").then_some(())
+    })
+    .await?;
     change(&world, 3).await?;
-    let status = world.hub.status().await?;
-    let store = &status["engine"]["stores"][0];
-    assert_eq!(store["standing"], "unreachable", "{store}");
     let shown = world.hub.run(&["status"]).await?;
     let words = "it refuses our certificate as expired";
     assert!(shown.code == 1 && shown.stdout.contains(words), "{shown:?}");
