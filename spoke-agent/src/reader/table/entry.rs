@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 
-/// Bytes that an entry takes beside its content, roughly: itself, the cache's record of it, and its tenant's.
-const OVERHEAD: usize = 320;
+/// Bytes that an entry takes beside its content, roughly: itself, and what the cache, the allocator and its tenant need for it.
+const OVERHEAD: usize = size_of::<Entry>() + 160;
 
 /// What a key is.
 #[derive(Debug, Clone)]
