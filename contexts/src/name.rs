@@ -110,6 +110,14 @@ macro_rules! name {
             }
         }
 
+        impl TryFrom<Arc<str>> for $name {
+            type Error = BadName;
+            fn try_from(text: Arc<str>) -> Result<Self, BadName> {
+                $check(&text)?;
+                Ok(Self(text))
+            }
+        }
+
         impl From<$name> for String {
             fn from(name: $name) -> String {
                 name.0.as_ref().to_owned()

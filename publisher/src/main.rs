@@ -1,8 +1,14 @@
 //! The hub's command line: arguments, configuration, telemetry, one command, exit code.
 
 use clap::Parser;
+use mimalloc::MiMalloc;
 use publisher::cli::{self, Cli};
 use std::process::ExitCode;
+
+/// Builds and pushes come and go by the megabyte. The system's allocator gives such memory back each time and takes it again
+/// page by page, which was a third of the time of a scan (`ops/decisions/0015`).
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -3,11 +3,14 @@
 
 use crate::config::ReadConfig;
 use crate::metrics;
+use axum::extract::Request;
+use axum::response::Response;
 use axum::serve::ListenerExt;
-use axum::{Router, middleware};
+use axum::{Router, ServiceExt, middleware};
 use hubcast_tls::server::{
     Counted, Peer, Secured, Server, ServerFiles, ends_with_its_certificate, server,
 };
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -15,6 +18,7 @@ use std::path::{Path, PathBuf};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tower_service::Service;
 
 /// Why nothing can listen.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +62,25 @@ impl Secure {
     }
 }
 
+/// What answers on a listener.
+pub trait Answers:
+    Service<Request, Response = Response, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Answers for S where
+    S: Service<Request, Response = Response, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 /// Takes what the hub pushes until it is stopped. Its connections end with their certificates.
 pub fn push(
     tasks: &mut JoinSet<()>,
@@ -78,13 +101,13 @@ fn tcp(
     tasks: &mut JoinSet<()>,
     listener: TcpListener,
     tls: Option<Secure>,
-    routes: Router,
+    answers: impl Answers,
     stopped: &watch::Receiver<bool>,
 ) {
     let stopped = stopped.clone();
     match tls {
-        None => tasks.spawn(answer(no_delay(listener), routes, stopped)),
-        Some(tls) => tasks.spawn(answer_secured(tls.over(listener), routes, stopped)),
+        None => tasks.spawn(answer(no_delay(listener), answers, stopped)),
+        Some(tls) => tasks.spawn(answer_secured(tls.over(listener), answers, stopped)),
     };
 }
 
@@ -130,14 +153,14 @@ impl Listeners {
     pub fn serve(
         &mut self,
         tasks: &mut JoinSet<()>,
-        routes: Router,
+        answers: impl Answers,
         stopped: &watch::Receiver<bool>,
     ) {
         if let Some((listener, tls)) = self.tcp.take() {
-            tcp(tasks, listener, tls, routes.clone(), stopped);
+            tcp(tasks, listener, tls, answers.clone(), stopped);
         }
         if let Some(listener) = self.unix.take() {
-            tasks.spawn(answer(listener, routes, stopped.clone()));
+            tasks.spawn(answer(listener, answers, stopped.clone()));
         }
     }
 
@@ -230,21 +253,21 @@ fn no_delay(listener: TcpListener) -> impl axum::serve::Listener<Addr = SocketAd
 }
 
 /// Answers until it is stopped; open requests end in order.
-async fn answer<L>(listener: L, routes: Router, stopped: watch::Receiver<bool>)
+async fn answer<L>(listener: L, answers: impl Answers, stopped: watch::Receiver<bool>)
 where
     L: axum::serve::Listener,
     L::Addr: std::fmt::Debug,
 {
-    let served = axum::serve(listener, routes)
+    let served = axum::serve(listener, answers.into_make_service())
         .with_graceful_shutdown(until(stopped))
         .await;
     ended(served);
 }
 
-/// The same with TLS; routes know the other end.
-async fn answer_secured(listener: Secured, routes: Router, stopped: watch::Receiver<bool>) {
-    let routes = routes.into_make_service_with_connect_info::<Peer>();
-    let served = axum::serve(listener, routes)
+/// The same with TLS; what answers knows the other end.
+async fn answer_secured(listener: Secured, answers: impl Answers, stopped: watch::Receiver<bool>) {
+    let answers = answers.into_make_service_with_connect_info::<Peer>();
+    let served = axum::serve(listener, answers)
         .with_graceful_shutdown(until(stopped))
         .await;
     ended(served);

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `answer` | error bodies and the headers that every answer has |
 //! | `gate` | who may read |
+//! | `direct` | gets past the routes |
 //! | `one` | `GET /v1/contexts/{kind}/{key}` |
 //! | `batch` | `POST /v1/contexts/batch-get` |
 //! | `element` | a context as batch-get and tenant answers have it |
@@ -20,6 +21,7 @@
 mod answer;
 mod authorize;
 mod batch;
+mod direct;
 mod element;
 pub mod gate;
 mod one;
@@ -42,6 +44,7 @@ use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{MethodRouter, any, get, post};
+use direct::Reads;
 use gate::Gate;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::ops::Deref;
@@ -154,7 +157,7 @@ pub const ROUTES: &[Route] = &[
 ];
 
 /// The routes of the read listener.
-pub fn routes(parts: Parts) -> Router {
+pub fn routes(parts: Parts) -> Reads {
     let gate = parts.gate.clone();
     let serve = Serve(Arc::new(parts));
     let with = |asks: Asks, router: Router<Serve>| {
@@ -176,7 +179,8 @@ pub fn routes(parts: Parts) -> Router {
     let counted = with(Asks::Nothing, guarded.merge(authorize))
         .fallback(answer::no_such_route)
         .layer(middleware::from_fn(count));
-    with(Asks::TokenItself, counted).with_state(serve)
+    let routes = with(Asks::TokenItself, counted).with_state(serve.clone());
+    Reads::new(serve, routes)
 }
 
 /// Counts of gets, of what they can answer.

@@ -4,12 +4,12 @@
 use super::budgets::{Budget, Ledger};
 use super::definitions::Definition;
 use super::holds::HoldRow;
-use super::parts::{Part, Parts};
+use super::parts::Parts;
 use super::pauses::Pauses;
 use crate::writer::{Built, BuiltBundle, HoldName, Over, Usage};
-use contexts::bundle::{Bundle, Context, Held, HoldReason};
+use contexts::bundle::Bundle;
 use contexts::digest::DigestKey;
-use contexts::name::{Key, Kind, Region, TenantId};
+use contexts::name::{Kind, Region, TenantId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -20,9 +20,9 @@ const WARNINGS_MAX: usize = 100;
 #[derive(Debug, Clone)]
 pub struct Row {
     /// The column `key`.
-    pub key: Option<String>,
+    pub key: Option<Arc<str>>,
     /// The other columns, as JSON text.
-    pub value: String,
+    pub value: Arc<str>,
     /// The column `regions`; none for every region.
     pub regions: Option<Vec<Option<String>>>,
     /// The column `expires`, in microseconds since 1970.
@@ -80,92 +80,30 @@ impl<'a> Assembly<'a> {
         self.tenants.entry(tenant).or_default();
     }
 
-    /// Takes a row of a kind.
-    pub fn row(&mut self, definition: &Definition, tenant: &TenantId, row: Row) {
+    /// Takes rows of a kind, all of one tenant.
+    pub fn rows(
+        &mut self,
+        definition: &Definition,
+        tenant: &TenantId,
+        rows: impl IntoIterator<Item = Row>,
+    ) {
         let kind = &definition.kind;
         if let Some(budget) = Budget::of(definition)
             && !self.budgets.contains_key(kind)
         {
             self.budgets.insert(kind.clone(), budget);
         }
-        let regions = self.regions_of(kind, row.regions);
         let parts = match self.tenants.get_mut(tenant) {
             Some(parts) => parts,
             None => self.tenants.entry(tenant.clone()).or_default(),
         };
-        let key = match row.key.as_deref().map(Key::new) {
-            Some(Ok(key)) => key,
-            Some(Err(e)) => return parts.hold_kind(kind, e.to_string()),
-            None => return parts.hold_kind(kind, "a row has a NULL key".to_owned()),
-        };
-        let regions = match regions {
-            Ok(regions) => regions,
-            Err(why) => return parts.hold_kind(kind, why),
-        };
-        let hold = |why: HoldReason| Held {
-            kind: kind.clone(),
-            key: key.clone(),
-            why,
-        };
-        let (bytes, max) = (row.value.len() as u64, definition.max_value_bytes);
-        let content = if bytes > max {
-            Err(hold(HoldReason::TooLarge { bytes, max }))
-        } else if let Some((at, why)) = definition.fault(&row.value) {
-            Err(hold(HoldReason::BreaksSchema { at, why }))
-        } else if definition.regions_required && regions.is_none() {
-            Err(hold(HoldReason::CannotBuild {
-                why: "regions is NULL, and regions_required is set".into(),
-            }))
-        } else {
-            Ok(Context {
-                kind: kind.clone(),
-                key: key.clone(),
-                value: row.value.into(),
-                expires: row.expires,
-            })
-        };
-        match parts.parts.get_mut(&(kind.clone(), key.clone())) {
-            None => {
-                parts
-                    .parts
-                    .insert((kind.clone(), key), Part { content, regions });
-            }
-            Some(twice) => {
-                twice.content = Err(hold(HoldReason::Duplicate));
-                twice.regions = match (twice.regions.take(), regions) {
-                    (Some(mut a), Some(b)) => {
-                        a.extend(b);
-                        Some(a)
-                    }
-                    _ => None,
-                };
+        for mut row in rows {
+            let names = row.regions.take();
+            let regions = named(self.regions, kind, names, &mut self.warnings);
+            if let Err(why) = regions.and_then(|regions| parts.add(definition, row, regions)) {
+                parts.hold_kind(kind, why);
             }
         }
-    }
-
-    fn regions_of(
-        &mut self,
-        kind: &Kind,
-        regions: Option<Vec<Option<String>>>,
-    ) -> Result<Option<Vec<Region>>, String> {
-        let Some(names) = regions else {
-            return Ok(None);
-        };
-        let mut found = Vec::with_capacity(names.len());
-        for name in names {
-            let name = name.ok_or("regions contains NULL")?;
-            match self.regions.iter().find(|r| r.as_str() == name) {
-                Some(region) => found.push(region.clone()),
-                None if self.warnings.len() >= WARNINGS_MAX => {}
-                None => {
-                    let name: String = name.chars().take(64).collect();
-                    self.warnings.insert(format!(
-                        "kind {kind}: rows name the region {name:?}, which no [[spoke]] has"
-                    ));
-                }
-            }
-        }
-        Ok(Some(found))
     }
 
     /// The kind cannot be built for this tenant.
@@ -233,6 +171,33 @@ impl<'a> Assembly<'a> {
     }
 }
 
+/// The regions that a row names; none for every region. One that there is not is odd, and nothing else.
+fn named(
+    regions: &[Region],
+    kind: &Kind,
+    names: Option<Vec<Option<String>>>,
+    warnings: &mut BTreeSet<String>,
+) -> Result<Option<Vec<Region>>, String> {
+    let Some(names) = names else {
+        return Ok(None);
+    };
+    let mut found = Vec::with_capacity(names.len());
+    for name in names {
+        let name = name.ok_or("regions contains NULL")?;
+        match regions.iter().find(|r| r.as_str() == name) {
+            Some(region) => found.push(region.clone()),
+            None if warnings.len() >= WARNINGS_MAX => {}
+            None => {
+                let name: String = name.chars().take(64).collect();
+                warnings.insert(format!(
+                    "kind {kind}: rows name the region {name:?}, which no [[spoke]] has"
+                ));
+            }
+        }
+    }
+    Ok(Some(found))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,8 +222,8 @@ mod tests {
     fn row(key: Option<&str>, value: &str, regions: Option<&[&str]>) -> Row {
         let regions = regions.map(|r| r.iter().map(|x| Some((*x).to_owned())).collect());
         Row {
-            key: key.map(ToOwned::to_owned),
-            value: value.to_owned(),
+            key: key.map(Arc::from),
+            value: value.into(),
             regions,
             expires: None,
         }
@@ -274,8 +239,7 @@ mod tests {
         let (pauses, closed) = (Pauses::default(), BTreeSet::new());
         let mut assembly = Assembly::new(&regions, &key, &pauses, &closed);
         assembly.expect(tenant.clone());
-        rows.into_iter()
-            .for_each(|r| assembly.row(&definition(), &tenant, r));
+        assembly.rows(&definition(), &tenant, rows);
         let warnings = assembly.take_warnings();
         (assembly.finish().tenants.remove(0), warnings)
     }

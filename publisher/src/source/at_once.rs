@@ -170,7 +170,8 @@ impl Source {
             }
             let kind = row.try_get::<i32, _>(0)?;
             let (tenant, row) = decode(&row, 1)?;
-            found.push((usize::try_from(kind).unwrap_or(usize::MAX), tenant, row));
+            let kind = usize::try_from(kind).unwrap_or(usize::MAX);
+            found.push((kind, tenant.to_owned(), row));
         }
         drop(rows);
         lent.keep();
@@ -218,7 +219,7 @@ fn assemble(
             continue;
         };
         match TenantId::new(&tenant) {
-            Ok(tenant) => assembly.row(definition, &tenant, row),
+            Ok(tenant) => assembly.rows(definition, &tenant, [row]),
             Err(e) => drop(problems.insert(format!("kind {}: {e}", definition.kind))),
         }
     }

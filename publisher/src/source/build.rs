@@ -434,7 +434,7 @@ impl Reader<'_> {
             bound.shape(),
         );
         let mut savepoint = connection.begin().await.map_err(|e| self.failure(e))?;
-        let mut found = Vec::new();
+        let mut found: Vec<(TenantId, Vec<Row>)> = Vec::new();
         let mut unnamed = BTreeSet::new();
         {
             let mut rows = bound.query(sql).fetch(&mut *savepoint);
@@ -444,17 +444,24 @@ impl Reader<'_> {
                     Ok(None) => break,
                     Err(e) => return Err(self.failure(e)),
                 };
-                let decoded = decode(&row, 0).map_err(|e| self.failure(e))?;
-                match TenantId::new(&decoded.0) {
-                    Ok(tenant) => found.push((tenant, decoded.1)),
+                let (tenant, row) = decode(&row, 0).map_err(|e| self.failure(e))?;
+                // The rows of a tenant mostly stand together.
+                if let Some((last, rows)) = found.last_mut()
+                    && last.as_str() == tenant
+                {
+                    rows.push(row);
+                    continue;
+                }
+                match TenantId::new(tenant) {
+                    Ok(tenant) => found.push((tenant, vec![row])),
                     Err(e) => drop(unnamed.insert(format!("kind {}: {e}", self.definition.kind))),
                 }
             }
         }
         savepoint.rollback().await.map_err(|e| self.failure(e))?;
         self.problems.extend(unnamed);
-        for (tenant, row) in found {
-            assembly.row(self.definition, &tenant, row);
+        for (tenant, rows) in found {
+            assembly.rows(self.definition, &tenant, rows);
         }
         Ok(())
     }
@@ -546,12 +553,14 @@ fn regions(json: Option<&str>) -> sqlx::Result<Option<Vec<Option<String>>>> {
 }
 
 /// A row of [`query::contexts`] whose columns begin at `first`: the tenant, and the rest.
-pub(super) fn decode(row: &PgRow, first: usize) -> sqlx::Result<(String, Row)> {
+pub(super) fn decode(row: &PgRow, first: usize) -> sqlx::Result<(&str, Row)> {
+    let key: Option<&str> = row.try_get(first + 1)?;
+    let value: &str = row.try_get(first + 2)?;
     Ok((
         row.try_get(first)?,
         Row {
-            key: row.try_get(first + 1)?,
-            value: row.try_get(first + 2)?,
+            key: key.map(Arc::from),
+            value: value.into(),
             regions: regions(row.try_get(first + 3)?)?,
             expires: row.try_get(first + 4)?,
         },

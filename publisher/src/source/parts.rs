@@ -1,6 +1,8 @@
 //! The rows of one tenant, what is held of them, and the bundles that come of both. Pure.
 
+use super::assemble::Row;
 use super::budgets::Budget;
+use super::definitions::Definition;
 use super::holds::{HoldRow, HoldState};
 use super::pauses::Pause;
 use crate::writer::{ANY_VALUE, Built, BuiltBundle, HoldName, Withheld, value_of};
@@ -8,6 +10,7 @@ use contexts::bundle::{Bundle, Context, Held, HeldKind, HoldReason};
 use contexts::digest::DigestKey;
 use contexts::name::{Key, Kind, Region, TenantId};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 #[derive(Debug)]
@@ -33,6 +36,62 @@ pub(super) struct Parts {
 }
 
 impl Parts {
+    /// Takes a row that belongs in these regions; none for all of them.
+    ///
+    /// # Errors
+    /// Why the kind cannot be built for this tenant.
+    pub fn add(
+        &mut self,
+        definition: &Definition,
+        row: Row,
+        regions: Option<Vec<Region>>,
+    ) -> Result<(), String> {
+        let kind = &definition.kind;
+        let key = row.key.ok_or("a row has a NULL key")?;
+        let key = Key::try_from(key).map_err(|e| e.to_string())?;
+        let held = |why: HoldReason| Held {
+            kind: kind.clone(),
+            key: key.clone(),
+            why,
+        };
+        let (bytes, max) = (row.value.len() as u64, definition.max_value_bytes);
+        let content = if bytes > max {
+            Err(held(HoldReason::TooLarge { bytes, max }))
+        } else if let Some((at, why)) = definition.fault(&row.value) {
+            Err(held(HoldReason::BreaksSchema { at, why }))
+        } else if definition.regions_required && regions.is_none() {
+            Err(held(HoldReason::CannotBuild {
+                why: "regions is NULL, and regions_required is set".into(),
+            }))
+        } else {
+            Ok(Context {
+                kind: kind.clone(),
+                key: key.clone(),
+                value: row.value,
+                expires: row.expires,
+            })
+        };
+        match self.parts.entry((kind.clone(), key)) {
+            Entry::Vacant(place) => {
+                place.insert(Part { content, regions });
+            }
+            Entry::Occupied(place) => {
+                let (kind, key) = place.key().clone();
+                let part = place.into_mut();
+                let why = HoldReason::Duplicate;
+                part.content = Err(Held { kind, key, why });
+                part.regions = match (part.regions.take(), regions) {
+                    (Some(mut a), Some(b)) => {
+                        a.extend(b);
+                        Some(a)
+                    }
+                    _ => None,
+                };
+            }
+        }
+        Ok(())
+    }
+
     pub fn hold_kind(&mut self, kind: &Kind, why: String) {
         self.held_kinds
             .entry(kind.clone())

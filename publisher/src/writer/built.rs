@@ -74,6 +74,13 @@ pub struct Built {
     pub bundles: Vec<Arc<BuiltBundle>>,
 }
 
+impl Built {
+    /// The digest of each bundle; none where the tenant is not.
+    pub fn presences(&self) -> Vec<Option<Digest>> {
+        self.bundles.iter().map(|b| b.presence()).collect()
+    }
+}
+
 /// The result of a build.
 #[derive(Debug, Clone)]
 pub struct BuiltBatch {
@@ -361,8 +368,7 @@ impl Writer {
             self.note_held(&built.tenant, HeldReport::of(built));
             self.retries.built(&built.tenant, unbuilt(built), now);
             if let Some(scan) = self.scan.as_mut().filter(|s| started >= s.started) {
-                let digests = built.bundles.iter().map(|b| b.presence()).collect();
-                scan.record(&self.key, &built.tenant, digests);
+                scan.record(&self.key, &built.tenant, &built.presences());
             }
         }
         let first = self.n + 1;

@@ -300,10 +300,10 @@ impl Guard {
         self.building.insert(tenant.clone(), reasons);
     }
 
-    /// A scan read this tenant at the hub. It is what is published once the region was found in step.
-    pub fn read(&mut self, tenant: &TenantId, region: usize, bundle: &Bundle) {
+    /// A scan read this tenant at the hub, by region. It is what is published once the region was found in step.
+    pub fn read<'a>(&mut self, tenant: &TenantId, bundles: impl Iterator<Item = &'a Bundle>) {
         if !self.is_off() {
-            self.book.read(tenant, region, bundle);
+            self.book.read(tenant, bundles);
         }
     }
 

@@ -289,9 +289,8 @@ impl Writer {
         self.guard.queries(&result.queries);
         self.note_budgets(&tenants, &result.budgets);
         for built in &tenants {
-            for (region, bundle) in built.bundles.iter().enumerate() {
-                self.guard.read(&built.tenant, region, &bundle.bundle);
-            }
+            let bundles = built.bundles.iter().map(|b| &*b.bundle);
+            self.guard.read(&built.tenant, bundles);
         }
         for built in &tenants {
             self.note_held(&built.tenant, HeldReport::of(built));
@@ -301,11 +300,7 @@ impl Writer {
             return;
         };
         for built in &tenants {
-            scan.record(
-                &self.key,
-                &built.tenant,
-                built.bundles.iter().map(|b| b.presence()).collect(),
-            );
+            scan.record(&self.key, &built.tenant, &built.presences());
         }
         if let Phase::Ranges { waiting, running } = &mut scan.phase {
             *running -= 1;

@@ -20,8 +20,13 @@ use std::io::Write;
 
 /// Answers one context.
 pub async fn get_one(State(my): State<Serve>, request: Request) -> Response {
+    answer_get(&my, &request)
+}
+
+/// Answers a request for one context.
+pub fn answer_get(my: &Serve, request: &Request) -> Response {
     let answered = match my.gate.admits(request.headers()) {
-        true => answer(&my, request.uri().path(), request.headers()),
+        true => answer(my, request.uri().path(), request.headers()),
         false => Err(Failure::Token),
     };
     let response = answered.into_response();
@@ -46,9 +51,9 @@ fn answer(my: &Serve, path: &str, headers: &HeaderMap) -> Result<Response, Failu
     let (kind, key) = names(path)?;
     let least = min_version(headers)?;
     // What was published is taken before the view, so that the view has at least that.
-    let live = my.live.borrow().clone();
+    let far = Far::of(&my.live.borrow(), my.clock.reading());
     let found = my.views.take()?.look_up(&kind, &key)?;
-    told(found, Far::of(&live, my.clock.reading()), least, headers)
+    told(found, far, least, headers)
 }
 
 /// The answer to what was found.

@@ -6,6 +6,7 @@ use contexts::bundle::{Bundle, HoldClass, HoldReason};
 use contexts::name::{Key, Kind, TenantId};
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 /// The hash of a name, below the number of its kind. The last bit says what is done to it: 1 that its value changes. What
@@ -36,11 +37,15 @@ pub fn change_of(code: Code) -> Code {
     code | CHANGE
 }
 
-/// The names of a tenant in a region, sorted, and their values, or none where changes are not counted.
+/// The names of a tenant in a region, sorted, and their values, or none where changes are not counted. Cheap to clone:
+/// regions that have the same share them.
 #[derive(Debug, Clone, Default)]
-pub struct Names {
-    codes: Arc<[Code]>,
-    values: Arc<[u64]>,
+pub struct Names(Arc<Listed>);
+
+#[derive(Debug, Default)]
+struct Listed {
+    codes: Box<[Code]>,
+    values: Box<[u64]>,
 }
 
 impl Names {
@@ -49,33 +54,33 @@ impl Names {
         pairs.sort_unstable_by_key(|(code, value)| (*code, *value == ANY_VALUE));
         pairs.dedup_by_key(|(code, _)| *code);
         let values = pairs.iter().filter(|_| with_values).map(|(_, v)| *v);
-        Self {
+        Self(Arc::new(Listed {
             values: values.collect(),
             codes: pairs.iter().map(|(code, _)| *code).collect(),
-        }
+        }))
     }
 
     /// The names.
     pub fn codes(&self) -> &[Code] {
-        &self.codes
+        &self.0.codes
     }
 
     /// Whether a name is among them.
     pub fn has(&self, code: Code) -> bool {
-        self.codes.binary_search(&code).is_ok()
+        self.0.codes.binary_search(&code).is_ok()
     }
 
     /// The value of a name, or [`ANY_VALUE`].
     pub fn value(&self, code: Code) -> u64 {
-        let at = self.codes.binary_search(&code).ok();
-        let value = at.and_then(|at| self.values.get(at));
+        let at = self.0.codes.binary_search(&code).ok();
+        let value = at.and_then(|at| self.0.values.get(at));
         value.copied().unwrap_or(ANY_VALUE)
     }
 
     fn pairs(&self) -> impl Iterator<Item = (Code, u64)> {
-        let values = self.values.iter().copied();
+        let values = self.0.values.iter().copied();
         let values = values.chain(std::iter::repeat(ANY_VALUE));
-        self.codes.iter().copied().zip(values)
+        self.0.codes.iter().copied().zip(values)
     }
 }
 
@@ -83,9 +88,8 @@ impl Names {
 #[derive(Debug)]
 struct Page {
     names: Names,
-    /// None: for sure. Else as a scan read it at the hub when the region had been found in step so often, which counts once
-    /// it is found so again.
-    read_at: Option<u64>,
+    /// None: for sure. Else as a scan read it at the hub, which counts once the region was found in step so often.
+    counts_at: Option<NonZeroU64>,
 }
 
 /// The book.
@@ -118,15 +122,21 @@ impl Book {
         self.with_values = with_values;
     }
 
-    /// A scan read this at the hub. What is published already is not what the scan read.
-    pub fn read(&mut self, tenant: &TenantId, region: usize, bundle: &Bundle) {
-        let page = self.regions[region].get(tenant);
-        if page.is_none_or(|page| !self.is_published(region, page)) {
-            let page = Page {
-                names: self.names(bundle, None),
-                read_at: Some(self.in_step[region]),
+    /// A scan read these at the hub, by region. What is published already is not what the scan read.
+    pub fn read<'a>(&mut self, tenant: &TenantId, bundles: impl Iterator<Item = &'a Bundle>) {
+        let mut last: Option<(&Bundle, Names)> = None;
+        for (region, bundle) in bundles.enumerate() {
+            let page = self.regions[region].get(tenant);
+            if page.is_some_and(|page| self.is_published(region, page)) {
+                continue;
+            }
+            let names = match &last {
+                Some((same, names)) if std::ptr::eq(*same, bundle) => names.clone(),
+                _ => self.names(bundle, None),
             };
-            self.regions[region].insert(tenant.clone(), page);
+            last = Some((bundle, names.clone()));
+            let counts_at = NonZeroU64::new(self.in_step[region] + 1);
+            self.regions[region].insert(tenant.clone(), Page { names, counts_at });
         }
     }
 
@@ -136,7 +146,8 @@ impl Book {
     }
 
     fn is_published(&self, region: usize, page: &Page) -> bool {
-        page.read_at.is_none_or(|at| at < self.in_step[region])
+        page.counts_at
+            .is_none_or(|at| at.get() <= self.in_step[region])
     }
 
     /// What is published of a tenant, if that is known.
@@ -151,7 +162,7 @@ impl Book {
     pub fn put(&mut self, region: usize, tenant: &TenantId, names: Names) {
         let page = Page {
             names,
-            read_at: None,
+            counts_at: None,
         };
         self.regions[region].insert(tenant.clone(), page);
     }
@@ -182,8 +193,9 @@ impl Book {
     pub fn total(&self, region: usize, kind: u64) -> usize {
         let (from, to) = (kind << (64 - KIND_BITS), (kind + 1) << (64 - KIND_BITS));
         let count = |names: &Names| {
-            let below = names.codes.partition_point(|code| *code < from);
-            names.codes.partition_point(|code| *code < to || to == 0) - below
+            let codes = names.codes();
+            let below = codes.partition_point(|code| *code < from);
+            codes.partition_point(|code| *code < to || to == 0) - below
         };
         let pages = self.regions[region].values();
         pages.map(|page| count(&page.names)).sum()

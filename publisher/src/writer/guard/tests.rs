@@ -30,7 +30,7 @@ fn bundle(tenant: &str, keys: std::ops::Range<u32>) -> Bundle {
 fn guard() -> Guard {
     let mut guard = Guard::new(&[Region::new("r").expect("region")]);
     guard.limits(GuardLimits::default());
-    guard.read(&t("a"), 0, &bundle("a", 0..500));
+    guard.read(&t("a"), [&bundle("a", 0..500)].into_iter());
     guard.in_step(0, &QUERIES);
     guard
 }
@@ -207,7 +207,7 @@ fn with_small_causes_no_more_of_a_large_one_leaves_than_may_leave_anyway() {
     guard.limits(GuardLimits::default());
     for n in 0..40 {
         let name = tenant(n);
-        guard.read(&t(&name), 0, &bundle(&name, n * 10..n * 10 + 10));
+        guard.read(&t(&name), [&bundle(&name, n * 10..n * 10 + 10)].into_iter());
     }
     guard.in_step(0, &QUERIES);
     let all = |xid: u64| (0..40).map(move |n| (tenant(n), xid));
@@ -300,7 +300,7 @@ fn a_build_that_had_a_small_cause_before_anybody_knew_counts_for_that() {
 fn what_a_second_scan_reads_is_not_what_is_published() {
     let mut guard = guard();
     // Nobody said that these are gone: only a scan sees it.
-    guard.read(&t("a"), 0, &bundle("a", 0..300));
+    guard.read(&t("a"), [&bundle("a", 0..300)].into_iter());
     guard.caused(&[(t("a"), Cause::Scan(2))]);
     assert!(!built(&mut guard, "a", 0..300));
     assert!(decide_late(&mut guard).free.is_empty(), "200 at once");
@@ -315,7 +315,7 @@ fn of_what_is_beyond_a_budget_the_last_new_keys_are_held_and_nothing_that_was_th
     };
     assert!(!limits.is_off());
     guard.limits(limits);
-    guard.read(&t("a"), 0, &bundle("a", 3..8));
+    guard.read(&t("a"), [&bundle("a", 3..8)].into_iter());
     guard.in_step(0, &QUERIES);
     let now = bundle("a", 0..10);
     let over = Over {

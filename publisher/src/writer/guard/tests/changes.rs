@@ -10,8 +10,8 @@ fn changing() -> Guard {
         ..GuardLimits::default()
     });
     guard.queries(&QUERIES);
-    guard.read(&t("a"), 0, &bundle("a", 0..100));
-    guard.read(&t("b"), 0, &bundle("b", 100..200));
+    guard.read(&t("a"), [&bundle("a", 0..100)].into_iter());
+    guard.read(&t("b"), [&bundle("b", 100..200)].into_iter());
     guard.in_step(0, &QUERIES);
     guard
 }

@@ -1,0 +1,102 @@
+//! The whole read listener as one service: a get goes straight to its answer, everything else through the routes. To
+//! find a route costs as much as to find a context. It must never answer what the routes would answer otherwise: what
+//! it does not take as a get is theirs, also when it is wrong.
+
+use super::Serve;
+use super::one::answer_get;
+use axum::Router;
+use axum::extract::Request;
+use axum::http::Method;
+use axum::response::Response;
+use axum::routing::future::RouteFuture;
+use futures_util::future::Either;
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::task::{Context, Poll};
+use tower_service::Service;
+
+/// What answers on the read listener. Cheap to clone, which happens for each connection.
+#[derive(Clone)]
+pub struct Reads {
+    serve: Serve,
+    routes: Router,
+}
+
+impl Reads {
+    /// Gets from here, everything by these routes.
+    pub fn new(serve: Serve, routes: Router) -> Self {
+        Self { serve, routes }
+    }
+}
+
+/// Whether the routes would take it for `GET /v1/contexts/{kind}/{key}`.
+fn is_get(request: &Request) -> bool {
+    let names = request.uri().path().strip_prefix("/v1/contexts/");
+    let parts = names.and_then(|names| names.split_once('/'));
+    request.method() == Method::GET
+        && parts.is_some_and(|(kind, key)| {
+            !kind.is_empty() && !key.is_empty() && !key.as_bytes().contains(&b'/')
+        })
+}
+
+impl Service<Request> for Reads {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<Ready<Result<Response, Infallible>>, RouteFuture<Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // A router always is.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        match is_get(&request) {
+            true => Either::Left(ready(Ok(answer_get(&self.serve, &request)))),
+            false => Either::Right(self.routes.call(request)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_get;
+    use axum::Router;
+    use axum::body::Body;
+    use axum::extract::Request;
+    use axum::routing::get;
+    use tower_service::Service;
+
+    #[tokio::test]
+    async fn it_takes_exactly_what_the_route_takes() {
+        let mut router =
+            Router::<()>::new().route("/v1/contexts/{kind}/{key}", get(async || "taken"));
+        let paths = [
+            "/v1/contexts/a/b",
+            "/v1/contexts/a/b?c=/d",
+            "/v1/contexts/a%2Fb/c%2Fd",
+            "/v1/contexts/%ff/%ff",
+            "/v1/contexts/a/",
+            "/v1/contexts//b",
+            "/v1/contexts///",
+            "/v1/contexts/a/b/",
+            "/v1/contexts/a/b/c",
+            "/v1/contexts/batch-get",
+            "/v1/contexts/",
+            "/v1/contexts",
+            "//v1/contexts/a/b",
+            "/v1/contextsx/a/b",
+            "/",
+        ];
+        for method in ["GET", "HEAD", "POST", "OPTIONS"] {
+            for path in paths {
+                let request = || {
+                    let request = Request::builder().method(method).uri(path);
+                    request.body(Body::empty()).expect("a request")
+                };
+                let answer = router.call(request()).await.expect("an answer");
+                let is_routed = method == "GET" && answer.status().is_success();
+                assert_eq!(is_get(&request()), is_routed, "{method} {path}");
+            }
+        }
+    }
+}
