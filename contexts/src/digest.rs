@@ -43,27 +43,40 @@ impl fmt::Debug for DigestKey {
     }
 }
 
-struct Input(blake3::Hasher);
+/// All of an input in one piece: to hash it at once takes less than half of the time that a hasher takes which is given
+/// a few bytes at a time.
+struct Input<'k> {
+    key: &'k [u8; 32],
+    bytes: Vec<u8>,
+}
 
-impl Input {
-    fn field(&mut self, bytes: &[u8]) -> &mut Self {
-        self.0.update(&(bytes.len() as u64).to_le_bytes());
-        self.0.update(bytes);
+impl Input<'_> {
+    fn raw(&mut self, bytes: &[u8]) -> &mut Self {
+        self.bytes.extend_from_slice(bytes);
         self
     }
 
+    fn field(&mut self, bytes: &[u8]) -> &mut Self {
+        self.raw(&(bytes.len() as u64).to_le_bytes()).raw(bytes)
+    }
+
     fn finish(&self) -> Digest {
+        let hash = blake3::keyed_hash(self.key, &self.bytes);
         let mut out = [0; 16];
-        out.copy_from_slice(&self.0.finalize().as_bytes()[..16]);
+        out.copy_from_slice(&hash.as_bytes()[..16]);
         Digest(out)
     }
 }
 
 impl DigestKey {
-    fn input(&self, tag: u8) -> Input {
-        let mut hasher = blake3::Hasher::new_keyed(&self.0);
-        hasher.update(&[tag]);
-        Input(hasher)
+    /// An input of about so many bytes.
+    fn input(&self, tag: u8, about: usize) -> Input<'_> {
+        let mut bytes = Vec::with_capacity(about);
+        bytes.push(tag);
+        Input {
+            key: &self.0,
+            bytes,
+        }
     }
 
     /// The digest of one context; also the hash that its record carries on disk.
@@ -73,7 +86,7 @@ impl DigestKey {
 
     /// The same, of a kind and a key that were checked before.
     pub fn context_of(&self, kind: &str, key: &str, expires: Option<i64>, value: &str) -> Digest {
-        let mut input = self.input(1);
+        let mut input = self.input(1, 64 + kind.len() + key.len() + value.len());
         input.field(kind.as_bytes()).field(key.as_bytes());
         match expires {
             None => input.field(&[]),
@@ -90,19 +103,19 @@ impl DigestKey {
         held: impl Iterator<Item = (&'a Kind, &'a Key, u8)>,
         held_kinds: impl Iterator<Item = &'a Kind>,
     ) -> Digest {
-        let mut input = self.input(2);
+        let mut input = self.input(2, 64 + 16 * contexts.size_hint().0);
         for digest in contexts {
-            input.0.update(&digest.0);
+            input.raw(&digest.0);
         }
         // A context digest is 16 bytes; 17 bytes of separator cannot be mistaken for one.
-        input.0.update(&[0xff; 17]);
+        input.raw(&[0xff; 17]);
         for (kind, key, class) in held {
             input
                 .field(kind.as_str().as_bytes())
                 .field(key.as_str().as_bytes())
                 .field(&[class]);
         }
-        input.0.update(&[0xff; 17]);
+        input.raw(&[0xff; 17]);
         for kind in held_kinds {
             input.field(kind.as_str().as_bytes());
         }
@@ -111,13 +124,13 @@ impl DigestKey {
 
     /// The bucket that a tenant is in.
     pub fn bucket(&self, tenant: &TenantId) -> usize {
-        let hash = self.input(3).field(tenant.as_str().as_bytes()).finish();
+        let hash = self.input(3, 64).field(tenant.as_str().as_bytes()).finish();
         usize::from(u16::from_le_bytes([hash.0[0], hash.0[1]])) % BUCKETS
     }
 
     fn entry(&self, tenant: &TenantId, bundle: &Digest) -> u128 {
         let hash = self
-            .input(4)
+            .input(4, 64)
             .field(tenant.as_str().as_bytes())
             .field(&bundle.0)
             .finish();
@@ -126,9 +139,9 @@ impl DigestKey {
 
     /// The root over all buckets.
     pub fn root(&self, buckets: &Buckets) -> Digest {
-        let mut input = self.input(5);
+        let mut input = self.input(5, 1 + 16 * buckets.0.len());
         for sum in &buckets.0 {
-            input.0.update(&sum.to_le_bytes());
+            input.raw(&sum.to_le_bytes());
         }
         input.finish()
     }
@@ -198,6 +211,22 @@ mod tests {
             DigestKey([8; 32]).context(&kind, &k, None, "1"),
         ];
         assert!(variants.iter().all(|v| *v != base));
+    }
+
+    /// Records on disk carry it: another encoding would be damage to every one of them.
+    #[test]
+    fn a_context_digest_is_over_its_fields_each_behind_its_length() {
+        let (kind, k) = name("a");
+        let expires = 5_i64.to_le_bytes();
+        let fields: [&[u8]; 4] = [b"k", b"a", &expires, b"{}"];
+        let mut hasher = blake3::Hasher::new_keyed(&[7; 32]);
+        hasher.update(&[1]);
+        for field in fields {
+            hasher.update(&(field.len() as u64).to_le_bytes());
+            hasher.update(field);
+        }
+        let digest = key().context(&kind, &k, Some(5), "{}");
+        assert_eq!(digest.0, hasher.finalize().as_bytes()[..16]);
     }
 
     #[test]
