@@ -4,12 +4,14 @@
 //! | --- | --- |
 //! | [`get`], [`list`], [`stats`] | what a running agent answers |
 //! | [`verify`] | the file of a stopped one |
+//! | [`portable`] | a store as one file, and back |
 //! | [`ask`], [`out`] | how it is asked, and where results go |
 
 pub mod ask;
 pub mod get;
 pub mod list;
 pub mod out;
+pub mod portable;
 pub mod stats;
 pub mod verify;
 
@@ -68,6 +70,27 @@ pub enum Command {
     },
     /// Says what the running agent holds, how large it is, and how old.
     Stats {
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Writes the whole store into one file, of an agent that is stopped or runs; the file is as secret as the store.
+    Export {
+        /// The file to write; it must not be there yet.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Makes a new store (`--data`) of a file that `export` wrote; then start the agent.
+    Import {
+        /// The file.
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        /// Take it although it is another region's: it is shown as of unknown age until the hub has scanned it.
+        #[arg(long)]
+        other_region: bool,
         /// Print one JSON document.
         #[arg(long)]
         json: bool,

@@ -44,6 +44,7 @@ use authorize::Policy;
 use contexts::name::Region;
 use hubcast_tls::client::ClientFiles;
 use hubcast_tls::server::ServerFiles;
+use secrecy::SecretString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -172,6 +173,19 @@ pub struct FileConfig {
     pub data: PathBuf,
     /// Memory for pages of the store file, in bytes.
     pub cache_bytes: usize,
+}
+
+/// What `export` needs to ask the agent that runs.
+#[derive(Debug, Clone)]
+pub struct PushConfig {
+    /// The region that the agent serves.
+    pub region: Region,
+    /// Where the hub writes.
+    pub listen: SocketAddr,
+    /// The hub's token.
+    pub token: SecretString,
+    /// TLS there.
+    pub tls: Option<ServerFiles>,
 }
 
 /// Where gateways read, and the commands `get`, `list` and `stats`.
@@ -314,6 +328,19 @@ pub fn for_file(layers: &Layers) -> Result<FileConfig, ConfigError> {
         region: checked.transpose()?,
         data: layers.required("data")?.value.into(),
         cache_bytes: cache_bytes(layers)?,
+    })
+}
+
+/// What the layers say, for a command that asks a running agent for its store.
+///
+/// # Errors
+/// [`ConfigError`] names the first key that is missing or wrong, and where it was set.
+pub fn for_push(layers: &Layers) -> Result<PushConfig, ConfigError> {
+    Ok(PushConfig {
+        region: region(layers)?,
+        listen: layers.required("push_listen")?.address()?,
+        token: layers.required("push_token")?.token()?,
+        tls: tls::push(layers)?,
     })
 }
 

@@ -5,8 +5,9 @@ use mimalloc::MiMalloc;
 use spoke_agent::agent::{Agent, StartError};
 use spoke_agent::cli::list::{self, Asked};
 use spoke_agent::cli::out::{self, Stop};
-use spoke_agent::cli::{Cli, Command, get, stats, verify};
+use spoke_agent::cli::{Cli, Command, get, portable, stats, verify};
 use spoke_agent::config::{self, Layers, Run};
+use spoke_agent::peer::portable::PortableError;
 use spoke_agent::store::redb::open::OpenError;
 #[cfg(feature = "dynamodb")]
 use spoke_agent::table_agent::TableAgent;
@@ -85,6 +86,30 @@ fn start(cli: Cli) -> Result<ExitCode, (u8, String)> {
             let printed = runtime.block_on(stats::stats(&read, json));
             ended(out::line(&printed.map_err(|error| failed(&error))?), true)
         }
+        Command::Export { out, json } => {
+            let file = config::for_file(&layers).map_err(|error| misused(&error))?;
+            let summary = match portable::export(&file, &out).map_err(carried)? {
+                Some(summary) => summary,
+                None => {
+                    let push = config::for_push(&layers).map_err(|error| misused(&error))?;
+                    let runtime = Runtime::new().map_err(|error| failed(&error))?;
+                    let exported = runtime.block_on(portable::export_running(push, &out));
+                    exported.map_err(carried)?
+                }
+            };
+            let ended_so = format!("written to {}", out.display());
+            ended(out::line(&portable::text(&summary, json, &ended_so)), true)
+        }
+        Command::Import {
+            from,
+            other_region,
+            json,
+        } => {
+            let file = config::for_file(&layers).map_err(|error| misused(&error))?;
+            let summary = portable::import(&file, &from, other_region).map_err(carried)?;
+            let ended_so = format!("imported into {}", file.data.display());
+            ended(out::line(&portable::text(&summary, json, &ended_so)), true)
+        }
         Command::Verify { json } => {
             let file = config::for_file(&layers).map_err(|error| misused(&error))?;
             let printed = verify::run(&file, json).map_err(|error| match error {
@@ -95,6 +120,12 @@ fn start(cli: Cli) -> Result<ExitCode, (u8, String)> {
             ended(out::line(&printed.out), printed.sound)
         }
     }
+}
+
+/// The exit code and the line of what did not go over.
+fn carried(error: PortableError) -> (u8, String) {
+    let code = if error.is_misuse() { MISUSED } else { FAILED };
+    (code, error.to_string())
 }
 
 /// An agent of either kind.

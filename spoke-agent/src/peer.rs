@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | [`give`] | the answer to `POST /push/v1/copy`: all rows of one snapshot |
 //! | [`take`] | asking for it, and writing it down |
+//! | [`portable`] | the same rows as one file, for a region that has nobody left to ask |
 //!
 //! What is copied is the state of one commit as it is, with the grant, with what the store was in step for, and with its
 //! position: a peer that is half full itself says so in what it gives. The identity of the store is not copied. Nothing
@@ -14,6 +15,7 @@
 //! configured with, only at its start, and only if no writer ever claimed it.
 
 pub mod give;
+pub mod portable;
 pub mod take;
 
 use crate::store::redb::StoreError;
@@ -29,21 +31,43 @@ pub struct Copy {
     pub region: Region,
 }
 
+/// What an asker of this release adds to the address: the form of the answer that it knows. One of a release before
+/// says nothing and gets form 1, [`Part::Begin`]; a giver of a release before does not look at it and answers in form 1.
+const FORM: &str = "form=2";
+
 /// A part of a copy, in this order. The keys and values are those of the tables.
 #[derive(Debug, Serialize, Deserialize)]
 enum Part {
-    Begin(Box<Facts>),
+    /// Form 1, where nobody says whether something was lost.
+    Begin(Box<Known>),
     Blind(Vec<u8>, Vec<u8>),
     Head(u16, Vec<u8>, Vec<u8>),
     Context(Vec<u8>, Vec<u8>, Vec<u8>, Vec<u8>),
     Owner(Vec<u8>, Vec<u8>, Vec<u8>),
     /// So many parts came before.
     End(u64),
+    /// Form 2, in the place of [`Part::Begin`].
+    Facts(Box<Facts>),
 }
 
 /// What a store knows of itself, as far as another one can take it over.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Facts {
+    known: Known,
+    /// Whether something may have been lost to damage since it was in step.
+    lost: bool,
+}
+
+impl From<Known> for Facts {
+    /// A giver that does not say whether it lost something may have.
+    fn from(known: Known) -> Self {
+        Self { known, lost: true }
+    }
+}
+
+/// The facts of form 1.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Known {
     digest_key: DigestKey,
     granted: Term,
     released: bool,
@@ -78,4 +102,39 @@ pub enum PeerError {
     /// Our own file.
     #[error("the copy cannot be written: {0}")]
     Storage(#[from] StoreError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use contexts::version::Holder;
+    use insta::assert_snapshot;
+
+    /// Would catch a change to what an agent of another release reads.
+    #[test]
+    fn the_forms_of_the_first_part_stay_as_they_are() {
+        let known = Known {
+            digest_key: DigestKey([7; 32]),
+            granted: Term {
+                epoch: 3,
+                holder: Holder(5),
+            },
+            released: false,
+            last_synced: None,
+            synced_kinds: vec![Kind::new("k").expect("a kind")],
+            position: Version::default(),
+            age: Some(1.0),
+            beat: 9,
+        };
+        let facts = Facts {
+            known: known.clone(),
+            lost: true,
+        };
+        let hex = |part: &Part| -> String {
+            let bytes = postcard::to_allocvec(part).expect("encodes");
+            bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        };
+        assert_snapshot!(hex(&Part::Begin(Box::new(known))), @"0007070707070707070707070707070707070707070707070707070707070707070305000001016b000001000000000000f03f09");
+        assert_snapshot!(hex(&Part::Facts(Box::new(facts))), @"0607070707070707070707070707070707070707070707070707070707070707070305000001016b000001000000000000f03f0901");
+    }
 }

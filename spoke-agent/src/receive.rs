@@ -204,6 +204,7 @@ async fn read(State(my): State<Receive>, request: Request) -> Answer {
 }
 
 async fn copy(State(my): State<Receive>, request: Request) -> Answer {
+    let query = request.uri().query().map(ToOwned::to_owned);
     let asked: Copy = my.message(request).await?;
     let conflict = |why: String| Ok((StatusCode::CONFLICT, format!("{why}\n")).into_response());
     if asked.region != my.region {
@@ -213,7 +214,7 @@ async fn copy(State(my): State<Receive>, request: Request) -> Answer {
         ));
     }
     let (db, clock) = (my.db.clone(), my.clock);
-    let begun = tokio::task::spawn_blocking(move || give::copy(&db, clock)).await;
+    let begun = tokio::task::spawn_blocking(move || give::copy(&db, clock, query.as_deref())).await;
     match begun {
         Ok(Ok(body)) => Ok(body.into_response()),
         Ok(Err(nothing)) => conflict(nothing.to_string()),

@@ -1,8 +1,9 @@
 //! HTTP clients that trust a private CA and show a certificate.
 
-use crate::files::{BadFile, Content, Identity, bad, certificates, identity, read, roots};
+use crate::files::{BadFile, Content, Identity, always, bad, certificates, identity, read, roots};
 use crate::provider;
 use crate::reload::Reloading;
+use crate::server::ServerFiles;
 use reqwest::{Client, ClientBuilder};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -82,11 +83,12 @@ pub fn reloading(
 }
 
 /// A client that trusts the very certificate that is in this file, whatever host names it has: for a command that asks a
-/// program on the same machine whose configuration it reads.
+/// program on the same machine whose configuration it reads. Where that asks for a certificate, it is shown its own.
 ///
 /// # Errors
-/// [`BadFile`] if the file cannot be used.
-pub fn pinned(cert: &Path, builder: ClientBuilder) -> Result<Client, BadFile> {
+/// [`BadFile`] if a file cannot be used.
+pub fn pinned(files: &ServerFiles, builder: ClientBuilder) -> Result<Client, BadFile> {
+    let cert = files.identity.cert.as_path();
     let file = read(cert)?;
     let certificate = certificates(&file)?.swap_remove(0);
     let provider = provider();
@@ -98,8 +100,14 @@ pub fn pinned(cert: &Path, builder: ClientBuilder) -> Result<Client, BadFile> {
         .with_safe_default_protocol_versions()
         .map_err(|error| bad(cert, error.to_string()))?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(only))
-        .with_no_client_auth();
+        .with_custom_certificate_verifier(Arc::new(only));
+    let config = match &files.client_ca {
+        None => config.with_no_client_auth(),
+        Some(_) => {
+            let shown = identity(&file, &read(&files.identity.key)?)?.0;
+            config.with_client_cert_resolver(always(shown))
+        }
+    };
     let built = builder.tls_backend_preconfigured(config).build();
     built.map_err(|error| bad(cert, error.to_string()))
 }

@@ -35,7 +35,7 @@ async fn from_daemon(context: &Context, hub: &str, elsewhere: bool) -> Result<St
     let config = &context.config.hub;
     let builder = reqwest::Client::builder().no_proxy();
     let client = match (&config.tls, elsewhere) {
-        (Some(files), false) => client::pinned(&files.identity.cert, builder),
+        (Some(files), false) => client::pinned(files, builder),
         _ => client::client(&config.spoke_tls, builder),
     };
     let client = client.map_err(|e| e.to_string())?;

@@ -40,7 +40,7 @@ impl Ask {
             (Some(socket), ..) => (plain(builder.unix_socket(socket))?, agent),
             // Whatever host names it has, it is the certificate of this very configuration.
             (None, Some(address), Some(tls)) => {
-                let client = pinned(&tls.identity.cert, builder);
+                let client = pinned(tls, builder);
                 let client = client.map_err(|error| error.to_string())?;
                 (client, format!("https://{}", reachable(address)))
             }
@@ -132,7 +132,7 @@ fn place(read: &ReadConfig) -> String {
 }
 
 /// Where to ask an agent that listens on every address.
-fn reachable(address: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),

@@ -22,7 +22,8 @@ pub struct Printed {
 /// # Errors
 /// [`OpenError`] if there is nothing to look at.
 pub fn run(file: &FileConfig, json: bool) -> Result<Printed, OpenError> {
-    let verified = looked_at(file)?;
+    let look = || verify(&file.data, file.region.as_ref(), file.cache_bytes);
+    let verified = despite_panics(file, look)?;
     let out = match json {
         true => document(&verified),
         false => for_people(&verified),
@@ -34,10 +35,12 @@ pub fn run(file: &FileConfig, json: bool) -> Result<Printed, OpenError> {
 }
 
 /// redb gives up on some damage with a panic, which must not hide that it is the file that is bad.
-fn looked_at(file: &FileConfig) -> Result<Verified, OpenError> {
+pub(super) fn despite_panics<T: Send>(
+    file: &FileConfig,
+    look: impl FnOnce() -> Result<T, OpenError> + Send,
+) -> Result<T, OpenError> {
     // What it says is in the line that is printed.
     std::panic::set_hook(Box::new(|_| {}));
-    let look = || verify(&file.data, file.region.as_ref(), file.cache_bytes);
     let looked = std::thread::scope(|scope| scope.spawn(look).join());
     drop(std::panic::take_hook());
     looked.unwrap_or_else(|panic| {

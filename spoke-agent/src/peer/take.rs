@@ -1,6 +1,6 @@
 //! Fills an empty store from a peer.
 
-use super::{Copy, Facts, Part, PeerError};
+use super::{Copy, FORM, Facts, Part, PeerError};
 use crate::client::{self, chain};
 use crate::clock::{Clock, wall_micros};
 use crate::store::fresh::Fresh;
@@ -11,7 +11,7 @@ use crate::store::redb::tables::Tables;
 use contexts::name::Region;
 use contexts::push::encode;
 use hubcast_tls::client::ClientFiles;
-use reqwest::{Client, Response};
+use reqwest::{Client, ClientBuilder, Response};
 use secrecy::{ExposeSecret, SecretString};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,9 +21,15 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// How long to wait for the next piece.
 const SILENT: Duration = Duration::from_secs(5);
 /// Rows of one transaction.
-const ROWS: usize = 50_000;
+pub(super) const ROWS: usize = 50_000;
 /// Longest part: a value of any size that a push can carry, and its names.
-const PART: usize = 600 << 20;
+pub(super) const PART: usize = 600 << 20;
+
+/// What a client that asks for copies begins with.
+pub fn client_builder() -> ClientBuilder {
+    let builder = client::builder();
+    builder.connect_timeout(CONNECT).read_timeout(SILENT)
+}
 
 /// Where to ask, and as whom.
 pub struct Peers {
@@ -44,22 +50,27 @@ impl Peers {
         token: SecretString,
         region: Region,
     ) -> Result<Self, String> {
-        let builder = || {
-            client::builder()
-                .connect_timeout(CONNECT)
-                .read_timeout(SILENT)
-        };
         // A certificate that cannot be used only means that there is nothing to ask.
-        let client = hubcast_tls::client::client(tls, builder()).or_else(|error| {
+        let client = hubcast_tls::client::client(tls, client_builder()).or_else(|error| {
             tracing::warn!(%error, "no peer can be asked with TLS");
-            builder().build().map_err(|error| error.to_string())
+            client_builder().build().map_err(|error| error.to_string())
         })?;
-        Ok(Self {
+        Ok(Self::with(client, addresses, token, region))
+    }
+
+    /// The same with a client of the caller's.
+    pub fn with(
+        client: Client,
+        addresses: Vec<String>,
+        token: SecretString,
+        region: Region,
+    ) -> Self {
+        Self {
             addresses,
             token,
             region,
             client,
-        })
+        }
     }
 
     /// Whether there is nobody to ask.
@@ -97,14 +108,30 @@ impl Peers {
         mine: &Meta,
         clock: Clock,
     ) -> Result<u64, PeerError> {
-        let unreachable = |error: reqwest::Error| PeerError::Unreachable(chain(&error));
         // What the peer says of its age was true after this.
         let asked = clock.reading();
+        let (facts, mut parts) = self.ask(address).await?;
+        begin(db)?;
+        while !take_some(&mut parts, db).await? {}
+        let fresh = facts.known.age.map(|age| Fresh::before(asked, age));
+        // All but the first part and the last.
+        let rows = parts.count.saturating_sub(2);
+        // To take that over would end the asking, and another peer, or this one in a moment, may have all.
+        if rows == 0 && facts.known.last_synced.is_none() {
+            return Err(PeerError::Nothing);
+        }
+        end(db, &mine.taken_from(theirs(mine, *facts, fresh)), clock)?;
+        Ok(rows)
+    }
+
+    /// Asks for a copy: the facts, and the rows as they arrive.
+    pub(super) async fn ask(&self, address: &str) -> Result<(Box<Facts>, Parts), PeerError> {
+        let unreachable = |error: reqwest::Error| PeerError::Unreachable(chain(&error));
         let region = self.region.clone();
         let body = encode(&Copy { region }).map_err(|e| PeerError::Nonsense(e.to_string()))?;
         let request = self
             .client
-            .post(format!("{address}/push/v1/copy"))
+            .post(format!("{address}/push/v1/copy?{FORM}"))
             .body(body);
         let request = request.bearer_auth(self.token.expose_secret());
         let response = request.send().await.map_err(unreachable)?;
@@ -118,41 +145,42 @@ impl Peers {
             unread: Vec::new(),
             count: 0,
         };
-        let Some(Part::Begin(facts)) = parts.next().await? else {
-            return Err(PeerError::Nonsense(
-                "it does not begin with its facts".into(),
-            ));
-        };
-        begin(db)?;
-        while !take_some(&mut parts, db).await? {}
-        let fresh = facts.age.map(|age| Fresh::before(asked, age));
-        // All but the first part and the last.
-        let rows = parts.count.saturating_sub(2);
-        // To take that over would end the asking, and another peer, or this one in a moment, may have all.
-        if rows == 0 && facts.last_synced.is_none() {
-            return Err(PeerError::Nothing);
+        match parts.next().await? {
+            Some(Part::Facts(facts)) => Ok((facts, parts)),
+            Some(Part::Begin(known)) => {
+                tracing::info!(
+                    peer = address,
+                    "the other agent is of an older release and cannot say whether it lost anything to damage: no list \
+                     of a tenant's contexts is said to be complete before the hub's next scan"
+                );
+                Ok((Box::new(Facts::from(*known)), parts))
+            }
+            _ => {
+                let why = "it does not begin with its facts";
+                Err(PeerError::Nonsense(why.into()))
+            }
         }
-        end(db, &mine.taken_from(theirs(mine, *facts, fresh)), clock)?;
-        Ok(rows)
     }
 }
 
-fn theirs(mine: &Meta, facts: Facts, fresh: Option<Fresh>) -> Meta {
+pub(super) fn theirs(mine: &Meta, facts: Facts, fresh: Option<Fresh>) -> Meta {
+    let known = facts.known;
     Meta {
-        digest_key: Some(facts.digest_key),
-        granted: Some(facts.granted),
-        released: facts.released,
-        last_synced: facts.last_synced,
-        synced_kinds: Arc::new(facts.synced_kinds.into_iter().collect()),
-        position: facts.position,
+        digest_key: Some(known.digest_key),
+        granted: Some(known.granted),
+        released: known.released,
+        last_synced: known.last_synced,
+        synced_kinds: Arc::new(known.synced_kinds.into_iter().collect()),
+        position: known.position,
         fresh,
-        beat: facts.beat,
+        beat: known.beat,
+        lost: facts.lost,
         ..mine.clone()
     }
 }
 
 /// Removes what an earlier copy left.
-fn begin(db: &Db) -> Result<(), PeerError> {
+pub(super) fn begin(db: &Db) -> Result<(), PeerError> {
     let txn = db.write()?;
     let mut tables = Tables::open(&txn)?;
     tables.remove_contexts()?;
@@ -161,7 +189,7 @@ fn begin(db: &Db) -> Result<(), PeerError> {
 }
 
 /// The last step: only from here on it counts.
-fn end(db: &Db, meta: &Meta, clock: Clock) -> Result<(), PeerError> {
+pub(super) fn end(db: &Db, meta: &Meta, clock: Clock) -> Result<(), PeerError> {
     let txn = db.write()?;
     let mut tables = Tables::open(&txn)?;
     meta.save_whole(&mut tables, clock.reading(), wall_micros())?;
@@ -188,7 +216,7 @@ async fn take_some(parts: &mut Parts, db: &Db) -> Result<bool, PeerError> {
     Ok(false)
 }
 
-fn write(txn: Write<'_>, parts: Vec<Part>) -> Result<(), PeerError> {
+pub(super) fn write(txn: Write<'_>, parts: Vec<Part>) -> Result<(), PeerError> {
     let mut tables = Tables::open(&txn)?;
     for part in parts {
         tables.put(part)?;
@@ -217,7 +245,7 @@ impl Tables<'_> {
                     .insert((&*kind, &*key), &*owner)
                     .map_err(storage)?;
             }
-            Part::Begin(_) | Part::End(_) => {
+            Part::Begin(_) | Part::Facts(_) | Part::End(_) => {
                 return Err(PeerError::Nonsense("it begins twice".into()));
             }
         }
@@ -230,14 +258,14 @@ fn storage(error: redb::StorageError) -> PeerError {
 }
 
 /// The parts as they arrive.
-struct Parts {
+pub(super) struct Parts {
     response: Response,
     unread: Vec<u8>,
-    count: u64,
+    pub(super) count: u64,
 }
 
 impl Parts {
-    async fn next(&mut self) -> Result<Option<Part>, PeerError> {
+    pub(super) async fn next(&mut self) -> Result<Option<Part>, PeerError> {
         let mut at = 0;
         loop {
             if let Some((length, rest)) = self.unread[at..].split_first_chunk::<4>() {

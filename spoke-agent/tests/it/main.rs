@@ -12,6 +12,7 @@ mod inspection;
 mod nginx;
 mod openapi;
 mod peers;
+mod portable;
 mod python_client;
 mod read_api;
 mod readers;

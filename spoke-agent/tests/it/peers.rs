@@ -5,7 +5,7 @@ use contexts::push::SyncVerdict;
 use spoke_agent::agent::StartError;
 use spoke_agent::clock::Clock;
 use spoke_agent::peer::take::Peers;
-use spoke_agent::store::redb::tables::{CONTEXTS, OWNERS};
+use spoke_agent::store::redb::tables::{CONTEXTS, META, OWNERS};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -205,4 +205,74 @@ async fn a_copy_that_was_cut_leaves_nothing() {
     hub.push(vec![bundle("u", vec![context("k", "ghost", "1")])])
         .await;
     assert_eq!(spoke.look_up("k", "ghost").await, (200, "1".into()));
+}
+
+/// An agent as one of a release that does not look at the form that is asked for: what is before it takes that away.
+async fn of_older_release(spoke: &Spoke) -> String {
+    let hub = Arc::new(spoke.hub(1));
+    let copy = move |body: axum::body::Bytes| {
+        let hub = hub.clone();
+        async move {
+            let answer = hub.post("copy", TOKEN, body.to_vec()).await;
+            let answer = answer.expect("an answer");
+            let status = answer.status();
+            (status, answer.bytes().await.expect("a body"))
+        }
+    };
+    let routes = axum::Router::new().route("/push/v1/copy", axum::routing::post(copy));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0");
+    let listener = listener.await.expect("listens");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(axum::serve(listener, routes).into_future());
+    format!("http://{address}")
+}
+
+/// Whether it says that it has all contexts of a tenant.
+async fn lists(spoke: &Spoke) -> u16 {
+    spoke.get("/v1/tenants/t/contexts").await.status().as_u16()
+}
+
+/// Would catch a copy that says of a list that it is complete where its giver would not, or could not, whatever
+/// releases the two are of.
+#[tokio::test]
+async fn a_copy_never_says_that_nothing_was_lost_where_its_giver_does_not() {
+    let old = Spoke::start().await;
+    let mut hub = old.hub(1);
+    hub.claim().await.expect("granted");
+    hub.push(vec![content()]).await;
+    hub.synced(&["k", "l"], &[&content()]).await;
+    let whole = with_peers(&folder(), &[&old]).await.expect("starts");
+    answers(&whole, "k", "none", 404).await;
+    assert_eq!(lists(&whole).await, 200);
+
+    // One of a release that cannot say so may have lost something.
+    let dir = folder();
+    let mut asking = config(dir.path());
+    asking.peers = vec![of_older_release(&old).await];
+    let unsure = Spoke::start_with(dir, asking).await.expect("starts");
+    answers(&unsure, "k", "none", 404).await;
+    assert_eq!(lists(&unsure).await, 503);
+    let mut hub = unsure.hub_after(&hub);
+    hub.claim().await.expect("granted");
+    hub.synced(&["k", "l"], &[&content()]).await;
+    assert_eq!(lists(&unsure).await, 200, "the hub's scan has settled it");
+
+    // Who lost something says it to whoever understands, and gives nothing to others.
+    let dir = old.stop().await;
+    tamper(dir.path(), |txn| {
+        let mut meta = txn.open_table(META).expect("opens");
+        meta.insert("lost", &b"\x01"[..]).expect("inserts");
+    });
+    let old = Spoke::start_in(dir).await.expect("starts");
+    let new = with_peers(&folder(), &[&old]).await.expect("starts");
+    answers(&new, "k", "none", 404).await;
+    assert_eq!(lists(&new).await, 503);
+    let body = contexts::push::encode(&spoke_agent::peer::Copy { region: region() });
+    let answer = old.hub(1).post("copy", TOKEN, body.expect("encodes")).await;
+    let (status, said) = status_and_body(answer.expect("an answer")).await;
+    assert_eq!(status, 409);
+    assert!(
+        said.starts_with("this agent may have lost contexts to damage"),
+        "{said}"
+    );
 }

@@ -23,6 +23,7 @@ mod interleaved;
 mod keys;
 mod kill_points;
 mod mass_changes;
+mod moved;
 mod order;
 mod outages;
 mod outbox;

@@ -21,7 +21,7 @@ const REGION: &str = "eu-west-1";
 const LOST: &str = "the store cannot be used for now";
 
 /// A hub and an agent that run and show each other certificates.
-async fn world() -> Result<(World, Certificates)> {
+pub async fn world() -> Result<(World, Certificates)> {
     let server = Server::any().await?;
     let database = server.database().await?;
     database.execute(COUNTERS).await?;

@@ -43,6 +43,18 @@ pub fn verify(
     region: Option<&Region>,
     cache_bytes: usize,
 ) -> Result<Verified, OpenError> {
+    look(path, region, cache_bytes).map(|(_, verified)| verified)
+}
+
+/// The same with the file as it was seen, what only the redo log has included. What is written to it is lost.
+///
+/// # Errors
+/// As [`verify`].
+pub fn look(
+    path: &Path,
+    region: Option<&Region>,
+    cache_bytes: usize,
+) -> Result<(Db, Verified), OpenError> {
     let (db, is_intact) = look_at(path, cache_bytes)?;
     open::check_kind_of_file(&db, region)?;
     let mut findings = Vec::new();
@@ -58,7 +70,8 @@ pub fn verify(
         let path = path.to_owned();
         return Err(OpenError::NotAStore { path, why });
     }
-    rows(&db, findings).map_err(|error| open::not_loaded(path, error))
+    let verified = rows(&db, findings).map_err(|error| open::not_loaded(path, error))?;
+    Ok((db, verified))
 }
 
 /// The file with redb over it, and whether its pages agree with their checksums.

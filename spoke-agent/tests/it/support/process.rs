@@ -25,10 +25,14 @@ pub fn program() -> Command {
 }
 
 pub fn program_on(dir: &Path) -> Command {
+    program_of(dir, REGION)
+}
+
+pub fn program_of(dir: &Path, region: &str) -> Command {
     let mut command = program();
     let flags = [
         "--region",
-        REGION,
+        region,
         "--push-token",
         TOKEN,
         "--log-format",
@@ -73,7 +77,7 @@ impl Process {
         Self::spawn(limited(&program_on(dir), blocks))
     }
 
-    fn spawn(mut command: Command) -> Self {
+    pub fn spawn(mut command: Command) -> Self {
         command.arg("run").stderr(Stdio::piped());
         let mut child = command.spawn().expect("starts");
         let mut lines = BufReader::new(child.stderr.take().expect("stderr")).lines();
@@ -96,6 +100,16 @@ impl Process {
 
     pub fn hub(&self, epoch: u64) -> Hub {
         Hub::new(self.push, epoch)
+    }
+
+    /// The same writer, for an agent that has the store in which it wrote before.
+    pub fn hub_after(&self, before: &Hub) -> Hub {
+        let (term, n) = (before.term, before.n);
+        Hub {
+            term,
+            n,
+            ..self.hub(term.epoch)
+        }
     }
 
     pub async fn look_up(&self, kind: &str, key: &str) -> (u16, String) {
