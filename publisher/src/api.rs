@@ -3,7 +3,10 @@
 
 pub(crate) mod auth;
 mod held;
+mod look;
+mod scan;
 mod stops;
+mod tail;
 mod visible;
 
 use crate::ask::{Ask, Orders, Reply};
@@ -12,6 +15,7 @@ use crate::console::{self, pane::Pane, session::Sessions};
 use crate::delegate::{self, Stage};
 use crate::engine::{EngineView, Parts};
 use crate::source::{SourceError, audit};
+use crate::tail::Tail;
 use crate::writer::{Delivery, RegionFilter};
 use crate::{lookup, status};
 use auth::Caller;
@@ -28,16 +32,14 @@ use serde::Deserialize;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use tokio::sync::watch;
 
 /// What the API works with.
 #[derive(Debug)]
 pub struct Api {
-    /// The database and the agents.
-    pub parts: Arc<Parts>,
-    /// The configuration.
-    pub config: Arc<Config>,
+    /// What it works with now: another after the configuration was read again.
+    pub setup: watch::Receiver<Setup>,
     /// The way to the writer of this process.
     pub orders: Orders,
     /// What that writer shows; none while it is another process.
@@ -50,8 +52,31 @@ pub struct Api {
     pub sessions: Sessions,
     /// What the console shows.
     pub pane: Pane,
+    /// Where it is told what goes out.
+    pub tail: Arc<Tail>,
     /// Whether the publisher stops.
     pub stopped: watch::Receiver<bool>,
+}
+
+/// A configuration and what was made of it.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The database and the stores.
+    pub parts: Arc<Parts>,
+    /// The configuration.
+    pub config: Arc<Config>,
+}
+
+impl Api {
+    /// The database and the stores of now.
+    pub fn parts(&self) -> Arc<Parts> {
+        self.setup.borrow().parts.clone()
+    }
+
+    /// The configuration of now.
+    pub fn config(&self) -> Arc<Config> {
+        self.setup.borrow().config.clone()
+    }
 }
 
 /// The routes.
@@ -60,6 +85,9 @@ pub fn router(api: Arc<Api>) -> Router {
     let read = Router::new()
         .route("/v1/status", get(read_status))
         .route("/v1/visible", get(visible::visible))
+        .route("/v1/tail", get(tail::tail))
+        .route("/v1/diff", get(look::diff))
+        .route("/v1/contexts/{kind}/{key}", get(look::context))
         .route("/v1/tenants/{tenant}", get(read_tenant))
         .merge(console::guarded())
         .route("/v1/audit", get(stops::audit))
@@ -67,7 +95,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route_layer(may(Role::Read));
     let republish = Router::new()
         .route("/v1/republish", post(republish))
-        .route("/v1/scan", post(scan))
+        .route("/v1/scan", post(scan::scan))
         .route_layer(may(Role::Republish));
     let operate = Router::new()
         .route("/v1/pause", post(stops::pause))
@@ -160,13 +188,13 @@ async fn republish(
         return problem(StatusCode::BAD_REQUEST, "bad_request", message);
     }
     if let Err(message) = known(
-        &api.config,
+        &api.config(),
         wanted.kinds.as_deref(),
         wanted.regions.as_ref(),
     ) {
         return problem(StatusCode::BAD_REQUEST, "bad_request", &message);
     }
-    let tenants = match api.parts.source.check_tenants(&names).await {
+    let tenants = match api.parts().source.check_tenants(&names).await {
         Ok(tenants) => tenants,
         Err(e) if e.is_down() => {
             return problem(StatusCode::SERVICE_UNAVAILABLE, "database", &e.to_string());
@@ -208,7 +236,8 @@ async fn admit(
     tenants: &[TenantId],
     despite_pause: bool,
 ) -> Result<(), SourceError> {
-    let (source, by) = (&api.parts.source, &caller.actor);
+    let parts = api.parts();
+    let (source, by) = (&parts.source, &caller.actor);
     match despite_pause {
         true => source.except(tenants, by).await,
         false => source.audit(by, "republish", &audit::named(tenants)).await,
@@ -228,7 +257,7 @@ async fn go(
     };
     let reply = pass_on(&api, ask).await;
     if despite_pause {
-        let ended = api.parts.source.end_exceptions(&tenants).await;
+        let ended = api.parts().source.end_exceptions(&tenants).await;
         ended.map_err(|e| e.to_string())?;
     }
     reply
@@ -262,23 +291,6 @@ pub fn known(
     Ok(())
 }
 
-async fn scan(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>) -> Response {
-    let id = api.scans.fetch_add(1, Ordering::Relaxed) + 1;
-    let id = format!("{}-{id}", std::process::id());
-    let what = json!({ "id": id });
-    if let Err(e) = api.parts.source.audit(&caller.actor, "scan", &what).await {
-        return stops::refused(&e);
-    }
-    let ask = Ask::Scan {
-        cause: format!("asked for over the API ({id})"),
-        regions: RegionFilter::All,
-        reread: false,
-        allow_mass_delete: false,
-    };
-    tokio::spawn(async move { pass_on(&api, ask).await });
-    (StatusCode::ACCEPTED, Json(json!({ "scan": id }))).into_response()
-}
-
 /// Asks the writer of this process, or the one that there is.
 async fn pass_on(api: &Api, ask: Ask) -> Result<Reply, String> {
     let mut view = api.view.clone();
@@ -292,19 +304,19 @@ async fn pass_on(api: &Api, ask: Ask) -> Result<Reply, String> {
         }
     }
     let (stage, _) = watch::channel(Stage::Connecting);
-    delegate::ask_the_writer(&api.parts, ask, &stage).await
+    delegate::ask_the_writer(&api.parts(), ask, &stage).await
 }
 
 async fn read_status(State(api): State<Arc<Api>>) -> Response {
     let view = api.view.borrow().clone();
-    Json(status::collect(&api.parts, &api.config, view).await).into_response()
+    Json(status::collect(&api.parts(), &api.config(), view).await).into_response()
 }
 
 async fn read_tenant(State(api): State<Arc<Api>>, Path(tenant): Path<String>) -> Response {
     match TenantId::new(&tenant) {
         Err(e) => problem(StatusCode::BAD_REQUEST, "bad_request", &e.to_string()),
         Ok(tenant) => {
-            let stores = lookup::tenant(&api.parts, &tenant).await;
+            let stores = lookup::tenant(&api.parts(), &tenant).await;
             Json(lookup::TenantEverywhere { tenant, stores }).into_response()
         }
     }
@@ -313,7 +325,7 @@ async fn read_tenant(State(api): State<Arc<Api>>, Path(tenant): Path<String>) ->
 async fn ready(State(api): State<Arc<Api>>) -> Response {
     match tokio::time::timeout(
         std::time::Duration::from_secs(3),
-        api.parts.source.definitions(),
+        api.parts().source.definitions(),
     )
     .await
     {

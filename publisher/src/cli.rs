@@ -6,29 +6,38 @@
 mod audit;
 mod certs;
 mod check;
+mod commands;
 mod compare;
 mod decommission;
 mod get;
 mod held;
 mod migrate;
+mod over;
 mod pause;
 mod progress;
+mod remote;
 mod republish;
 mod run;
 mod scan;
 mod status;
+mod tail;
 mod takeover;
 pub mod telemetry;
 mod uninstall;
+mod watch;
 
 use crate::config::{self, Config};
 use crate::engine::Parts;
+use crate::reload::Origin;
 use crate::source::audit::Actor;
 use crate::source::{Source, SourceError};
 use crate::spoke::Spoke;
 use crate::writer::RegionFilter;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, ValueEnum};
+use clap_complete::Shell;
+use commands::{Command, Republish};
 use contexts::name::{Kind, Region};
+use remote::Hub;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -65,6 +74,12 @@ struct Global {
     /// Print the result as one JSON document
     #[arg(long, global = true)]
     json: bool,
+    /// Ask the publisher at this address over its API, with the token in HUBCAST_API_TOKEN and nothing else
+    #[arg(long, global = true, value_name = "URL")]
+    hub: Option<String>,
+    /// The CA by which that publisher's certificate is checked, if it is not one that the system trusts
+    #[arg(long, global = true, value_name = "FILE", env = "HUBCAST_HUB_CA")]
+    hub_ca: Option<PathBuf>,
     /// Plain HTTP also off loopback, where the network itself is trusted; as hub.insecure = true
     #[arg(long, global = true, env = "HUBCAST_INSECURE")]
     insecure: bool,
@@ -74,144 +89,6 @@ struct Global {
 enum LogFormat {
     Text,
     Json,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// The daemon: scans on schedule, serves the API, answers other commands
-    Run,
-    /// Install or update the schema `hubcast`, the change triggers, the definitions and the stores
-    Migrate {
-        /// Write the SQL for somebody else to run, and change nothing
-        #[arg(long)]
-        print: bool,
-        /// Create the DynamoDB tables that are not there yet
-        #[arg(long, conflicts_with = "print")]
-        create_tables: bool,
-    },
-    /// Remove the change triggers and the schema `hubcast`; the stores keep what they hold
-    Uninstall {
-        /// Do not ask
-        #[arg(long)]
-        yes: bool,
-        /// Even while a publisher is the writer
-        #[arg(long)]
-        force: bool,
-    },
-    /// Make a CA and certificates for hub and agents, for development; says what to put into the configurations
-    Certs(certs::What),
-    /// Check the configuration against the database and every spoke; changes nothing
-    Check,
-    /// Compare everything with every store and repair what differs
-    Scan {
-        /// Only report on this kind (builds are always whole)
-        #[arg(long)]
-        kind: Option<String>,
-        /// Only the stores of this region
-        #[arg(long)]
-        region: Option<String>,
-        /// Say what would be repaired, and change nothing
-        #[arg(long)]
-        dry_run: bool,
-        /// Let everything leave that the hub has no longer, however much it is: removals that are held, and what this scan finds
-        #[arg(long, conflicts_with = "dry_run")]
-        allow_mass_delete: bool,
-    },
-    /// Rebuild and push now, wait for durable acknowledgements, print a receipt per store
-    Republish {
-        #[command(subcommand)]
-        what: Republish,
-        /// Only check and report this kind (bundles are always whole)
-        #[arg(long, global = true)]
-        kind: Option<String>,
-        /// Only wait for the stores of this region
-        #[arg(long, global = true)]
-        region: Option<String>,
-        /// Wait for the receipts, as it always does: for scripts that say so
-        #[arg(long, global = true)]
-        wait: bool,
-    },
-    /// The stop button: what is chosen keeps its values in every store, and only removals leave
-    ///
-    /// Kept in the database, so that it survives restarts and counts for every publisher. New contexts and changed values
-    /// are held meanwhile.
-    Pause(pause::What),
-    /// End a pause, and send what changed meanwhile
-    Resume(pause::What),
-    /// What the guard holds, removals, changes and what is beyond a budget: counts and examples; exit code 1 if anything
-    /// waits for a decision
-    Held,
-    /// Let what is held go: exactly what is held now, within the next hour
-    Approve(held::Of),
-    /// Keep what the stores have of what is held, until the hub changes it again
-    Drop(held::Of),
-    /// Who did what, when, and from where; the newest first
-    Audit {
-        /// How many acts
-        #[arg(long, default_value = "50")]
-        limit: u32,
-    },
-    /// Stores, lag, counts, the last scan, refusals, what is held
-    Status {
-        /// The API of the daemon, if it is not at hub.listen
-        #[arg(long, value_name = "URL")]
-        hub: Option<String>,
-    },
-    /// Take the lease and the stores from whoever has them, also from a writer that is alive, and scan
-    ///
-    /// For a database that was restored from a backup or cloned, whose publisher the stores refuse ("fenced"): run with the
-    /// right database, it fences the other one for good.
-    Takeover {
-        /// Yes, take them
-        #[arg(long)]
-        force: bool,
-    },
-    /// Give a region up: empty its stores, which answer 503 from then on, and forget them for good
-    ///
-    /// Asks for the region's name. A configuration that still names the region stops `run` from then on.
-    Decommission {
-        /// The region
-        region: String,
-        /// The region's name once more, instead of being asked
-        #[arg(long, value_name = "REGION")]
-        confirm: Option<String>,
-    },
-    /// What differs between the hub's truth and the stores; changes nothing; exit code 1 if anything does
-    Diff {
-        /// Only this tenant
-        #[arg(long)]
-        tenant: Option<String>,
-        /// Only the stores of this region
-        #[arg(long)]
-        region: Option<String>,
-    },
-    /// A context as the hub builds it now and as each store holds it
-    Get {
-        /// The kind
-        kind: String,
-        /// The key
-        key: String,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum Republish {
-    /// These tenants, whatever the stores are believed to hold
-    Tenant {
-        /// The tenants
-        #[arg(required = true)]
-        tenants: Vec<String>,
-        /// Although they are paused; recorded in the audit trail
-        #[arg(long)]
-        despite_pause: bool,
-    },
-    /// All stores of a region: a scan that reads their contents back
-    Region {
-        /// The region
-        name: String,
-    },
-    /// All stores: a scan that reads their contents back
-    All,
 }
 
 /// How a command ended.
@@ -246,6 +123,7 @@ impl From<SourceError> for Stop {
 pub(crate) struct Context {
     pub config: Config,
     pub parts: Parts,
+    pub origin: Origin,
     pub json: bool,
 }
 
@@ -259,7 +137,15 @@ impl Context {
         let spokes = spokes.into_iter().map(Arc::new).collect();
         Ok(Self {
             config,
-            parts: Parts { source, spokes },
+            parts: Parts {
+                source,
+                spokes,
+                tail: Arc::default(),
+            },
+            origin: Origin {
+                path: global.config.clone(),
+                insecure: global.insecure,
+            },
             json: global.json,
         })
     }
@@ -302,17 +188,20 @@ impl Context {
 
     /// Prints a result: as JSON, or as the text that `text` makes.
     fn print<T: Serialize>(&self, result: &T, text: impl FnOnce() -> String) -> Result<(), Stop> {
-        let out = match self.json {
-            true => {
-                serde_json::to_string_pretty(result).map_err(|e| Stop::Failed(e.to_string()))?
-            }
-            false => text(),
-        };
-        use std::io::Write;
-        // A reader that went away (`| head`) is no trouble of ours.
-        let _ = writeln!(std::io::stdout(), "{}", out.trim_end());
-        Ok(())
+        print(self.json, result, text)
     }
+}
+
+/// Prints a result: as JSON, or as the text that `text` makes.
+fn print<T: Serialize>(json: bool, result: &T, text: impl FnOnce() -> String) -> Result<(), Stop> {
+    let out = match json {
+        true => serde_json::to_string_pretty(result).map_err(|e| Stop::Failed(e.to_string()))?,
+        false => text(),
+    };
+    use std::io::Write;
+    // A reader that went away (`| head`) is no trouble of ours.
+    let _ = writeln!(std::io::stdout(), "{}", out.trim_end());
+    Ok(())
 }
 
 /// Who runs a command. The name of the user is what the environment says; the number is what the system says.
@@ -336,11 +225,17 @@ fn answered_otherwise() -> Stop {
 
 /// Runs a command and returns the exit code.
 pub async fn execute(cli: Cli) -> u8 {
-    let outcome = match cli.command {
-        // It comes before there is a configuration.
-        Command::Certs(what) => certs::run(&what, cli.global.json),
-        command => match Context::new(&cli.global).await {
-            Ok(context) => dispatch(context, command).await,
+    let Cli { global, command } = cli;
+    let outcome = match (command, &global.hub) {
+        // They come before there is a configuration.
+        (Command::Certs(what), None) => certs::run(&what, global.json),
+        (Command::Completions { shell }, _) => completions(shell),
+        (command, Some(url)) => match Hub::named(&global, url) {
+            Ok(hub) => Box::pin(over::dispatch(&hub, global.json, command)).await,
+            Err(stop) => Err(stop),
+        },
+        (command, None) => match Context::new(&global).await {
+            Ok(context) => Box::pin(dispatch(context, command)).await,
             Err(stop) => Err(stop),
         },
     };
@@ -358,10 +253,20 @@ pub async fn execute(cli: Cli) -> u8 {
     }
 }
 
+fn completions(shell: Shell) -> Result<Exit, Stop> {
+    let mut file = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "publisher", &mut file);
+    use std::io::Write;
+    // A reader that went away is no trouble of ours.
+    let _ = std::io::stdout().write_all(&file);
+    Ok(Exit::Done)
+}
+
 async fn dispatch(context: Context, command: Command) -> Result<Exit, Stop> {
     match command {
         // Handled before, without a configuration.
         Command::Certs(what) => certs::run(&what, context.json),
+        Command::Completions { shell } => completions(shell),
         Command::Run => run::run(context).await,
         Command::Migrate {
             print,
@@ -405,7 +310,11 @@ async fn dispatch(context: Context, command: Command) -> Result<Exit, Stop> {
             decommission::run(&context, &region, confirm.as_deref()).await
         }
         Command::Takeover { force } => takeover::run(&context, force).await,
-        Command::Status { hub } => status::run(&context, hub).await,
+        Command::Status { watch } => status::run(&context, watch).await,
+        Command::Tail(what) => {
+            let hub = Hub::own(&context)?;
+            tail::run(&hub, context.json, &what).await
+        }
         Command::Diff { tenant, region } => {
             compare::diff(&context, tenant.as_deref(), region.as_deref()).await
         }

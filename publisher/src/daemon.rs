@@ -1,13 +1,18 @@
 //! `publisher run`: stands by until it is the writer, is the writer until it is not, and stands by again. The API
 //! listens all the time; a database that is down is waited for.
+//!
+//! A configuration that is read again ([`crate::reload`]) ends the term as a stop does, and the next one begins with what
+//! is new: a term knows one set of stores and kinds from its first claim to its last. What was not acknowledged is still
+//! in the outbox then, and what was asked and not answered still among the requests.
 
-use crate::api::{self, Api};
+use crate::api::{self, Api, Setup};
 use crate::ask::{Ask, Orders};
 use crate::candidate::{Candidate, Look};
 use crate::config::Config;
 use crate::console::pane::{self, Pane};
 use crate::console::session::Sessions;
 use crate::engine::{EngineView, Parts, TermEnd};
+use crate::reload::{self, Origin};
 use crate::source::SourceError;
 use crate::supervisor;
 use crate::writer::RegionFilter;
@@ -39,16 +44,27 @@ pub enum DaemonError {
     Failed(String),
 }
 
-/// Runs until `stop`.
+/// What is asked of a daemon from outside.
+#[derive(Debug)]
+pub struct Signals {
+    /// To stop.
+    pub stop: watch::Receiver<bool>,
+    /// To read the configuration again.
+    pub reload: mpsc::Receiver<()>,
+}
+
+/// Runs until it is told to stop.
 ///
 /// # Errors
 /// [`DaemonError`] if it cannot start, or if the configuration and the database contradict each other.
 pub async fn run(
     parts: Parts,
     config: Config,
+    origin: Origin,
     metrics: PrometheusHandle,
-    mut stop: watch::Receiver<bool>,
+    signals: Signals,
 ) -> Result<(), DaemonError> {
+    let Signals { mut stop, reload } = signals;
     let listen = config.hub.listen;
     let listener = TcpListener::bind(listen).await.map_err(|e| {
         DaemonError::Failed(format!(
@@ -60,14 +76,19 @@ pub async fn run(
         .map_err(|e| DaemonError::Failed(e.to_string()))?;
     let (orders, mut incoming) = Orders::new();
     let (view, seen) = watch::channel(None);
-    let (parts, config) = (Arc::new(parts), Arc::new(config));
+    let tail = parts.tail.clone();
+    let mut now = Setup {
+        parts: Arc::new(parts),
+        config: Arc::new(config),
+    };
+    let (setups, setup) = watch::channel(now.clone());
     let living = tokio::spawn(supervisor::keep_alive(seen.clone()));
-    let scheduler = schedule(&config.hub.scan, orders.clone(), seen.clone()).await?;
+    let mut scheduler = schedule(&now.config.hub.scan, orders.clone(), seen.clone()).await?;
     let api = Api {
-        parts: parts.clone(),
-        config: config.clone(),
-        orders,
-        view: seen,
+        setup: setup.clone(),
+        orders: orders.clone(),
+        view: seen.clone(),
+        tail,
         metrics,
         scans: AtomicU64::new(0),
         sessions: Sessions::default(),
@@ -84,13 +105,52 @@ pub async fn run(
             _ = ended.wait_for(|e| *e) => {}
         }
     };
-    let serving = serve(listener, config.hub.tls.as_ref(), api::router(api), end);
-    tracing::info!(listen = %listen, schedule = config.hub.scan, regions = config.spokes.len(), "publisher started");
+    let serving = serve(
+        listener,
+        now.config.hub.tls.as_ref(),
+        api::router(api.clone()),
+        end,
+    );
+    tracing::info!(listen = %listen, schedule = now.config.hub.scan, regions = now.config.spokes.len(), "publisher started");
+    let (ready, mut next) = mpsc::channel(1);
+    let reading = tokio::spawn(reload::keep(origin, setup, reload, ready));
     // A database that is down is waited for; that is no reason not to be there.
     supervisor::ready();
-    let end = stand_by(&parts, &config, &mut incoming, &view, &mut stop).await;
+    let mut agreed = false;
+    let end = loop {
+        let turn = Turn {
+            setup: &now,
+            stop: &mut stop,
+            next: &mut next,
+            agreed: &mut agreed,
+        };
+        let new = match Box::pin(turn.take(&mut incoming, &view)).await {
+            Ok(Some(new)) => new,
+            end => break end.map(drop),
+        };
+        // A tick of the new one is not missed, at worst there is one of each.
+        let begun = schedule(&new.config.hub.scan, orders.clone(), seen.clone()).await;
+        match begun {
+            Ok(begun) => end_of(std::mem::replace(&mut scheduler, begun)).await,
+            Err(error) => {
+                tracing::error!(%error, "the schedule from before goes on");
+            }
+        }
+        if !reload::same_tokens(&now.config, &new.config) {
+            api.sessions.end();
+        }
+        setups.send_replace(new.clone());
+        now = new;
+        tracing::info!(
+            schedule = now.config.hub.scan,
+            regions = now.config.spokes.len(),
+            kinds = now.config.contexts.len(),
+            "the new configuration is in force"
+        );
+    };
     supervisor::stopping();
-    drop(scheduler);
+    reading.abort();
+    end_of(scheduler).await;
     watching.abort();
     living.abort();
     ending.send_replace(true);
@@ -154,12 +214,50 @@ async fn schedule(
     Ok(scheduler)
 }
 
+async fn end_of(mut scheduler: JobScheduler) {
+    if let Err(error) = scheduler.shutdown().await {
+        tracing::warn!(%error, "a schedule could not be ended");
+    }
+}
+
+/// The time with one configuration.
+struct Turn<'a> {
+    setup: &'a Setup,
+    stop: &'a mut watch::Receiver<bool>,
+    next: &'a mut mpsc::Receiver<Setup>,
+    /// Whether configuration and database ever agreed.
+    agreed: &'a mut bool,
+}
+
+impl Turn<'_> {
+    /// Works until there is another configuration, which is returned, or until it is told to stop.
+    async fn take(
+        self,
+        orders: &mut mpsc::Receiver<crate::ask::Order>,
+        view: &watch::Sender<Option<EngineView>>,
+    ) -> Result<Option<Setup>, DaemonError> {
+        let Setup { parts, config } = self.setup;
+        let (over, mut is_over) = watch::channel(false);
+        let standing = stand_by(parts, config, orders, view, &mut is_over, self.agreed);
+        tokio::pin!(standing);
+        let new = tokio::select! {
+            end = &mut standing => return end.map(|()| None),
+            _ = self.stop.wait_for(|stop| *stop) => None,
+            Some(new) = self.next.recv() => Some(new),
+        };
+        over.send_replace(true);
+        standing.await?;
+        Ok(new)
+    }
+}
+
 async fn stand_by(
     parts: &Parts,
     config: &Config,
     orders: &mut mpsc::Receiver<crate::ask::Order>,
     view: &watch::Sender<Option<EngineView>>,
     stop: &mut watch::Receiver<bool>,
+    agreed: &mut bool,
 ) -> Result<(), DaemonError> {
     let mut candidate = Candidate::default();
     let mut wait = LOOK_AT_LEASE;
@@ -171,7 +269,7 @@ async fn stand_by(
         }
     };
     while !*stop.borrow() {
-        match once(parts, config, &mut candidate, orders, view, stop).await {
+        match once(parts, config, &mut candidate, orders, view, stop, agreed).await {
             Ok(Some(host)) => {
                 crate::metrics::database_answered();
                 wait = LOOK_AT_LEASE;
@@ -179,6 +277,9 @@ async fn stand_by(
             }
             Ok(None) => wait = LOOK_AT_LEASE,
             Err(Trouble::Stop(why)) => return Err(DaemonError::Misconfigured(why)),
+            Err(Trouble::Differs(why)) => {
+                say(format!("waiting: {why}, and read it again (SIGHUP)"))
+            }
             Err(Trouble::Wait(why)) => {
                 crate::metrics::database_failed();
                 say(format!("waiting: {why}"));
@@ -195,6 +296,8 @@ async fn stand_by(
 
 enum Trouble {
     Wait(String),
+    /// Somebody ran `migrate` with another configuration while this publisher ran with the one from before.
+    Differs(String),
     Stop(String),
 }
 
@@ -217,6 +320,7 @@ async fn once(
     orders: &mut mpsc::Receiver<crate::ask::Order>,
     view: &watch::Sender<Option<EngineView>>,
     stop: &mut watch::Receiver<bool>,
+    agreed: &mut bool,
 ) -> Result<Option<String>, Trouble> {
     let definitions = parts.source.definitions();
     let definitions = parts.source.within(DATABASE_WITHIN, definitions).await?;
@@ -225,10 +329,15 @@ async fn once(
     }
     let differences = definitions.differences(config);
     if let Some(first) = differences.first() {
-        return Err(Trouble::Stop(format!(
+        let why = format!(
             "{first}: run `publisher migrate`, or use the configuration that it was run with"
-        )));
+        );
+        return Err(match *agreed {
+            true => Trouble::Differs(why),
+            false => Trouble::Stop(why),
+        });
     }
+    *agreed = true;
     match parts
         .source
         .within(DATABASE_WITHIN, candidate.look(parts))

@@ -15,6 +15,7 @@ use crate::source::hub::{Lease, PendingRequest};
 use crate::source::stopped::Stopped;
 use crate::source::{Source, SourceError};
 use crate::spoke::Spoke;
+use crate::tail::Tail;
 use crate::writer::lease::Tenure;
 use crate::writer::{
     Answer, BatchId, BuiltBatch, LookId, ScanId, StoreIx, StoreSpec, Ticket, Writer, WriterLimits,
@@ -69,6 +70,8 @@ pub struct Parts {
     pub source: Source,
     /// The stores of the configuration.
     pub spokes: Vec<Arc<Spoke>>,
+    /// Where it is told what goes out.
+    pub tail: Arc<Tail>,
 }
 
 /// The writer in its term, with everything around it.
@@ -137,6 +140,7 @@ pub async fn run_term(
     let parts = &Parts {
         source: parts.source.in_term(&lease),
         spokes: parts.spokes.clone(),
+        tail: parts.tail.clone(),
     };
     let definitions = parts.source.definitions().await?;
     let spec = |s: &Arc<Spoke>| StoreSpec {
@@ -422,6 +426,7 @@ impl Engine<'_> {
         }
         tasks::reap(&mut self.errands);
         tasks::reap(&mut self.tasks);
+        self.writer.follow(self.parts.tail.followers() > 0);
         self.writer.tick(now);
         let scan = self.writer.scan().map(|s| s.id);
         let scan_began = scan.is_some() && scan != self.scans_seen;

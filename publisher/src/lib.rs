@@ -10,11 +10,13 @@
 //! | [`ask`] | what others ask of the writer |
 //! | [`candidate`] | becoming the writer |
 //! | [`daemon`] | `publisher run` |
+//! | [`reload`] | a configuration that is read again while the daemon runs |
 //! | [`delegate`] | how a command gets something done, by the writer or as the writer |
 //! | [`api`] | the HTTP API |
 //! | [`console`] | the page for the operator's browser |
 //! | [`cli`] | the command line |
 //! | [`supervisor`] | what systemd is told |
+//! | [`tail`] | what goes out, for those who follow it |
 //! | [`status`], [`compare`], [`lookup`] | looking, without changing anything |
 
 pub mod api;
@@ -30,8 +32,10 @@ pub mod engine;
 pub mod failpoint;
 pub mod lookup;
 pub mod metrics;
+pub mod reload;
 pub mod source;
 pub mod spoke;
 pub mod status;
 pub mod supervisor;
+pub mod tail;
 pub mod writer;

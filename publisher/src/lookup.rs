@@ -42,6 +42,13 @@ impl Found {
         }
     }
 
+    /// Takes the value away; that there is one stays.
+    pub fn conceal(&mut self) {
+        if self.value.is_some() {
+            self.value = RawValue::from_string("\"(sensitive)\"".to_owned()).ok();
+        }
+    }
+
     fn with_value(mut self, context: &Context) -> Self {
         self.value = RawValue::from_string(context.value.to_string()).ok();
         self

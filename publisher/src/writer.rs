@@ -21,6 +21,7 @@ mod built;
 mod capture;
 mod clash;
 mod dirty;
+mod gone;
 mod guard;
 mod guarding;
 pub mod lease;
@@ -40,6 +41,7 @@ mod visible;
 pub use budgets::{BudgetNews, Budgets, Level, Usage};
 pub use built::{Batch, BuildRequest, Built, BuiltBatch, BuiltBundle, What};
 pub use capture::{AckRequest, Change, LookId, LookRequest, Looked, Snapshot};
+pub use gone::{Gone, WhyGone};
 pub use guard::{
     ANY_VALUE, Act, Alert, GuardLimits, Hold, HoldName, Over, Passed, Settled, Told, Withheld,
     value_of,
@@ -150,6 +152,13 @@ pub enum Report {
         /// Milliseconds from sending to the answer.
         ms: Millis,
     },
+    /// A store has made a bundle durable; told only while somebody follows.
+    Gone {
+        /// Which store.
+        store: StoreIx,
+        /// What.
+        gone: Gone,
+    },
     /// A store refused a bundle.
     Refused {
         /// Which store.
@@ -258,6 +267,7 @@ pub struct Writer {
     /// Of how many of them because of their data.
     held_by_data: usize,
     reports: VecDeque<Report>,
+    is_followed: bool,
     suspended: bool,
     closing: bool,
     born: Millis,
@@ -312,6 +322,7 @@ impl Writer {
             held: BTreeMap::new(),
             held_by_data: 0,
             reports: VecDeque::new(),
+            is_followed: false,
             suspended: false,
             closing: false,
             born: now,

@@ -4,12 +4,13 @@
 //! the reverse: no request is cut off, and what was taken into the writer's queue is committed before the file closes.
 
 use crate::clock::Clock;
-use crate::config::RunConfig;
+use crate::config::{Run, RunConfig};
 use crate::listen::{self, ListenError, Listeners, Secure, Socket, listen, until};
 use crate::peer::take::Peers;
 use crate::reader::Options;
 use crate::reader::embedded::Embedded;
 use crate::receive::{self, Receive};
+use crate::reload::Reload;
 use crate::serve::gate::Gate;
 use crate::serve::watch::Watches;
 use crate::serve::{self, Parts};
@@ -81,6 +82,15 @@ impl Agent {
     /// # Errors
     /// [`StartError`] says in one line what is in the way.
     pub async fn start(config: RunConfig) -> Result<Self, StartError> {
+        let reload = Reload::of(&Run::File(config.clone()));
+        Box::pin(Self::start_with(config, &reload)).await
+    }
+
+    /// The same with what can be replaced while it runs, which must be of this configuration.
+    ///
+    /// # Errors
+    /// As [`Agent::start`].
+    pub async fn start_with(config: RunConfig, reload: &Reload) -> Result<Self, StartError> {
         let system = |error: &dyn std::fmt::Display| StartError::System(error.to_string());
         let metrics = metrics::install(config.region.as_str()).map_err(|error| system(&error))?;
         metrics::begin_store();
@@ -96,7 +106,7 @@ impl Agent {
         let mut read = Listeners::open(&config.read).await?;
 
         let incarnation = Incarnation(random::id().map_err(|error| system(&error))?);
-        let token = config.push_token.shown().clone();
+        let token = config.push_token.shown();
         let peers = Peers::new(
             config.peers,
             &config.peers_tls,
@@ -135,7 +145,7 @@ impl Agent {
         let gathering = watches.clone().gather(views.clone(), live.clone(), clock);
         let read_routes = serve::routes(Parts {
             gate: Gate::new(config.read.token),
-            policies: config.authorize.into(),
+            policies: reload.policies(),
             views: views.clone(),
             watches: watches.clone(),
             live,

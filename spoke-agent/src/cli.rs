@@ -95,6 +95,11 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Prints a file for your shell, with which it completes commands and flags.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
     /// Checks every record of a stopped agent's file against its hash; changes nothing.
     Verify {
         /// Print one JSON document.

@@ -211,6 +211,60 @@ pub enum Run {
     Table(TableRunConfig),
 }
 
+impl Run {
+    /// What of it counts only from a start on, each key or keys with a text of the value. No secret is among them.
+    pub(crate) fn fixed(&self) -> Vec<(&'static str, String)> {
+        fn text(value: &dyn std::fmt::Debug) -> String {
+            format!("{value:?}")
+        }
+        let read = |read: &ReadConfig| {
+            [
+                ("read_listen", text(&read.listen)),
+                ("read_socket", text(&read.socket)),
+                ("read_cert, read_key", text(&read.tls)),
+                (
+                    "read_token, which must be set or not",
+                    text(&read.token.is_some()),
+                ),
+            ]
+        };
+        match self {
+            Self::File(config) => {
+                let mut all = vec![
+                    ("store", text(&"file")),
+                    ("region", text(&config.region)),
+                    ("data", text(&config.data)),
+                    ("push_listen", text(&config.push_listen)),
+                    (
+                        "push_cert, push_key, push_client_ca",
+                        text(&config.push_tls),
+                    ),
+                    ("peers", text(&config.peers)),
+                    ("memory_mib", text(&config.memory_bytes)),
+                    ("cache_mib", text(&config.cache_bytes)),
+                ];
+                all.extend(read(&config.read));
+                all
+            }
+            #[cfg(feature = "dynamodb")]
+            Self::Table(config) => {
+                let mut all = vec![
+                    ("store", text(&"dynamodb")),
+                    ("region", text(&config.reader.region)),
+                    (
+                        "table, aws_region, endpoint, role_arn",
+                        text(&config.reader.table),
+                    ),
+                    ("memory_mib", text(&config.reader.memory_bytes)),
+                    ("refresh_seconds", text(&config.reader.refresh_after)),
+                ];
+                all.extend(read(&config.read));
+                all
+            }
+        }
+    }
+}
+
 /// What the layers say, for `run`.
 ///
 /// # Errors

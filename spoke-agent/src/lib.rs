@@ -19,6 +19,7 @@
 //! | `table_agent` | the same without a store of its own: from a table on DynamoDB (feature `dynamodb`) |
 //! | [`cli`] | the command line, and `get`, `list`, `stats`, `verify` |
 //! | [`config`] | file, environment, flags |
+//! | [`reload`] | a configuration that is read again while the agent runs |
 //! | [`telemetry`], [`metrics`] | logs and counts |
 //! | [`supervisor`] | what systemd is told |
 //! | [`listen`] | listeners, over TCP and over a Unix socket |
@@ -39,6 +40,7 @@ pub mod peer;
 pub mod random;
 pub mod reader;
 pub mod receive;
+pub mod reload;
 pub mod serve;
 pub mod store;
 pub mod supervisor;

@@ -1,17 +1,19 @@
 //! `spoke-agent`: arguments, configuration, logs, and the exit code. Everything else is in the library.
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use mimalloc::MiMalloc;
 use spoke_agent::agent::{Agent, StartError};
 use spoke_agent::cli::list::{self, Asked};
 use spoke_agent::cli::out::{self, Stop};
 use spoke_agent::cli::{Cli, Command, get, portable, stats, verify};
-use spoke_agent::config::{self, Layers, Run};
+use spoke_agent::config::{self, ConfigError, Layers, Run};
 use spoke_agent::peer::portable::PortableError;
+use spoke_agent::reload::{self, Reload};
 use spoke_agent::store::redb::open::OpenError;
 #[cfg(feature = "dynamodb")]
 use spoke_agent::table_agent::TableAgent;
 use spoke_agent::{supervisor, telemetry};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::ExitCode;
 use tokio::runtime::Runtime;
@@ -39,19 +41,35 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: Cli) -> Result<ExitCode, (u8, String)> {
+    if let Command::Completions { shell } = cli.command {
+        let mut file = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "spoke-agent", &mut file);
+        // A reader that went away is no trouble of ours.
+        let _ = std::io::stdout().write_all(&file);
+        return Ok(ExitCode::SUCCESS);
+    }
     let misused = |error: &dyn std::fmt::Display| (MISUSED, error.to_string());
     let failed = |error: &dyn std::fmt::Display| (FAILED, error.to_string());
     telemetry::start(cli.log_format).map_err(|error| misused(&error))?;
     // Variables that are no text cannot be meant: no key and no reference names them.
     let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let layers = Layers::read(cli.config.as_deref(), cli.keys.into_flags(), env.collect());
+    let (file, flags, env) = (
+        cli.config,
+        cli.keys.into_flags(),
+        env.collect::<BTreeMap<_, _>>(),
+    );
+    let layers = Layers::read(file.as_deref(), flags.clone(), env.clone());
     let layers = layers.map_err(|error| misused(&error))?;
     match cli.command {
         Command::Run => {
             let config = config::for_run(&layers).map_err(|error| misused(&error))?;
             let runtime = Runtime::new().map_err(|error| failed(&error))?;
-            runtime.block_on(run(config))
+            let read = move || {
+                let layers = Layers::read(file.as_deref(), flags.clone(), env.clone())?;
+                config::for_run(&layers)
+            };
+            runtime.block_on(Box::pin(run(config, read)))
         }
         Command::Get { kind, key, json } => {
             let read = config::for_read(&layers).map_err(|error| misused(&error))?;
@@ -110,6 +128,8 @@ fn start(cli: Cli) -> Result<ExitCode, (u8, String)> {
             let ended_so = format!("imported into {}", file.data.display());
             ended(out::line(&portable::text(&summary, json, &ended_so)), true)
         }
+        // Before there is a configuration.
+        Command::Completions { .. } => Ok(ExitCode::SUCCESS),
         Command::Verify { json } => {
             let file = config::for_file(&layers).map_err(|error| misused(&error))?;
             let printed = verify::run(&file, json).map_err(|error| match error {
@@ -136,11 +156,16 @@ enum Running {
 }
 
 impl Running {
-    async fn start(config: Run) -> Result<Self, StartError> {
+    async fn start(config: Run, reload: &Reload) -> Result<Self, StartError> {
         Ok(match config {
-            Run::File(config) => Self::File(Box::new(Agent::start(config).await?)),
+            Run::File(config) => {
+                let started = Box::pin(Agent::start_with(config, reload)).await;
+                Self::File(Box::new(started?))
+            }
             #[cfg(feature = "dynamodb")]
-            Run::Table(config) => Self::Table(TableAgent::start(config).await?),
+            Run::Table(config) => {
+                Self::Table(Box::pin(TableAgent::start_with(config, reload)).await?)
+            }
         })
     }
 
@@ -161,12 +186,17 @@ impl Running {
     }
 }
 
-async fn run(config: Run) -> Result<ExitCode, (u8, String)> {
+async fn run(
+    config: Run,
+    read: impl Fn() -> Result<Run, ConfigError>,
+) -> Result<ExitCode, (u8, String)> {
     let failed = |error: std::io::Error| (FAILED, error.to_string());
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+    let reload = Reload::of(&config);
     let agent = tokio::select! {
-        started = Running::start(config) => started.map_err(|error: StartError| {
+        started = Running::start(config, &reload) => started.map_err(|error: StartError| {
             let code = if error.is_configuration() { MISUSED } else { FAILED };
             (code, error.to_string())
         })?,
@@ -175,10 +205,13 @@ async fn run(config: Run) -> Result<ExitCode, (u8, String)> {
     };
     supervisor::ready();
     let living = tokio::spawn(supervisor::keep_alive());
-    let asked_to = tokio::select! {
-        _ = terminate.recv() => true,
-        _ = interrupt.recv() => true,
-        () = agent.failed() => false,
+    let asked_to = loop {
+        tokio::select! {
+            _ = terminate.recv() => break true,
+            _ = interrupt.recv() => break true,
+            () = agent.failed() => break false,
+            Some(()) = hangup.recv() => reload::again(&reload, &read),
+        }
     };
     tracing::info!("stopping");
     supervisor::stopping();

@@ -33,8 +33,8 @@ mod tenant;
 pub mod watch;
 
 use crate::clock::Clock;
-use crate::config::authorize::Policy;
 use crate::metrics as names;
+use crate::reload::Policies;
 use crate::store::live::Live;
 use crate::store::redb::writer::WriterHandle;
 use crate::store::view::Views;
@@ -72,7 +72,7 @@ pub struct Parts {
     /// Who may read.
     pub gate: Gate,
     /// Who is let through.
-    pub policies: Arc<[Policy]>,
+    pub policies: Policies,
     /// The store.
     pub views: Views,
     /// Those who watch.

@@ -2,11 +2,12 @@
 //! a loading cache. It has no push listener and no file, and keeps nothing over a restart.
 
 use crate::agent::{GRACE, StartError};
-use crate::config::TableRunConfig;
+use crate::config::{Run, TableRunConfig};
 use crate::listen::{Listeners, Socket};
 use crate::metrics;
 use crate::reader::Options;
 use crate::reader::table::TableReader;
+use crate::reload::Reload;
 use crate::serve::gate::Gate;
 use crate::serve::table::{TableParts, routes};
 use std::net::SocketAddr;
@@ -28,6 +29,15 @@ impl TableAgent {
     /// # Errors
     /// [`StartError`] says in one line what is in the way.
     pub async fn start(config: TableRunConfig) -> Result<Self, StartError> {
+        let reload = Reload::of(&Run::Table(config.clone()));
+        Box::pin(Self::start_with(config, &reload)).await
+    }
+
+    /// The same with what can be replaced while it runs, which must be of this configuration.
+    ///
+    /// # Errors
+    /// As [`TableAgent::start`].
+    pub async fn start_with(config: TableRunConfig, reload: &Reload) -> Result<Self, StartError> {
         let system = |error: &dyn std::fmt::Display| StartError::System(error.to_string());
         let metrics =
             metrics::install(config.reader.region.as_str()).map_err(|error| system(&error))?;
@@ -36,7 +46,7 @@ impl TableAgent {
         let reader = TableReader::connect(config.reader, Options::default()).await;
         let routes = routes(TableParts {
             gate: Gate::new(config.read.token),
-            policies: config.authorize.into(),
+            policies: reload.policies(),
             region: region.clone(),
             table: table.clone(),
             reader: reader.map_err(|error| StartError::Table(error.to_string()))?,

@@ -6,14 +6,18 @@
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, HeaderName};
 use secrecy::{ExposeSecret, SecretString};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use subtle::{Choice, ConstantTimeEq};
 
 /// The token of whoever needs `Authorization` for something else.
 pub const BESIDE: HeaderName = HeaderName::from_static("x-hubcast-token");
 
-/// A token, and perhaps the one that takes its place.
+/// A token, and perhaps the one that takes its place. A clone is the same: what is replaced in one is in all.
 #[derive(Debug, Clone)]
-pub struct Tokens {
+pub struct Tokens(Arc<RwLock<Pair>>);
+
+#[derive(Debug, Clone)]
+struct Pair {
     now: SecretString,
     next: Option<SecretString>,
 }
@@ -21,12 +25,22 @@ pub struct Tokens {
 impl Tokens {
     /// These.
     pub fn new(now: SecretString, next: Option<SecretString>) -> Self {
-        Self { now, next }
+        Self(Arc::new(RwLock::new(Pair { now, next })))
     }
 
     /// The one that is shown to others who have the same configuration.
-    pub fn shown(&self) -> &SecretString {
-        &self.now
+    pub fn shown(&self) -> SecretString {
+        self.pair().now.clone()
+    }
+
+    /// From now on only what others are is good.
+    pub fn replace(&self, others: &Self) {
+        let others = others.pair().clone();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = others;
+    }
+
+    fn pair(&self) -> RwLockReadGuard<'_, Pair> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the request carries one of them as `Authorization: Bearer <token>`. Only the lengths of the tokens can be
@@ -52,8 +66,9 @@ impl Tokens {
     /// All are compared, whichever it is.
     fn is_one(&self, given: &[u8]) -> bool {
         let is = |token: &SecretString| given.ct_eq(token.expose_secret().as_bytes());
-        let next = self.next.as_ref().map_or(Choice::from(0), is);
-        (is(&self.now) | next).into()
+        let pair = self.pair();
+        let next = pair.next.as_ref().map_or(Choice::from(0), is);
+        (is(&pair.now) | next).into()
     }
 }
 

@@ -98,7 +98,8 @@ pub(crate) fn known(api: &Api, shown: &str) -> Option<Known> {
         let token = token.expose_secret();
         bool::from(shown.as_bytes().ct_eq(token.as_bytes()))
     };
-    let hub = &api.config.hub;
+    let config = api.config();
+    let hub = &config.hub;
     let mut found = same(&hub.api_token).then(|| Known {
         name: "api_token".to_owned(),
         role: Role::Operate,

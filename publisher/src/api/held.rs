@@ -18,7 +18,7 @@ use std::sync::Arc;
 const TENANTS_AT_ONCE: usize = 1_000;
 
 pub(super) async fn held(State(api): State<Arc<Api>>) -> Response {
-    match api.parts.source.held().await {
+    match api.parts().source.held().await {
         Ok(held) => Json(json!({ "held": held })).into_response(),
         Err(e) => refused(&e),
     }
@@ -49,7 +49,8 @@ async fn decide(api: Arc<Api>, caller: &Caller, body: &Bytes, decision: Decision
             Err(e) => return problem(StatusCode::BAD_REQUEST, "bad_request", &e.to_string()),
         },
     };
-    let source = &api.parts.source;
+    let parts = api.parts();
+    let source = &parts.source;
     let decided = match source.decide(decision, &which, &caller.actor).await {
         Ok(decided) if decided.contexts == 0 => {
             let message = "nothing of this is held; see /v1/held";

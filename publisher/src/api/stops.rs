@@ -46,7 +46,7 @@ fn read(api: &Api, body: &Bytes) -> Result<What, Response> {
     }
     let only = what.region.clone().map(|r| [r].into());
     let kinds = what.kind.as_ref().map(std::slice::from_ref);
-    known(&api.config, kinds, only.as_ref()).map_err(|message| wrong(&message))?;
+    known(&api.config(), kinds, only.as_ref()).map_err(|message| wrong(&message))?;
     Ok(what)
 }
 
@@ -67,7 +67,7 @@ pub(super) async fn pause(
         },
         Err(refusal) => return refusal,
     };
-    if let Err(e) = api.parts.source.pause(&pause, &caller.actor).await {
+    if let Err(e) = api.parts().source.pause(&pause, &caller.actor).await {
         return refused(&e);
     }
     match pass_on(&api, Ask::Recall).await {
@@ -94,7 +94,8 @@ pub(super) async fn resume(
         Err(refusal) => return refusal,
     };
     let (region, kind) = (what.region.as_ref(), what.kind.as_ref());
-    let source = &api.parts.source;
+    let parts = api.parts();
+    let source = &parts.source;
     let ended = match source
         .resume(region, kind, &what.reason, &caller.actor)
         .await
@@ -131,7 +132,7 @@ fn hundred() -> u32 {
 }
 
 pub(super) async fn audit(State(api): State<Arc<Api>>, Query(limit): Query<Limit>) -> Response {
-    match api.parts.source.acts(limit.limit.min(ACTS_MAX)).await {
+    match api.parts().source.acts(limit.limit.min(ACTS_MAX)).await {
         Ok(acts) => Json(json!({ "acts": acts })).into_response(),
         Err(e) => refused(&e),
     }

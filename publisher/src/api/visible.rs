@@ -81,7 +81,7 @@ fn read(api: &Api, question: &Question) -> Result<(Token, RegionFilter, Millis),
             if only.is_empty() {
                 return Err("regions is empty: leave it out for every region".into());
             }
-            known(&api.config, None, Some(&only))?;
+            known(&api.config(), None, Some(&only))?;
             RegionFilter::Only(only)
         }
     };
@@ -141,7 +141,8 @@ pub(super) async fn visible(
 
 /// The server that knows a transaction; or the answer, for one that can never be visible.
 async fn look_up(api: &Api, token: Token) -> Result<Server, Box<Response>> {
-    let source = &api.parts.source;
+    let parts = api.parts();
+    let source = &parts.source;
     let asking = source.fate(token.xid, token.started);
     let refusal = match source.within(DATABASE_WITHIN, asking).await {
         Ok((Fate::Committed | Fate::Open, server)) => return Ok(server),

@@ -11,7 +11,7 @@ pub(super) async fn run(context: &Context, limit: u32) -> Result<Exit, Stop> {
     Ok(Exit::Done)
 }
 
-fn text(acts: &[Act]) -> String {
+pub(super) fn text(acts: &[Act]) -> String {
     let width = |of: fn(&Act) -> &str| {
         acts.iter()
             .map(|a| of(a).chars().count())

@@ -16,8 +16,13 @@ pub(super) async fn diff(
     tenant: Option<&str>,
     region: Option<&str>,
 ) -> Result<Exit, Stop> {
-    let comparison = all(context, tenant, None, region).await?;
-    context.print(&comparison, || text(&comparison, true))?;
+    let comparison = all(context, tenant, region).await?;
+    shown(context.json, &comparison, true)
+}
+
+/// Prints a comparison, perhaps with each difference, and says how it went.
+pub(super) fn shown(json: bool, comparison: &Comparison, each: bool) -> Result<Exit, Stop> {
+    super::print(json, comparison, || text(comparison, each))?;
     Ok(if comparison.is_clean() {
         Exit::Done
     } else {
@@ -31,19 +36,24 @@ pub(super) async fn dry_run(
     region: Option<&str>,
 ) -> Result<Exit, Stop> {
     let kind = context.kind(kind)?;
-    let comparison = all(context, None, kind, region).await?;
-    context.print(&comparison, || text(&comparison, false))?;
-    Ok(if comparison.is_clean() {
-        Exit::Done
-    } else {
-        Exit::Trouble
-    })
+    let mut comparison = all(context, None, region).await?;
+    only(kind.as_ref(), &mut comparison);
+    shown(context.json, &comparison, false)
+}
+
+/// Leaves in a comparison what concerns a kind.
+pub(super) fn only(kind: Option<&Kind>, comparison: &mut Comparison) {
+    let Some(kind) = kind else { return };
+    for store in &mut comparison.stores {
+        store.differences.retain(|d| d.kind == *kind);
+        let tenants: BTreeSet<_> = store.differences.iter().map(|d| &d.tenant).collect();
+        store.tenants = tenants.len() as u64;
+    }
 }
 
 async fn all(
     context: &Context,
     tenant: Option<&str>,
-    kind: Option<Kind>,
     region: Option<&str>,
 ) -> Result<Comparison, Stop> {
     let regions = context.regions(region)?;
@@ -67,15 +77,7 @@ async fn all(
     };
     let comparison = compare(&context.parts, tenant, &regions, show).await;
     progress.borrow().finish();
-    let mut comparison = comparison?;
-    if let Some(kind) = kind {
-        for store in &mut comparison.stores {
-            store.differences.retain(|d| d.kind == kind);
-            let tenants: BTreeSet<_> = store.differences.iter().map(|d| &d.tenant).collect();
-            store.tenants = tenants.len() as u64;
-        }
-    }
-    Ok(comparison)
+    Ok(comparison?)
 }
 
 fn text(comparison: &Comparison, each: bool) -> String {

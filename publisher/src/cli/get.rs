@@ -12,7 +12,12 @@ pub(super) async fn run(context: &Context, kind: &str, key: &str) -> Result<Exit
     let key = Key::new(key).map_err(|e| Stop::Usage(e.to_string()))?;
     context.require_migrated().await?;
     let found = lookup::context(&context.parts, &kind, &key).await?;
-    context.print(&found, || text(&found))?;
+    shown(context.json, &found)
+}
+
+/// Prints what was found, and says how it is.
+pub(super) fn shown(json: bool, found: &[Found]) -> Result<Exit, Stop> {
+    super::print(json, &found, || text(found))?;
     let exists = found.iter().any(|f| f.value.is_some());
     let well = exists && !found.iter().any(|f| f.trouble);
     Ok(if well { Exit::Done } else { Exit::Trouble })

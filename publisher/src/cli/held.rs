@@ -4,7 +4,7 @@ use super::{Context, Exit, Stop, progress, scan};
 use crate::ask::{Ask, Reply};
 use crate::source::holds::{Decided, Decision, HeldFor, HeldGroup, HoldState, Which};
 use crate::writer::{Delivery, RegionFilter};
-use contexts::name::{Region, TenantId};
+use contexts::name::{Kind, Region, TenantId};
 use serde_json::json;
 use std::fmt::Write;
 
@@ -29,16 +29,24 @@ pub(super) struct Of {
 }
 
 impl Of {
+    /// With a kind that the configuration has.
     fn read(&self, context: &Context) -> Result<Which, Stop> {
+        context.kind(self.kind.as_deref())?;
+        self.which()
+    }
+
+    /// As it was said.
+    pub(super) fn which(&self) -> Result<Which, Stop> {
         let usage = |e: String| Stop::Usage(e);
         let region = self.region.as_deref().map(Region::new).transpose();
+        let kind = self.kind.as_deref().map(Kind::new).transpose();
         let tenants = self.tenants.iter().map(|t| TenantId::new(t));
         let tenants: Vec<TenantId> = tenants
             .collect::<Result<_, _>>()
             .map_err(|e| usage(e.to_string()))?;
         Ok(Which {
             region: region.map_err(|e| usage(e.to_string()))?,
-            kind: context.kind(self.kind.as_deref())?,
+            kind: kind.map_err(|e| usage(e.to_string()))?,
             reason: self.reason,
             tenants: (!tenants.is_empty()).then_some(tenants),
         })
@@ -47,7 +55,12 @@ impl Of {
 
 pub(super) async fn held(context: &Context) -> Result<Exit, Stop> {
     let held = context.parts.source.held().await?;
-    context.print(&json!({ "held": held }), || text(&held))?;
+    shown(context.json, &held)
+}
+
+/// Prints what is held, and says whether it waits for somebody.
+pub(super) fn shown(json: bool, held: &[HeldGroup]) -> Result<Exit, Stop> {
+    super::print(json, &json!({ "held": held }), || text(held))?;
     let waits = held.iter().any(|h| h.state == HoldState::Held);
     Ok(if waits { Exit::Trouble } else { Exit::Done })
 }

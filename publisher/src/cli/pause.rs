@@ -4,7 +4,7 @@ use super::{Context, Exit, Stop, progress, scan};
 use crate::ask::{Ask, Reply};
 use crate::source::pauses::Pause;
 use crate::writer::RegionFilter;
-use contexts::name::Region;
+use contexts::name::{Kind, Region};
 use serde_json::json;
 
 /// What a person says to both.
@@ -22,8 +22,16 @@ pub(super) struct What {
 }
 
 impl What {
+    /// With a region and a kind that the configuration has.
     fn read(&self, context: &Context) -> Result<Pause, Stop> {
         context.regions(self.region.as_deref())?;
+        context.kind(self.kind.as_deref())?;
+        self.pause()
+    }
+
+    /// As it was said.
+    pub(super) fn pause(&self) -> Result<Pause, Stop> {
+        let kind = self.kind.as_deref().map(Kind::new).transpose();
         let region = self.region.as_deref().map(Region::new).transpose();
         let reason = self.reason.trim().to_owned();
         if reason.is_empty() {
@@ -31,7 +39,7 @@ impl What {
         }
         Ok(Pause {
             region: region.map_err(|e| Stop::Usage(e.to_string()))?,
-            kind: context.kind(self.kind.as_deref())?,
+            kind: kind.map_err(|e| Stop::Usage(e.to_string()))?,
             reason,
         })
     }
@@ -51,7 +59,12 @@ pub(super) async fn pause(context: &Context, what: &What) -> Result<Exit, Stop> 
     let Reply::Recalled = reply else {
         return Err(super::answered_otherwise());
     };
-    context.print(&json!({ "paused": pause }), || {
+    shown(context.json, &pause)
+}
+
+/// Prints what is paused now.
+pub(super) fn shown(json: bool, pause: &Pause) -> Result<Exit, Stop> {
+    super::print(json, &json!({ "paused": pause }), || {
         format!(
             "{pause}\nvalues stay as they are, and only removals leave; nothing built before is under way\n\
              `publisher resume` ends it, `publisher republish tenant T --despite-pause` lets one through"

@@ -4,6 +4,7 @@ use super::{Context, Exit, Republish, Stop, progress, scan};
 use crate::ask::{Ask, Receipts, Reply};
 use crate::source::audit;
 use crate::writer::Delivery;
+use contexts::name::Kind;
 use std::fmt::Write;
 
 pub(super) async fn run(
@@ -76,8 +77,17 @@ pub(super) async fn run(
     let Reply::Republished(mut receipts) = reply? else {
         return Err(super::answered_otherwise());
     };
-    scan::only(kind.as_ref(), &mut receipts.held);
-    context.print(&receipts, || text(&receipts))?;
+    shown(context.json, kind.as_ref(), &mut receipts)
+}
+
+/// Prints receipts, and says how it went.
+pub(super) fn shown(
+    json: bool,
+    kind: Option<&Kind>,
+    receipts: &mut Receipts,
+) -> Result<Exit, Stop> {
+    scan::only(kind, &mut receipts.held);
+    super::print(json, receipts, || text(receipts))?;
     let delivered = receipts
         .receipts
         .iter()

@@ -84,8 +84,17 @@ pub(super) async fn ask(
     let Reply::Scanned(mut summary) = progress::ask(context, ask).await? else {
         return Err(super::answered_otherwise());
     };
-    only(kind.as_ref(), &mut summary.held);
-    context.print(&summary, || text(&summary))?;
+    shown(context.json, kind.as_ref(), &mut summary)
+}
+
+/// Prints a summary, and says how it went.
+pub(super) fn shown(
+    json: bool,
+    kind: Option<&Kind>,
+    summary: &mut ScanSummary,
+) -> Result<Exit, Stop> {
+    only(kind, &mut summary.held);
+    super::print(json, summary, || text(summary))?;
     Ok(if summary.is_clean() {
         Exit::Done
     } else {

@@ -1,57 +1,37 @@
 //! `publisher status`: through the daemon's API, or without it from the database and the spokes.
 
-use super::{Context, Exit, Stop, scan};
+use super::remote::{self, Hub, Refusal};
+use super::{Context, Exit, Stop, scan, watch};
 use crate::source::pauses::Paused;
 use crate::status::{self, Status, StoreReport};
-use hubcast_tls::{client, trouble};
-use secrecy::ExposeSecret;
 use std::fmt::Write;
-use std::time::Duration;
 
-pub(super) async fn run(context: &Context, hub: Option<String>) -> Result<Exit, Stop> {
-    let asked = hub.is_some();
-    let scheme = if context.config.hub.tls.is_some() {
-        "https"
-    } else {
-        "http"
-    };
-    let hub = hub.unwrap_or_else(|| format!("{scheme}://{}", context.config.hub.listen));
-    let status = match from_daemon(context, &hub, asked).await {
+pub(super) async fn run(context: &Context, every: Option<f64>) -> Result<Exit, Stop> {
+    let hub = Hub::own(context)?;
+    let look = async || match over(&hub).await {
         Ok(status) => status,
-        Err(why) if asked => return Err(Stop::Failed(format!("{hub}: {why}"))),
+        // The database and the stores know what a daemon would tell.
         Err(_) => status::collect(&context.parts, &context.config, None).await,
     };
-    context.print(&status, || text(&status))?;
+    match every {
+        Some(every) => Ok(watch::watch(every, context.json, async || Ok(look().await)).await),
+        None => shown(context.json, &look().await),
+    }
+}
+
+/// The status as a publisher has it.
+pub(super) async fn over(hub: &Hub) -> Result<Status, Refusal> {
+    hub.get("/v1/status", &[], remote::short()).await
+}
+
+/// Prints a status, and says how it is.
+pub(super) fn shown(json: bool, status: &Status) -> Result<Exit, Stop> {
+    super::print(json, status, || text(status))?;
     Ok(if status.is_well() {
         Exit::Done
     } else {
         Exit::Trouble
     })
-}
-
-/// Asks a daemon: one elsewhere, of which only the CA is known, or the one of this very configuration, which has its
-/// certificate.
-async fn from_daemon(context: &Context, hub: &str, elsewhere: bool) -> Result<Status, String> {
-    let config = &context.config.hub;
-    let builder = reqwest::Client::builder().no_proxy();
-    let client = match (&config.tls, elsewhere) {
-        (Some(files), false) => client::pinned(files, builder),
-        _ => client::client(&config.spoke_tls, builder),
-    };
-    let client = client.map_err(|e| e.to_string())?;
-    let request = client
-        .get(format!("{}/v1/status", hub.trim_end_matches('/')))
-        .bearer_auth(context.config.hub.api_token.expose_secret())
-        .timeout(Duration::from_secs(8));
-    let response = request.send().await;
-    let response = response.map_err(|e| match trouble::of(&e) {
-        Some(trouble) => format!("TLS: {}", trouble.text),
-        None => e.to_string(),
-    })?;
-    match response.status().is_success() {
-        true => response.json().await.map_err(|e| e.to_string()),
-        false => Err(format!("the daemon answers {}", response.status())),
-    }
 }
 
 fn age(seconds: f64) -> String {
@@ -62,7 +42,7 @@ fn age(seconds: f64) -> String {
     }
 }
 
-fn text(status: &Status) -> String {
+pub(super) fn text(status: &Status) -> String {
     let mut out = String::new();
     writer_lines(&mut out, status);
     for Paused {

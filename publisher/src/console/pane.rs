@@ -160,7 +160,9 @@ async fn ask(api: &Api, answered: &watch::Sender<Option<Status>>) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let view = api.view.borrow().clone();
-        answered.send_replace(Some(status::collect(&api.parts, &api.config, view).await));
+        answered.send_replace(Some(
+            status::collect(&api.parts(), &api.config(), view).await,
+        ));
     }
 }
 

@@ -32,7 +32,8 @@ pub(super) fn unavailable(error: &SourceError) -> Response {
 
 /// `GET /console/scans`: the last hundred, newest first.
 pub(super) async fn scans(State(api): State<Arc<Api>>) -> Response {
-    let source = &api.parts.source;
+    let parts = api.parts();
+    let source = &parts.source;
     match within(source, WITHIN, source.scans()).await {
         Ok(scans) => Json(json!({ "scans": scans })).into_response(),
         Err(error) => unavailable(&error),
@@ -41,7 +42,8 @@ pub(super) async fn scans(State(api): State<Arc<Api>>) -> Response {
 
 /// `GET /console/definitions`: what is published, and what is wrong with how it is watched.
 pub(super) async fn definitions(State(api): State<Arc<Api>>) -> Response {
-    let source = &api.parts.source;
+    let parts = api.parts();
+    let source = &parts.source;
     let definitions = match within(source, WITHIN, source.definitions()).await {
         Ok(definitions) => definitions,
         Err(error) => return unavailable(&error),
@@ -51,13 +53,14 @@ pub(super) async fn definitions(State(api): State<Arc<Api>>) -> Response {
         .borrow()
         .as_ref()
         .and_then(|v| v.capture_gap.clone());
-    let sensitive: Vec<_> = api.config.sensitive().collect();
+    let config = api.config();
+    let sensitive: Vec<_> = config.sensitive().collect();
     Json(json!({
         "kinds": definitions.kinds,
         "sensitive": sensitive,
         "tenant_type": definitions.tenant_type,
         "stores": definitions.stores,
-        "differences": definitions.differences(&api.config),
+        "differences": definitions.differences(&api.config()),
         "drift": drift,
     }))
     .into_response()

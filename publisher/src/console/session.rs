@@ -57,6 +57,11 @@ impl Sessions {
         Some(id)
     }
 
+    /// Ends all of them: tokens may be good no longer with which they were opened.
+    pub(crate) fn end(&self) {
+        self.lock().clear();
+    }
+
     fn close(&self, headers: &HeaderMap) {
         let mut open = self.lock();
         for id in ids(headers) {
@@ -92,7 +97,7 @@ fn ids(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 
 /// Where the page comes encrypted, the cookie never goes otherwise.
 fn cookie(api: &Api, id: &str, seconds: u64) -> String {
-    let secure = if api.config.hub.tls.is_some() {
+    let secure = if api.config().hub.tls.is_some() {
         "; Secure"
     } else {
         ""

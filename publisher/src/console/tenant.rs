@@ -97,7 +97,8 @@ pub(super) async fn side_by_side(
     Path(name): Path<String>,
     Query(part): Query<Part>,
 ) -> Response {
-    let source = &api.parts.source;
+    let parts = api.parts();
+    let source = &parts.source;
     let checked = within(
         source,
         WITHIN,
@@ -116,7 +117,8 @@ pub(super) async fn side_by_side(
 }
 
 async fn everywhere(api: &Api, tenant: TenantId, part: &Part) -> Everywhere {
-    let (source, spokes) = (&api.parts.source, &api.parts.spokes);
+    let parts = api.parts();
+    let (source, spokes) = (&parts.source, &parts.spokes);
     let regions: BTreeSet<Region> = spokes.iter().map(|s| s.region.clone()).collect();
     let regions: Vec<Region> = regions.into_iter().collect();
     let request = BuildRequest {
@@ -158,7 +160,8 @@ async fn everywhere(api: &Api, tenant: TenantId, part: &Part) -> Everywhere {
         names.extend(seen.differing.keys().cloned());
     }
     names.retain(|name| part.has(name));
-    let sensitive: BTreeSet<&Kind> = api.config.sensitive().collect();
+    let config = api.config();
+    let sensitive: BTreeSet<&Kind> = config.sensitive().collect();
     let row = |name: &Name| {
         let shows = !sensitive.contains(&name.0);
         row(name, &regions, &hub, &seen, shows)
@@ -310,7 +313,8 @@ pub(super) struct Wanted {
 
 /// `GET /console/find?kind=&key=`: the tenants that have a key, at the hub or in a store.
 pub(super) async fn find(State(api): State<Arc<Api>>, Query(wanted): Query<Wanted>) -> Response {
-    let (source, spokes) = (&api.parts.source, &api.parts.spokes);
+    let parts = api.parts();
+    let (source, spokes) = (&parts.source, &parts.spokes);
     let at_hub = within(
         source,
         WITHIN,

@@ -200,6 +200,9 @@ impl Engine<'_> {
                     let [(_, region), (_, store)] = labels;
                     tracing::debug!(region, store, bundles = applied, seconds, "pushed");
                 }
+                Report::Gone { store, gone } => {
+                    self.parts.tail.tell(&spec(&self.writer, store), &gone);
+                }
                 Report::Refused {
                     store,
                     tenant,

@@ -164,6 +164,7 @@ impl Stores {
 #[derive(Debug)]
 struct Entry {
     look: LookId,
+    at: Millis,
     seen: Tick,
     rows: Vec<i64>,
     undelivered: Stores,
@@ -429,6 +430,7 @@ impl Capture {
                 entry,
                 Entry {
                     look,
+                    at: now,
                     seen,
                     rows: rows.into_iter().map(|(id, _)| id).collect(),
                     undelivered,
@@ -450,6 +452,15 @@ impl Capture {
         if !entries.is_empty() {
             self.by_tenant.insert(tenant.clone(), entries);
         }
+    }
+
+    /// When the first of the changes of a tenant was noticed that a build has which began at this moment, and that a store
+    /// has not got yet.
+    pub fn found_at(&self, ix: StoreIx, tenant: &TenantId, started: Tick) -> Option<Millis> {
+        let entries = self.by_tenant.get(tenant)?.iter();
+        let entries = entries.filter_map(|id| self.entries.get(id));
+        let missing = entries.filter(|e| e.seen < started && e.undelivered.contains(ix));
+        missing.map(|e| e.at).min()
     }
 
     /// A store is behind: no row waits for it any more.

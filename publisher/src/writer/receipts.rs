@@ -208,6 +208,14 @@ impl Waits {
             .collect()
     }
 
+    /// Whether somebody waits for a receipt of this tenant.
+    pub fn awaits(&self, ix: StoreIx, tenant: &TenantId) -> bool {
+        let name = (tenant.clone(), ix);
+        self.waits
+            .iter()
+            .any(|wait| wait.pending.contains_key(&name))
+    }
+
     /// A build could not be given to a store because it is away.
     pub fn undelivered<'a>(
         &mut self,

@@ -269,6 +269,9 @@ impl Writer {
             match verdict {
                 Verdict::Applied | Verdict::AlreadyThere => {
                     applied += 1;
+                    if verdict == Verdict::Applied {
+                        self.note_gone(now, ix, &queued);
+                    }
                     self.stores[ix.0].learn(tenant.clone(), queued.digest);
                     if let Some(target) = self.scan.as_mut().and_then(|s| s.targets.get_mut(&ix)) {
                         target.pushed += u64::from(verdict == Verdict::Applied);

@@ -52,7 +52,7 @@ impl Ask {
         Ok(Self {
             client,
             base,
-            token: read.token.as_ref().map(|tokens| tokens.shown().clone()),
+            token: read.token.as_ref().map(|tokens| tokens.shown()),
             place: place(read),
         })
     }

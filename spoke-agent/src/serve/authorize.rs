@@ -135,7 +135,8 @@ impl IntoResponse for Refused {
 
 /// Decides on one request.
 pub async fn authorize(State(my): State<Serve>, uri: Uri, headers: HeaderMap) -> Response {
-    let policy = match policy(&my.policies, &uri) {
+    let policies = my.policies.now();
+    let policy = match policy(&policies, &uri) {
         Ok(policy) => policy,
         Err(refused) => return *refused,
     };

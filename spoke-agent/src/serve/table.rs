@@ -11,6 +11,7 @@ use super::{BODY_BYTES, batch, count, counts_of_gets, one, openapi, tenant};
 use crate::config::authorize::Policy;
 use crate::metrics as names;
 use crate::reader::table::{Looked, TableReader};
+use crate::reload::Policies;
 use crate::store::index::Lookup;
 use crate::store::live::RELEASE;
 use axum::body::Bytes;
@@ -36,7 +37,7 @@ pub struct TableParts {
     /// Who may read.
     pub gate: Gate,
     /// Who is let through.
-    pub policies: Arc<[Policy]>,
+    pub policies: Policies,
     /// The region.
     pub region: Region,
     /// What the table is called.
@@ -197,7 +198,8 @@ async fn watch() -> Failure {
 }
 
 async fn decide(State(my): State<Serve>, uri: Uri, headers: HeaderMap) -> Response {
-    let policy = match authorize::policy(&my.policies, &uri) {
+    let policies = my.policies.now();
+    let policy = match authorize::policy(&policies, &uri) {
         Ok(policy) => policy,
         Err(refused) => return *refused,
     };

@@ -17,6 +17,7 @@ mod python_client;
 mod read_api;
 mod readers;
 mod redo_log;
+mod reload;
 mod sessions;
 mod silence;
 mod support;

@@ -5,6 +5,7 @@
 mod agents;
 mod api;
 mod comparison;
+mod completions;
 mod configuration;
 mod console;
 mod daemon;
