@@ -281,11 +281,16 @@ async function startScan() {
 
 let kinds = null;
 
-async function drawTenant(tenant, query) {
+// Asks for all that the page of a tenant shows, before anything of it is waited for.
+function askTenant(tenant, query) {
   kinds ??= ask("/console/definitions").then((answer) => answer.kinds.map((kind) => kind.kind), (error) => { kinds = null; throw error; });
   const sides = tenant && askSides(tenant, query);
-  // Whoever waits for it below is told if it fails.
-  if (sides) sides.catch(() => {});
+  // Whoever waits for them later is told if they fail.
+  for (const asked of [kinds, sides]) if (asked) asked.catch(() => {});
+  return sides;
+}
+
+async function drawTenant(tenant, query, sides) {
   let names = [];
   try { names = await kinds; } catch (error) { if (error instanceof SignedOut) throw error; }
   const what = h("select", { name: "what", id: "what" }, h("option", { value: "" }, "tenant"),
@@ -516,8 +521,9 @@ async function draw() {
     else link.removeAttribute("aria-current");
   }
   try {
+    const sides = name === "tenant" ? askTenant(part, query) : null;
     if (!me) await identify();
-    if (name === "tenant") await drawTenant(part, query);
+    if (name === "tenant") await drawTenant(part, query, sides);
     else if (name === "scans") await drawScans();
     else if (name === "definitions") await drawDefinitions();
     else if (name === "pause") await drawPause();
