@@ -1,8 +1,13 @@
 //! The push protocol: what the hub asks of a store and what the store answers, and how both are encoded.
 //!
 //! A body is `protocol (1 byte) | encoding (1 byte) | payload`; the payload is postcard, plain or as one zstd frame.
-//! A receiver accepts its own protocol and the one before it. Every call but [`Hello`], [`ListBuckets`] and
-//! [`ReadTenant`] belongs to a session, and pushes and *synced* within it are numbered 1, 2, 3, ...
+//! Every call but [`Hello`], [`ListBuckets`] and [`ReadTenant`] belongs to a session, and pushes and *synced* within it are
+//! numbered 1, 2, 3, ...
+//!
+//! Postcard has no names, so a message that has one field more or less is another message. Whoever changes one raises
+//! [`PROTOCOL`] and keeps the types of the one before: a receiver understands both, and answers in that of the question, so
+//! that agents can be upgraded before the hub. What lies outside is refused with both numbers, never guessed.
+//! `contexts/fixtures` has each protocol as it was sent, and `tests/recorded.rs` compares.
 
 use crate::bundle::{Bundle, Context};
 use crate::digest::{Buckets, Digest, DigestKey};
@@ -351,9 +356,7 @@ pub enum Refused {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadBody {
     /// The other side speaks a protocol that this release does not know.
-    #[error(
-        "the other side speaks push protocol {theirs}, this release {PROTOCOL_OLDEST} to {PROTOCOL}"
-    )]
+    #[error("push protocol {theirs} came, and this side speaks {PROTOCOL_OLDEST} to {PROTOCOL}")]
     Protocol {
         /// Theirs.
         theirs: u8,
@@ -415,7 +418,7 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BadBody> {
         return Err(BadBody::Protocol { theirs: *protocol });
     }
     match *encoding {
-        PLAIN => postcard::from_bytes(payload).map_err(|e| malformed(&e)),
+        PLAIN => whole(payload),
         ZSTD => {
             let mut plain = Vec::new();
             let decoder = zstd::stream::read::Decoder::new(payload).map_err(|e| malformed(&e))?;
@@ -426,9 +429,21 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BadBody> {
             if plain.len() > limits::DECODED_BYTES {
                 return Err(BadBody::TooLarge);
             }
-            postcard::from_bytes(&plain).map_err(|e| malformed(&e))
+            whole(&plain)
         }
         other => Err(BadBody::Malformed(format!("encoding {other} is unknown"))),
+    }
+}
+
+/// A message that is all there is. What is left over would be a field of another release, and not to be ignored.
+fn whole<T: DeserializeOwned>(payload: &[u8]) -> Result<T, BadBody> {
+    match postcard::take_from_bytes(payload) {
+        Ok((message, [])) => Ok(message),
+        Ok((_, rest)) => {
+            let why = format!("{} bytes follow the message", rest.len());
+            Err(BadBody::Malformed(why))
+        }
+        Err(e) => Err(BadBody::Malformed(e.to_string())),
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Copy {
 /// What an asker of this release adds to the address: the form of the answer that it knows. One of a release before
 /// says nothing and gets form 1, [`Part::Begin`]; a giver of a release before does not look at it and answers in form 1.
 const FORM: &str = "form=2";
+/// And the format of its file, since rows are copied as they are. Of a release that does not say it nothing is known.
+const FORMAT_IS: &str = "format=";
 
 /// A part of a copy, in this order. The keys and values are those of the tables.
 #[derive(Debug, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use crate::config::HubConfig;
 use crate::metrics;
 use axum::body::Bytes;
 use contexts::name::Region;
-use contexts::push;
+use contexts::push::{self, BadBody};
 use hubcast_tls::client::{self, ClientFiles};
 use hubcast_tls::reload::Reloading;
 use hubcast_tls::trouble;
@@ -90,11 +90,7 @@ impl Agent {
             .await
             .map_err(|e| CallError::Lost(root_cause(&e)))?;
         match status {
-            StatusCode::OK => push::decode(&body).map_err(|e| {
-                CallError::Rejected(format!(
-                    "the answer is not that of an agent ({e}): is the address that of push_listen?"
-                ))
-            }),
+            StatusCode::OK => push::decode(&body).map_err(|e| CallError::Rejected(unread(&e))),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(CallError::Rejected(format!(
                 "the agent refuses the token: spoke.token of region {:?} is not its push_token",
                 self.region
@@ -107,7 +103,13 @@ impl Agent {
             | StatusCode::BAD_REQUEST
             | StatusCode::PAYLOAD_TOO_LARGE => {
                 let text: String = String::from_utf8_lossy(&body).chars().take(200).collect();
-                Err(CallError::Rejected(text))
+                let text = text.trim();
+                Err(CallError::Rejected(match status {
+                    StatusCode::UPGRADE_REQUIRED => format!(
+                        "the agent is of a release that this one cannot talk to ({text}): upgrade the older of the two"
+                    ),
+                    _ => format!("the agent does not take the message: {text}"),
+                }))
             }
             other => Err(CallError::Lost(format!("the agent answers {other}"))),
         }
@@ -136,6 +138,18 @@ impl Agent {
             }
             sent += 1;
         }
+    }
+}
+
+/// Why an answer cannot be read, and what to look at.
+fn unread(error: &BadBody) -> String {
+    match error {
+        BadBody::Protocol { .. } => format!(
+            "the agent is of a release that this one cannot talk to ({error}): upgrade the older of the two"
+        ),
+        _ => format!(
+            "the answer is not that of an agent ({error}): is the address that of push_listen?"
+        ),
     }
 }
 

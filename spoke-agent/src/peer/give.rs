@@ -1,10 +1,10 @@
 //! All rows of one snapshot, as a stream of parts: the length of each (4 bytes, little-endian), then postcard.
 
-use super::{FORM, Facts, Known, Part};
+use super::{FORM, FORMAT_IS, Facts, Known, Part};
 use crate::clock::{Clock, wall_micros};
 use crate::store::redb::StoreError;
 use crate::store::redb::db::Db;
-use crate::store::redb::meta::Meta;
+use crate::store::redb::meta::{FORMAT, Meta};
 use crate::store::redb::rows;
 use crate::store::redb::tables::{BLIND, BUNDLES, CONTEXTS, OWNERS};
 use axum::body::{Body, Bytes};
@@ -31,6 +31,14 @@ pub enum NothingToGive {
         "this agent may have lost contexts to damage, which an agent of the asking release would not be told: ask another one, upgrade the agent that asks, or wait for the hub to fill it"
     )]
     Untold,
+    /// The rows would be of no use to whoever asks.
+    #[error(
+        "this agent's file has format {FORMAT}, and that of the asking one {theirs}: they are of different releases"
+    )]
+    Format {
+        /// As the other one says it.
+        theirs: String,
+    },
     /// It cannot be read.
     #[error("{0}")]
     Storage(#[from] StoreError),
@@ -42,12 +50,18 @@ pub enum NothingToGive {
 /// # Errors
 /// [`NothingToGive`] if there is no state to copy.
 pub fn copy(db: &Arc<Db>, clock: Clock, query: Option<&str>) -> Result<Body, NothingToGive> {
+    let asked = || query.into_iter().flat_map(|query| query.split('&'));
+    let theirs = asked().find_map(|pair| pair.strip_prefix(FORMAT_IS));
+    if let Some(theirs) = theirs.filter(|theirs| *theirs != FORMAT.to_string()) {
+        let theirs = theirs.chars().take(20).collect();
+        return Err(NothingToGive::Format { theirs });
+    }
     let txn = db.read()?;
     let now = clock.reading();
     let meta = Meta::load(&txn, now, wall_micros())?;
     let facts = Facts::of(meta, now).ok_or(NothingToGive::Empty)?;
-    let first = match query {
-        Some(FORM) => Part::Facts(Box::new(facts)),
+    let first = match asked().any(|pair| pair == FORM) {
+        true => Part::Facts(Box::new(facts)),
         _ if facts.lost => return Err(NothingToGive::Untold),
         _ => Part::Begin(Box::new(facts.known)),
     };

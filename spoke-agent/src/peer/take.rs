@@ -1,12 +1,12 @@
 //! Fills an empty store from a peer.
 
-use super::{Copy, FORM, Facts, Part, PeerError};
+use super::{Copy, FORM, FORMAT_IS, Facts, Part, PeerError};
 use crate::client::{self, chain};
 use crate::clock::{Clock, wall_micros};
 use crate::store::fresh::Fresh;
 use crate::store::redb::changes;
 use crate::store::redb::db::{Db, Write};
-use crate::store::redb::meta::Meta;
+use crate::store::redb::meta::{FORMAT, Meta};
 use crate::store::redb::tables::Tables;
 use contexts::name::Region;
 use contexts::push::encode;
@@ -131,7 +131,7 @@ impl Peers {
         let body = encode(&Copy { region }).map_err(|e| PeerError::Nonsense(e.to_string()))?;
         let request = self
             .client
-            .post(format!("{address}/push/v1/copy?{FORM}"))
+            .post(format!("{address}/push/v1/copy?{FORM}&{FORMAT_IS}{FORMAT}"))
             .body(body);
         let request = request.bearer_auth(self.token.expose_secret());
         let response = request.send().await.map_err(unreachable)?;
@@ -274,8 +274,11 @@ impl Parts {
                     return Err(PeerError::Nonsense("a part that is too long".into()));
                 }
                 if let Some(bytes) = rest.get(..length) {
-                    let part = postcard::from_bytes(bytes)
+                    let (part, rest) = postcard::take_from_bytes(bytes)
                         .map_err(|error| PeerError::Nonsense(error.to_string()))?;
+                    if !rest.is_empty() {
+                        return Err(PeerError::Nonsense("a part of another release".into()));
+                    }
                     at += 4 + length;
                     self.unread.drain(..at);
                     self.count += 1;

@@ -16,6 +16,7 @@ mod portable;
 mod python_client;
 mod read_api;
 mod readers;
+mod recorded;
 mod redo_log;
 mod reload;
 mod sessions;

@@ -5,6 +5,7 @@ use contexts::push::SyncVerdict;
 use spoke_agent::agent::StartError;
 use spoke_agent::clock::Clock;
 use spoke_agent::peer::take::Peers;
+use spoke_agent::store::redb::meta::FORMAT;
 use spoke_agent::store::redb::tables::{CONTEXTS, META, OWNERS};
 use std::path::Path;
 use std::sync::Arc;
@@ -157,7 +158,7 @@ async fn an_agent_with_a_store_asks_nobody() {
 }
 
 #[tokio::test]
-async fn a_copy_needs_the_token_and_the_region() {
+async fn a_copy_needs_the_token_the_region_and_the_format() {
     let old = Spoke::start().await;
     let mut hub = old.hub(1);
     hub.claim().await.expect("granted");
@@ -175,6 +176,12 @@ async fn a_copy_needs_the_token_and_the_region() {
             .await
             .expect("an answer");
         assert_eq!(response.status(), status, "{token} {region}");
+    }
+    // Rows of another release would be of no use to the one who asks.
+    for (format, status) in [(FORMAT - 1, 409), (FORMAT, 200), (FORMAT + 1, 409)] {
+        let call = format!("copy?form=2&format={format}");
+        let response = hub.post(&call, TOKEN, body(REGION)).await;
+        assert_eq!(response.expect("an answer").status(), status, "{format}");
     }
 }
 
