@@ -14,6 +14,9 @@ pub const REGION_BYTES: usize = 64;
 pub const DEFAULT_VALUE_BYTES: usize = 65_536;
 /// Encoded contexts that one push carries, unless a single bundle (or one commit) is larger.
 pub const PUSH_BYTES: usize = 8 << 20;
+/// Most contexts of one tenant, in bytes of their names and values: two such tenants fit into one push, as they have to when
+/// a key moves from one to the other.
+pub const TENANT_CONTEXTS_BYTES: usize = 240 << 20;
 /// Largest push body after decompression; a larger one is refused unread.
 pub const DECODED_BYTES: usize = 512 << 20;
 /// An epoch above this is damage, not a writer.

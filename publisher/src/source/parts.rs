@@ -8,9 +8,10 @@ use super::pauses::Pause;
 use crate::writer::{ANY_VALUE, Built, BuiltBundle, HoldName, Withheld, value_of};
 use contexts::bundle::{Bundle, Context, Held, HeldKind, HoldReason};
 use contexts::digest::DigestKey;
+use contexts::limits;
 use contexts::name::{Key, Kind, Region, TenantId};
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 #[derive(Debug)]
@@ -31,6 +32,10 @@ impl Part {
 pub(super) struct Parts {
     pub parts: BTreeMap<(Kind, Key), Part>,
     pub held_kinds: BTreeMap<Kind, HoldReason>,
+    /// Bytes of what is in `parts`.
+    bytes: usize,
+    /// The kinds with which the tenant was too large to be sent.
+    too_many: BTreeSet<Kind>,
     /// Those that keep something here, once they are settled.
     pub holds: Vec<HoldRow>,
 }
@@ -71,6 +76,13 @@ impl Parts {
                 expires: row.expires,
             })
         };
+        let weight = content.as_ref().map_or(0, Context::weight);
+        if !self.has_room(kind, weight) {
+            let most = limits::TENANT_CONTEXTS_BYTES >> 20;
+            return Err(format!(
+                "with this kind the tenant has more than {most} MiB of contexts, and cannot be sent"
+            ));
+        }
         match self.parts.entry((kind.clone(), key)) {
             Entry::Vacant(place) => {
                 place.insert(Part { content, regions });
@@ -96,6 +108,23 @@ impl Parts {
         self.held_kinds
             .entry(kind.clone())
             .or_insert(HoldReason::CannotBuild { why });
+    }
+
+    /// Counts a context; whether the tenant can be sent with it. If not, what came of its kind is let go: there may be more
+    /// of that than there is memory for.
+    fn has_room(&mut self, kind: &Kind, weight: usize) -> bool {
+        if self.too_many.contains(kind) {
+            return false;
+        }
+        self.bytes += weight;
+        if self.bytes <= limits::TENANT_CONTEXTS_BYTES {
+            return true;
+        }
+        self.too_many.insert(kind.clone());
+        self.parts.retain(|(of, _), _| of != kind);
+        let weight = |part: &Part| part.content.as_ref().map_or(0, Context::weight);
+        self.bytes = self.parts.values().map(weight).sum();
+        false
     }
 
     /// Leaves the holds that keep something here, and returns what may go. Of a kind that cannot be built nothing can be

@@ -6,10 +6,12 @@
 //! `requests::a_republish_of_what_did_not_change_is_delivered_all_the_same`); an old plan applied after a newer one (`order`,
 //! `takeover`); an idle consumer that fills the primary (`outbox`); a resume point after a failover (`failover`, `copies`); ids
 //! in another order than commits (`trigger_path`, `interleaved`); a hub that was recreated with lower versions (`copies`); a
-//! status that says "normal" though nothing arrived (`rot`, `receipts`); one large value (`input`, rows).
-//!
-//! Not told anywhere: mixed releases, since there is only one so far, and certificates, since Hubcast has none of its own.
+//! status that says "normal" though nothing arrived (`rot`, `receipts`); certificates that expire (`tls`); mixed releases, as far as
+//! one can be told from another (`contexts/tests/recorded`, and `spoke-agent/tests/it`, recorded).
 
+mod between;
 mod damage;
+mod large;
+mod releases;
 mod source;
 mod stores;
