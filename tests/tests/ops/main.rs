@@ -2,6 +2,7 @@
 //! compared with what the programs really do, so that none of them speaks of something that is not there.
 
 mod deploy;
+mod docs;
 mod exposition;
 mod files;
 mod logs;
