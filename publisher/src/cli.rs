@@ -11,6 +11,7 @@ mod compare;
 mod decommission;
 mod get;
 mod held;
+mod init;
 mod migrate;
 mod over;
 mod pause;
@@ -26,7 +27,7 @@ pub mod telemetry;
 mod uninstall;
 mod watch;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, ConfigError};
 use crate::engine::Parts;
 use crate::reload::Origin;
 use crate::source::audit::Actor;
@@ -129,8 +130,12 @@ pub(crate) struct Context {
 
 impl Context {
     async fn new(global: &Global) -> Result<Self, Stop> {
-        let config = config::load(&global.config, global.insecure)
-            .map_err(|e| Stop::Usage(e.to_string()))?;
+        let config = config::load(&global.config, global.insecure);
+        Self::of(config, global).await
+    }
+
+    async fn of(config: Result<Config, ConfigError>, global: &Global) -> Result<Self, Stop> {
+        let config = config.map_err(|e| Stop::Usage(e.to_string()))?;
         let (key, url) = config.hub.address();
         let source = Source::new(key, url).map_err(|e| Stop::Usage(e.to_string()))?;
         let spokes = Spoke::all(&config).await;
@@ -229,6 +234,7 @@ pub async fn execute(cli: Cli) -> u8 {
     let outcome = match (command, &global.hub) {
         // They come before there is a configuration.
         (Command::Certs(what), None) => certs::run(&what, global.json),
+        (Command::Init(what), None) => Box::pin(init::run(&global, &what)).await,
         (Command::Completions { shell }, _) => completions(shell),
         (command, Some(url)) => match Hub::named(&global, url) {
             Ok(hub) => Box::pin(over::dispatch(&hub, global.json, command)).await,
@@ -266,6 +272,7 @@ async fn dispatch(context: Context, command: Command) -> Result<Exit, Stop> {
     match command {
         // Handled before, without a configuration.
         Command::Certs(what) => certs::run(&what, context.json),
+        Command::Init(_) => Err(Stop::Usage("init comes before a configuration".into())),
         Command::Completions { shell } => completions(shell),
         Command::Run => run::run(context).await,
         Command::Migrate {

@@ -13,6 +13,7 @@
 //! | [`reload`] | a configuration that is read again while the daemon runs |
 //! | [`delegate`] | how a command gets something done, by the writer or as the writer |
 //! | [`api`] | the HTTP API |
+//! | [`draft`] | a first configuration for tables of the user's own |
 //! | [`console`] | the page for the operator's browser |
 //! | [`cli`] | the command line |
 //! | [`supervisor`] | what systemd is told |
@@ -28,6 +29,7 @@ pub mod config;
 pub mod console;
 pub mod daemon;
 pub mod delegate;
+pub mod draft;
 pub mod engine;
 pub mod failpoint;
 pub mod lookup;

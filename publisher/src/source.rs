@@ -36,6 +36,7 @@ pub mod definitions;
 pub mod describe;
 pub mod holds;
 pub mod hub;
+pub mod inspect;
 pub mod migrate;
 mod parts;
 pub mod pauses;

@@ -1,6 +1,6 @@
 //! What can be said on the command line. Its words are what `--help` shows.
 
-use super::{certs, held, pause, tail, watch};
+use super::{certs, held, init, pause, tail, watch};
 use clap::Subcommand;
 use clap_complete::Shell;
 
@@ -26,6 +26,11 @@ pub(super) enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Look at tables of your own and write a first configuration for them, for one agent on this machine
+    ///
+    /// Writes publisher.toml (or what --config names), a file for the agent and two files with tokens beside it, runs `check`
+    /// on them and says what to type next. Changes nothing in the database.
+    Init(init::What),
     /// Make a CA and certificates for hub and agents, for development; says what to put into the configurations
     Certs(certs::What),
     /// Check the configuration against the database and every spoke; changes nothing

@@ -106,6 +106,7 @@ pub(super) async fn dispatch(hub: &Hub, json: bool, command: Command) -> Result<
         | Command::Migrate { .. }
         | Command::Uninstall { .. }
         | Command::Certs(_)
+        | Command::Init(_)
         | Command::Check
         | Command::Takeover { .. }
         | Command::Decommission { .. }

@@ -214,7 +214,7 @@ impl Source {
         })
     }
 
-    fn unreadable(&self, what: &str) -> SourceError {
+    pub(super) fn unreadable(&self, what: &str) -> SourceError {
         SourceError::Failed {
             what: "looking for changes".into(),
             why: format!("{what} cannot be read; does the schema hubcast belong to this release?"),

@@ -12,6 +12,7 @@ mod daemon;
 mod database;
 mod desk;
 mod documents;
+mod init;
 mod keys;
 mod queries;
 mod rows;
