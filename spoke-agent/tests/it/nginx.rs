@@ -42,10 +42,16 @@ fn find() -> Option<PathBuf> {
     found
 }
 
-fn example(name: &str) -> PathBuf {
+fn ops(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../ops/examples")
+        .join("../ops")
         .join(name)
+}
+
+/// An address that nobody listens on at the moment.
+async fn free() -> SocketAddr {
+    let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    free.local_addr().expect("an address")
 }
 
 /// An nginx, gone with its handle.
@@ -56,22 +62,18 @@ struct Nginx {
 }
 
 impl Nginx {
-    /// Starts one with the example's servers. A port that another program takes meanwhile makes it end; then another
-    /// port is tried.
-    async fn start(bin: &Path, agent: &str, token: &str, backend: SocketAddr) -> Self {
+    /// Starts one with the servers of a file in `ops`, with what `put` puts in for the address where it listens and
+    /// another one. A port that another program takes meanwhile makes it end; then others are tried.
+    async fn start(
+        bin: &Path,
+        file: &str,
+        put: impl Fn(SocketAddr, SocketAddr) -> Vec<(&'static str, String)>,
+    ) -> Self {
         for _ in 0..10 {
-            let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-            let address = free.local_addr().expect("an address");
-            drop(free);
-            let mut site = std::fs::read_to_string(example("nginx.conf")).expect("the example");
-            let token = format!(r#"proxy_set_header X-Hubcast-Token "{token}";"#);
-            for (written, real) in [
-                ("server 127.0.0.1:7521;", format!("server {agent};")),
-                ("server 127.0.0.1:9000;", format!("server {backend};")),
-                ("listen 127.0.0.1:8080;", format!("listen {address};")),
-                (TOKEN_LINE, token),
-            ] {
-                assert_eq!(site.matches(written).count(), 1, "{written}");
+            let address = free().await;
+            let mut site = std::fs::read_to_string(ops(file)).expect("the file");
+            for (written, real) in put(address, free().await) {
+                assert!(site.contains(written), "{written}");
                 site = site.replace(written, &real);
             }
             if let Some(nginx) = Self::start_at(bin, address, &site).await {
@@ -165,14 +167,22 @@ async fn backend() -> SocketAddr {
     address
 }
 
-/// An agent with the policies of the example, and a token.
-async fn spoke() -> Spoke {
-    let env = BTreeMap::from([("HUBCAST_EU_TOKEN".to_owned(), TOKEN.to_owned())]);
-    let layers = Layers::read(Some(&example("agent.toml")), vec![], env).expect("the example");
+/// An agent with the policies of a file in `ops`, and a token. What that file leaves to the environment comes from there.
+async fn spoke(file: &str, token: &str) -> Spoke {
+    let env = [
+        ("HUBCAST_EU_TOKEN", TOKEN),
+        ("HUBCAST_AGENT_REGION", "eu-west-1"),
+        ("HUBCAST_AGENT_DATA", "/nowhere"),
+        ("HUBCAST_AGENT_PUSH_LISTEN", "127.0.0.1:0"),
+        ("HUBCAST_AGENT_PUSH_TOKEN", TOKEN),
+        ("HUBCAST_AGENT_READ_LISTEN", "127.0.0.1:0"),
+    ];
+    let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let layers = Layers::read(Some(&ops(file)), vec![], BTreeMap::from(env)).expect("the file");
     let dir = Arc::new(TempDir::new().expect("a directory"));
     let mut config = config(dir.path());
-    config.authorize = for_file_run(&layers).expect("the example").authorize;
-    config.read.token = Some("read-secret".to_owned().into());
+    config.authorize = for_file_run(&layers).expect("the file").authorize;
+    config.read.token = Some(token.to_owned().into());
     Spoke::start_with(dir, config).await.expect("starts")
 }
 
@@ -202,7 +212,7 @@ fn content(active: bool) -> Bundle {
 #[tokio::test]
 async fn nginx_lets_through_whom_the_agent_allows_over_tcp() {
     let Some(bin) = find() else { return };
-    let spoke = spoke().await;
+    let spoke = spoke("examples/agent.toml", "read-secret").await;
     let agent = spoke.url("").replace("http://", "");
     behind_nginx(&bin, &agent, spoke).await;
 }
@@ -210,7 +220,7 @@ async fn nginx_lets_through_whom_the_agent_allows_over_tcp() {
 #[tokio::test]
 async fn nginx_lets_through_whom_the_agent_allows_over_a_socket() {
     let Some(bin) = find() else { return };
-    let spoke = spoke().await;
+    let spoke = spoke("examples/agent.toml", "read-secret").await;
     let agent = format!("unix:{}", spoke.dir.path().join("read.sock").display());
     behind_nginx(&bin, &agent, spoke).await;
 }
@@ -218,7 +228,17 @@ async fn nginx_lets_through_whom_the_agent_allows_over_a_socket() {
 async fn behind_nginx(bin: &Path, agent: &str, spoke: Spoke) {
     let mut hub = spoke.hub(1);
     hub.claim().await.expect("granted");
-    let nginx = Nginx::start(bin, agent, "read-secret", backend().await).await;
+    let backend = backend().await;
+    let nginx = Nginx::start(bin, "examples/nginx.conf", |address, _| {
+        let token = r#"proxy_set_header X-Hubcast-Token "read-secret";"#;
+        vec![
+            ("server 127.0.0.1:7521;", format!("server {agent};")),
+            ("server 127.0.0.1:9000;", format!("server {backend};")),
+            ("listen 127.0.0.1:8080;", format!("listen {address};")),
+            (TOKEN_LINE, token.to_owned()),
+        ]
+    })
+    .await;
     cannot_say(nginx.ask(Some("good")).await).await;
 
     hub.push(vec![content(true)]).await;
@@ -237,6 +257,34 @@ async fn behind_nginx(bin: &Path, agent: &str, spoke: Spoke) {
 
     spoke.stop().await;
     cannot_say(nginx.ask(Some("good")).await).await;
+}
+
+/// With the token that stands in the files of the sample.
+#[tokio::test]
+async fn the_gateway_of_the_sample_says_who_came_through() {
+    let Some(bin) = find() else { return };
+    let spoke = spoke("sample/agent.toml", "read-only-for-this-machine").await;
+    let agent = spoke.url("").replace("http://", "");
+    let mut hub = spoke.hub(1);
+    hub.claim().await.expect("granted");
+    hub.push(vec![content(true)]).await;
+    let verdict = hub.synced(&["api_key", "cluster"], &[&content(true)]).await;
+    assert!(matches!(verdict, SyncVerdict::InStep { .. }));
+    let nginx = Nginx::start(&bin, "sample/nginx.conf", |address, backend| {
+        vec![
+            ("server agent-us:7521;", format!("server {agent};")),
+            ("listen 8080;", format!("listen {address};")),
+            ("127.0.0.1:9000", backend.to_string()),
+        ]
+    })
+    .await;
+    let answer = nginx.ask(Some("good")).await;
+    let expected = (200, "{\"tenant\":\"acme\",\"plan\":\"gold\"}\n".to_owned());
+    assert_eq!(status_and_body(answer).await, expected);
+    assert_eq!(nginx.status("unknown").await, 401);
+    assert_eq!(nginx.status("orphan").await, 403);
+    spoke.stop().await;
+    assert_eq!(nginx.status("good").await, 503);
 }
 
 async fn reaches_the_backend(nginx: &Nginx) {

@@ -163,7 +163,7 @@ fn every_variable_and_file_that_they_name_exists() -> Result<()> {
         );
     }
     // The hub of the sample takes all that is secret or differs from the environment.
-    let sample = read("ops/sample/publisher.toml")?;
+    let sample = read("ops/sample/publisher-dynamodb.toml")?;
     for name in sample
         .split("${")
         .skip(1)
@@ -188,6 +188,31 @@ fn every_variable_and_file_that_they_name_exists() -> Result<()> {
             ignore.contains(&format!("!{top}\n")),
             ".dockerignore leaves out {member}"
         );
+    }
+    Ok(())
+}
+
+/// They are files of their own because no configuration is made of two.
+#[test]
+fn what_the_files_of_the_sample_have_in_common_is_the_same() -> Result<()> {
+    for (one, other, from) in [
+        (
+            "ops/sample/publisher.toml",
+            "ops/sample/publisher-dynamodb.toml",
+            "[[context]]",
+        ),
+        (
+            "ops/examples/agent.toml",
+            "ops/sample/agent.toml",
+            "[[authorize]]",
+        ),
+    ] {
+        let shared = |file| -> Result<String> {
+            let text = read(file)?;
+            let at = text.find(from).ok_or("nothing in common")?;
+            Ok(text[at..].to_owned())
+        };
+        assert_eq!(shared(one)?, shared(other)?, "{one} and {other}");
     }
     Ok(())
 }
