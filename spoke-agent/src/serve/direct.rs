@@ -67,7 +67,7 @@ mod tests {
     use tower_service::Service;
 
     #[tokio::test]
-    async fn it_takes_exactly_what_the_route_takes() {
+    async fn it_takes_nothing_that_the_route_would_not_take() {
         let mut router =
             Router::<()>::new().route("/v1/contexts/{kind}/{key}", get(async || "taken"));
         let paths = [
@@ -87,6 +87,7 @@ mod tests {
             "/v1/contextsx/a/b",
             "/",
         ];
+        let mut taken = Vec::new();
         for method in ["GET", "HEAD", "POST", "OPTIONS"] {
             for path in paths {
                 let request = || {
@@ -94,9 +95,12 @@ mod tests {
                     request.body(Body::empty()).expect("a request")
                 };
                 let answer = router.call(request()).await.expect("an answer");
-                let is_routed = method == "GET" && answer.status().is_success();
-                assert_eq!(is_get(&request()), is_routed, "{method} {path}");
+                if is_get(&request()) {
+                    assert!(answer.status().is_success(), "{method} {path}");
+                    taken.push((method, path));
+                }
             }
         }
+        assert_eq!(taken, [0, 1, 2, 3].map(|good| ("GET", paths[good])));
     }
 }

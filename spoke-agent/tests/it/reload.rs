@@ -11,12 +11,13 @@ fn write(dir: &Path, read_token: &str, push_token: &str, more: &str) {
     std::fs::write(dir.join("agent.toml"), text).expect("written");
 }
 
-const POLICY: &str = "[[authorize]]\nname = \"api\"\nkind = \"k\"\n";
+const POLICY: &str = "[[authorize]]\nname = \"api\"\nheader = \"x-api-key\"\nkind = \"k\"\n";
 
 async fn status(process: &Process, path: &str, token: &str) -> u16 {
     let url = format!("http://{}{path}", process.read);
     let asked = client().get(url).header("x-hubcast-token", token);
     asked
+        .header("x-api-key", "a")
         .bearer_auth(token)
         .send()
         .await
