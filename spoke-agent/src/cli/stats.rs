@@ -23,30 +23,42 @@ fn for_people(status: &Value) -> String {
         other => other.to_string(),
     };
     let seconds = |name: &str| status[name].as_f64();
-    let lines = [
+    let mut lines = vec![
         ("region", text("region")),
         ("store", text("store")),
         ("release", text("release")),
         ("ready", ready(status)),
         ("contexts", text("contexts")),
         ("bundles", text("bundles")),
-        ("file", size(&status["file_bytes"])),
-        ("memory", memory(&status["memory"])),
-        ("position", text("position")),
-        (
-            "age",
-            seconds("age_seconds").map_or("unknown".into(), duration),
-        ),
-        (
-            "last push",
-            seconds("last_push_seconds").map_or("none since the start".into(), |then| {
-                format!("{} ago", duration(then))
-            }),
-        ),
-        ("granted epoch", text("granted_epoch")),
     ];
-    let lines = lines.map(|(name, text)| format!("{name:<15}{text}"));
-    lines.join("\n")
+    match status["table"].as_str() {
+        Some(table) => lines.extend([
+            ("table", table.to_owned()),
+            ("cache", cache(&status["cache"])),
+        ]),
+        None => lines.extend([
+            ("file", size(&status["file_bytes"])),
+            ("memory", memory(&status["memory"])),
+        ]),
+    }
+    let age = seconds("age_seconds").map_or("unknown".into(), duration);
+    lines.extend([("position", text("position")), ("age", age)]);
+    if status["table"].is_null() {
+        let last_push = seconds("last_push_seconds")
+            .map_or("none since the start".into(), |then| {
+                format!("{} ago", duration(then))
+            });
+        lines.push(("last push", last_push));
+    }
+    lines.push(("granted epoch", text("granted_epoch")));
+    let lines = lines.iter().map(|(name, text)| format!("{name:<15}{text}"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// What an agent before a table keeps of it.
+fn cache(cache: &Value) -> String {
+    let contexts = cache["contexts"].as_u64().unwrap_or(0);
+    format!("{contexts} contexts in {}", size(&cache["bytes"]))
 }
 
 fn ready(status: &Value) -> String {
@@ -99,6 +111,17 @@ fn duration(seconds: f64) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn of_a_table_there_is_no_file_and_no_push() {
+        let status = json!({
+            "region": "r", "table": "dynamodb://r/hubcast", "cache": { "contexts": 7, "bytes": 1_536 },
+            "ready": true, "synced_kinds": ["k"], "contexts": 9, "age_seconds": 1.0,
+        });
+        let text = for_people(&status);
+        assert!(text.contains("7 contexts in 1.5 KiB") && text.contains("dynamodb://r/hubcast"));
+        assert!(!text.contains("file") && !text.contains("push"), "{text}");
+    }
 
     #[test]
     fn sizes_and_times_are_for_people() {
