@@ -98,7 +98,7 @@ async fn what_it_writes_works_for_tables_of_all_sorts() -> Result<()> {
     for (name, value) in [
         (
             "api_keys_1_x/h%2F1",
-            r#"{"tenant?": "t", "Password": "p", "key_column": 7}"#,
+            r#"{"orgRef": "00000000-0000-0000-0000-000000000001", "Password": "p", "key_column": 7}"#,
         ),
         (
             "event/00000000-0000-0000-0000-000000000001%2Fa%252Fb%2Fc",
