@@ -9,6 +9,7 @@ use crate::listen::{self, ListenError, Listeners, Secure, Socket, listen, until}
 use crate::peer::take::Peers;
 use crate::reader::Options;
 use crate::reader::embedded::Embedded;
+use crate::reader::follower::FollowError;
 use crate::receive::{self, Receive};
 use crate::reload::Reload;
 use crate::serve::gate::Gate;
@@ -30,8 +31,6 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 /// How often the writer is told that the process ran.
 const TICK: Duration = Duration::from_millis(100);
-/// How long open connections may take to end at a stop.
-pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +44,9 @@ pub enum StartError {
     /// The table of the region.
     #[error("{0}")]
     Table(String),
+    /// What a follower follows, or its file.
+    #[error(transparent)]
+    Follow(#[from] FollowError),
     /// The system refuses something that every program needs.
     #[error("the agent cannot start: {0}")]
     System(String),
@@ -55,7 +57,7 @@ impl StartError {
     pub fn is_configuration(&self) -> bool {
         matches!(
             self,
-            Self::Store(_) | Self::Listen(ListenError::NotASocket { .. })
+            Self::Store(_) | Self::Follow(_) | Self::Listen(ListenError::NotASocket { .. })
         )
     }
 }
@@ -201,14 +203,7 @@ impl Agent {
     /// Stops listening, lets open requests end, commits what is queued and closes the file.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
-        let all_ended = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(GRACE, all_ended).await.is_err() {
-            tracing::warn!("connections that did not end in time are cut");
-            self.tasks.shutdown().await;
-        }
-        if let Some(socket) = &self.socket {
-            socket.remove();
-        }
+        listen::end(&mut self.tasks, self.socket.as_ref()).await;
         // A request that is cut may hold the way to the writer still, so that it would wait for ever.
         let _ = self.writer.stop().await;
         let thread = self.writer_thread;

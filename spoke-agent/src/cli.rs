@@ -43,6 +43,13 @@ pub struct Cli {
 pub enum Command {
     /// The agent: takes what the hub pushes and answers gateways.
     Run,
+    /// A sidecar: mirrors an agent of the region, and answers a gateway in the same pod or on the same machine as that agent
+    /// does, also while the agent is away.
+    Follow {
+        /// What is followed.
+        #[command(flatten)]
+        keys: FollowKeys,
+    },
     /// Prints one context, read through the running agent.
     Get {
         /// The kind, such as `cluster`.
@@ -117,7 +124,7 @@ pub struct Keys {
     /// The region that this agent serves.
     #[arg(long, global = true)]
     region: Option<String>,
-    /// The store file.
+    /// The store file; for `follow`, where the mirror is kept over a restart (default: nowhere).
     #[arg(long, global = true, value_name = "FILE")]
     data: Option<String>,
     /// Where the hub writes.
@@ -187,6 +194,42 @@ pub struct Keys {
     /// What is cached of a table and older than this is read again behind the answers (default 10).
     #[arg(long, global = true, value_name = "SECONDS")]
     refresh_seconds: Option<String>,
+}
+
+/// The keys that only `follow` has.
+#[derive(Debug, Clone, Args)]
+pub struct FollowKeys {
+    /// Agents of the region, with commas between them, in the order of preference: `unix:PATH`, `http://HOST:PORT` or
+    /// `https://HOST:PORT` of their read listeners.
+    #[arg(long, value_name = "URLS")]
+    from: Option<String>,
+    /// The gateways' token of those agents.
+    #[arg(long, value_name = "TOKEN")]
+    from_token: Option<String>,
+    /// The CA of agents with `https`, in PEM form; those of the system without it.
+    #[arg(long, value_name = "FILE")]
+    from_ca: Option<String>,
+    /// Only these kinds, with commas between them; 503 for others.
+    #[arg(long, value_name = "KINDS")]
+    kinds: Option<String>,
+    /// Only these tenants, with commas between them; 503 for every key that is not theirs.
+    #[arg(long, value_name = "TENANTS")]
+    tenants: Option<String>,
+}
+
+impl FollowKeys {
+    /// The flags that were given.
+    pub fn into_flags(self) -> Flags {
+        let all = [
+            ("from", self.from),
+            ("from_token", self.from_token),
+            ("from_ca", self.from_ca),
+            ("kinds", self.kinds),
+            ("tenants", self.tenants),
+        ];
+        let given = all.into_iter().filter_map(|(key, text)| Some((key, text?)));
+        given.collect()
+    }
 }
 
 impl Keys {

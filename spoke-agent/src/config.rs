@@ -3,7 +3,7 @@
 //! | key | meaning |
 //! | --- | --- |
 //! | `region` | the region that this agent serves |
-//! | `data` | the store file |
+//! | `data` | the store file; for `follow`, where the mirror is kept over a restart, if anywhere |
 //! | `push_listen` | IP:PORT at which the hub writes |
 //! | `push_token` | the hub's token; required for `run` |
 //! | `push_token_next` | a second one that is good as well, so that the hub can go over to it |
@@ -20,6 +20,9 @@
 //! | `table`, `aws_region` | of a table: its name, and the AWS region that it is in |
 //! | `endpoint`, `role_arn` | of a table: another server than AWS itself; a role to take on |
 //! | `refresh_seconds` | of a table: what is older is read again behind the answers, default 10 |
+//! | `from` | for `follow`: the agents of the region that are followed, in the order of preference |
+//! | `from_token`, `from_ca` | for `follow`: the gateways' token of those agents; the CA of agents with `https` |
+//! | `kinds`, `tenants` | for `follow`: only these; all without any |
 //! | `cache_mib` | memory for pages of the store file, default 24 |
 //! | `memory_mib` | most memory for the contexts themselves, default all that they need; 0 reads them from the file; of a table 256 |
 //!
@@ -31,10 +34,12 @@
 
 pub mod authorize;
 mod expand;
+mod follow;
 mod layers;
 mod table;
 mod tls;
 
+pub use follow::{FollowRunConfig, for_follow};
 pub use layers::{Flags, Layers};
 #[cfg(feature = "dynamodb")]
 pub use table::TableRunConfig;
@@ -55,7 +60,7 @@ pub const DEFAULT_CACHE_MIB: usize = 24;
 const MAX_CACHE_MIB: usize = 1 << 20;
 
 /// The keys, in the order in which messages list them.
-pub const KEYS: [&str; 24] = [
+pub const KEYS: [&str; 29] = [
     "region",
     "data",
     "push_listen",
@@ -80,6 +85,11 @@ pub const KEYS: [&str; 24] = [
     "endpoint",
     "role_arn",
     "refresh_seconds",
+    "from",
+    "from_token",
+    "from_ca",
+    "kinds",
+    "tenants",
 ];
 
 /// What is wrong with a configuration, in one line that says where.
@@ -201,7 +211,7 @@ pub struct ReadConfig {
     pub tls: Option<ServerFiles>,
 }
 
-/// What `run` runs.
+/// What `run` and `follow` run.
 #[derive(Debug, Clone)]
 pub enum Run {
     /// An agent with a store file.
@@ -209,6 +219,8 @@ pub enum Run {
     /// One that answers from a table.
     #[cfg(feature = "dynamodb")]
     Table(TableRunConfig),
+    /// One that answers from a mirror of another one.
+    Follow(FollowRunConfig),
 }
 
 impl Run {
@@ -261,6 +273,19 @@ impl Run {
                 all.extend(read(&config.read));
                 all
             }
+            Self::Follow(config) => {
+                let follower = &config.follower;
+                let mut all = vec![
+                    ("region", text(&config.region)),
+                    ("data", text(&follower.file)),
+                    ("from", text(&follower.agents)),
+                    ("from_ca", text(&follower.ca)),
+                    ("kinds", text(&follower.kinds)),
+                    ("tenants", text(&follower.tenants)),
+                ];
+                all.extend(read(&config.read));
+                all
+            }
         }
     }
 }
@@ -284,6 +309,20 @@ pub fn for_run(layers: &Layers) -> Result<Run, ConfigError> {
     }
 }
 
+/// Sees that none of these keys is set, which belong to something else.
+fn none(
+    layers: &Layers,
+    keys: impl IntoIterator<Item = &'static str>,
+    owner: &str,
+) -> Result<(), ConfigError> {
+    for key in keys {
+        if let Some(set) = layers.optional(key)? {
+            return Err(set.bad(format!("belongs to {owner}; remove it")));
+        }
+    }
+    Ok(())
+}
+
 fn region(layers: &Layers) -> Result<Region, ConfigError> {
     let region = layers.required("region")?;
     Region::new(&region.value).map_err(|bad| region.bad(bad.to_string()))
@@ -295,6 +334,7 @@ fn region(layers: &Layers) -> Result<Region, ConfigError> {
 /// As [`for_run`].
 pub fn for_file_run(layers: &Layers) -> Result<RunConfig, ConfigError> {
     table::none_of(layers)?;
+    follow::none_of(layers)?;
     let checked = region(layers)?;
     let data = layers.required("data")?;
     let push_listen = layers.required("push_listen")?.address()?;

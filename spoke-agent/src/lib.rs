@@ -17,6 +17,7 @@
 //! | --- | --- |
 //! | [`agent`] | the parts put together; start and stop |
 //! | `table_agent` | the same without a store of its own: from a table on DynamoDB (feature `dynamodb`) |
+//! | [`follow_agent`] | the same beside a gateway: from a mirror of an agent |
 //! | [`cli`] | the command line, and `get`, `list`, `stats`, `verify` |
 //! | [`config`] | file, environment, flags |
 //! | [`reload`] | a configuration that is read again while the agent runs |
@@ -34,6 +35,7 @@ mod client;
 pub mod clock;
 pub mod config;
 pub mod failpoint;
+pub mod follow_agent;
 pub mod listen;
 pub mod metrics;
 pub mod peer;

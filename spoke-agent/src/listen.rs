@@ -15,10 +15,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tower_service::Service;
+
+/// How long open connections may take to end at a stop.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Why nothing can listen.
 #[derive(Debug, thiserror::Error)]
@@ -171,6 +175,48 @@ impl Listeners {
         let path = socket.map(|socket| socket.path.display().to_string());
         let none = || "none".to_owned();
         (address.unwrap_or_else(none), path.unwrap_or_else(none))
+    }
+}
+
+/// The read side of whatever has no store of its own: it answers until it is stopped.
+pub struct Serving {
+    /// Where it listens over TCP.
+    pub address: Option<SocketAddr>,
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+    socket: Option<Socket>,
+}
+
+impl Serving {
+    /// Begins to answer on these listeners.
+    pub fn start(mut listeners: Listeners, answers: impl Answers) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        listeners.serve(&mut tasks, answers, &stopped);
+        Self {
+            address: listeners.address,
+            stop,
+            tasks,
+            socket: listeners.socket.take(),
+        }
+    }
+
+    /// Stops listening and lets open requests end.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        end(&mut self.tasks, self.socket.as_ref()).await;
+    }
+}
+
+/// Waits until all that was stopped has ended, cuts what does not end in time, and removes the socket.
+pub async fn end(tasks: &mut JoinSet<()>, socket: Option<&Socket>) {
+    let all_ended = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(GRACE, all_ended).await.is_err() {
+        tracing::warn!("connections that did not end in time are cut");
+        tasks.shutdown().await;
+    }
+    if let Some(socket) = socket {
+        socket.remove();
     }
 }
 

@@ -7,6 +7,7 @@ use spoke_agent::cli::list::{self, Asked};
 use spoke_agent::cli::out::{self, Stop};
 use spoke_agent::cli::{Cli, Command, get, portable, stats, verify};
 use spoke_agent::config::{self, ConfigError, Layers, Run};
+use spoke_agent::follow_agent::FollowAgent;
 use spoke_agent::peer::portable::PortableError;
 use spoke_agent::reload::{self, Reload};
 use spoke_agent::store::redb::open::OpenError;
@@ -54,20 +55,27 @@ fn start(cli: Cli) -> Result<ExitCode, (u8, String)> {
     // Variables that are no text cannot be meant: no key and no reference names them.
     let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let (file, flags, env) = (
+    let (file, mut flags, env) = (
         cli.config,
         cli.keys.into_flags(),
         env.collect::<BTreeMap<_, _>>(),
     );
+    if let Command::Follow { keys } = &cli.command {
+        flags.extend(keys.clone().into_flags());
+    }
     let layers = Layers::read(file.as_deref(), flags.clone(), env.clone());
     let layers = layers.map_err(|error| misused(&error))?;
     match cli.command {
-        Command::Run => {
-            let config = config::for_run(&layers).map_err(|error| misused(&error))?;
+        Command::Run | Command::Follow { .. } => {
+            let read_as = match cli.command {
+                Command::Follow { .. } => config::for_follow,
+                _ => config::for_run,
+            };
+            let config = read_as(&layers).map_err(|error| misused(&error))?;
             let runtime = Runtime::new().map_err(|error| failed(&error))?;
             let read = move || {
                 let layers = Layers::read(file.as_deref(), flags.clone(), env.clone())?;
-                config::for_run(&layers)
+                read_as(&layers)
             };
             runtime.block_on(Box::pin(run(config, read)))
         }
@@ -148,11 +156,12 @@ fn carried(error: PortableError) -> (u8, String) {
     (code, error.to_string())
 }
 
-/// An agent of either kind.
+/// An agent of any kind.
 enum Running {
     File(Box<Agent>),
     #[cfg(feature = "dynamodb")]
     Table(TableAgent),
+    Follow(Box<FollowAgent>),
 }
 
 impl Running {
@@ -166,6 +175,10 @@ impl Running {
             Run::Table(config) => {
                 Self::Table(Box::pin(TableAgent::start_with(config, reload)).await?)
             }
+            Run::Follow(config) => {
+                let started = Box::pin(FollowAgent::start_with(config, reload)).await;
+                Self::Follow(Box::new(started?))
+            }
         })
     }
 
@@ -174,6 +187,7 @@ impl Running {
             Self::File(agent) => agent.failed().await,
             #[cfg(feature = "dynamodb")]
             Self::Table(_) => std::future::pending().await,
+            Self::Follow(_) => std::future::pending().await,
         }
     }
 
@@ -182,6 +196,7 @@ impl Running {
             Self::File(agent) => agent.stop().await,
             #[cfg(feature = "dynamodb")]
             Self::Table(agent) => agent.stop().await,
+            Self::Follow(agent) => agent.stop().await,
         }
     }
 }

@@ -90,6 +90,7 @@ fn parts(config: &Run) -> (Option<&Tokens>, Option<&Tokens>, &[Policy]) {
         }
         #[cfg(feature = "dynamodb")]
         Run::Table(config) => (None, config.read.token.as_ref(), &config.authorize),
+        Run::Follow(config) => (None, config.read.token.as_ref(), &config.authorize),
     }
 }
 

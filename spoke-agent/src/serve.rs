@@ -12,7 +12,8 @@
 //! | `authorize` | `/v1/authorize/{policy}`, for nginx and Envoy |
 //! | `watch` | `GET /v1/watch` |
 //! | `openapi` | `GET /v1/openapi.json` |
-//! | `table` | all of them but `watch`, from a table instead of a store |
+//! | `source` | the same routes of what has no store of its own, from a `Source` |
+//! | `table`, `mirrored` | the sources: a table; a mirror of another agent |
 //! | `status` | `/v1/status`, `/healthz`, `/readyz`, `/metrics` |
 //!
 //! An answer must never say "no such key" but from the store's own knowledge: everything that goes wrong here is a 4xx
@@ -24,8 +25,10 @@ mod batch;
 mod direct;
 mod element;
 pub mod gate;
+pub mod mirrored;
 mod one;
 pub mod openapi;
+pub mod source;
 mod status;
 #[cfg(feature = "dynamodb")]
 pub mod table;

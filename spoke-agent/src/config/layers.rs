@@ -12,6 +12,8 @@ use toml::de::{DeTable, DeValue};
 
 /// The key of the file under which the policies stand.
 const AUTHORIZE: &str = "authorize";
+/// Keys with more than one value; in flags and in the environment there are commas between them.
+const LISTS: [&str; 4] = ["peers", "from", "kinds", "tenants"];
 
 /// A value as it was written, and where.
 #[derive(Debug, Clone)]
@@ -151,14 +153,18 @@ impl Set {
         }
     }
 
+    /// Texts with commas between them.
+    pub(super) fn list(&self) -> Vec<String> {
+        let all = self.value.split(',').map(str::trim);
+        all.filter(|text| !text.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+
     /// Addresses with commas between them.
     pub(super) fn addresses(&self) -> Result<Vec<String>, ConfigError> {
-        let all = self
-            .value
-            .split(',')
-            .map(str::trim)
-            .filter(|text| !text.is_empty());
-        let checked = all.map(|text| {
+        let all = self.list();
+        let checked = all.iter().map(|text| {
             let text = text.trim_end_matches('/');
             let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
             match rest.is_some_and(|host| host.contains(':')) {
@@ -260,8 +266,11 @@ fn from_file(path: &Path) -> Result<FromFile, ConfigError> {
 }
 
 fn scalar(key: &str, value: &DeValue<'_>) -> Result<String, String> {
-    if let ("peers", DeValue::Array(list)) = (key, value) {
+    if let (true, DeValue::Array(list)) = (LISTS.contains(&key), value) {
         let texts = list.iter().map(|one| match one.get_ref() {
+            DeValue::String(text) if text.contains(',') => {
+                Err(format!("has {text:?}, and nothing in it can have a comma"))
+            }
             DeValue::String(text) => Ok(text.to_string()),
             other => Err(format!(
                 "must be a list of texts, and has {} in it",
@@ -279,7 +288,7 @@ fn scalar(key: &str, value: &DeValue<'_>) -> Result<String, String> {
     match (key.ends_with("_mib") || key.ends_with("_seconds"), value) {
         (true, DeValue::Integer(number)) => Ok(number.to_string()),
         (true, other) => Err(format!("must be a whole number, not {}", type_of(other))),
-        (false, other) if key == "peers" => {
+        (false, other) if LISTS.contains(&key) => {
             Err(format!("must be a list of texts, not {}", type_of(other)))
         }
         (false, DeValue::String(text)) => Ok(text.to_string()),

@@ -1,6 +1,6 @@
 //! The keys of an agent that answers from a table.
 
-use super::{ConfigError, Layers};
+use super::{ConfigError, Layers, none};
 
 /// Keys that only a table has.
 const OF_TABLES: [&str; 5] = [
@@ -13,16 +13,7 @@ const OF_TABLES: [&str; 5] = [
 
 /// Sees that no key is set that only a table has.
 pub(super) fn none_of(layers: &Layers) -> Result<(), ConfigError> {
-    none(layers, &OF_TABLES, "dynamodb")
-}
-
-fn none(layers: &Layers, keys: &[&'static str], store: &str) -> Result<(), ConfigError> {
-    for key in keys {
-        if let Some(set) = layers.optional(key)? {
-            return Err(set.bad(format!("belongs to store = {store:?}; remove it")));
-        }
-    }
-    Ok(())
+    none(layers, OF_TABLES, "store = \"dynamodb\"")
 }
 
 #[cfg(feature = "dynamodb")]
@@ -31,7 +22,7 @@ pub use with_tables::*;
 #[cfg(feature = "dynamodb")]
 mod with_tables {
     use super::super::authorize::Policy;
-    use super::super::{MAX_CACHE_MIB, ReadConfig, for_serving, region};
+    use super::super::{MAX_CACHE_MIB, ReadConfig, follow, for_serving, region};
     use super::*;
     use crate::reader::table::TableReaderConfig;
     use contexts_dynamodb::client::TableConfig;
@@ -63,7 +54,8 @@ mod with_tables {
 
     /// What the layers say, for `run` with a table.
     pub fn for_run(layers: &Layers) -> Result<TableRunConfig, ConfigError> {
-        none(layers, &OF_FILES, "file")?;
+        none(layers, OF_FILES, "store = \"file\"")?;
+        follow::none_of(layers)?;
         let text = |key| Ok::<_, ConfigError>(layers.optional(key)?.map(|set| set.value));
         let table = TableConfig {
             table: layers.required("table")?.value,

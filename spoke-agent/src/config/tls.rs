@@ -90,7 +90,7 @@ pub(super) fn none_is_plain(
             )));
         }
     }
-    for key in ["peers", "endpoint"] {
+    for key in ["peers", "endpoint", "from"] {
         let Some(set) = layers.optional(key)? else {
             continue;
         };

@@ -121,6 +121,28 @@ impl Shown {
     }
 }
 
+/// What the mirror has, for whoever answers others from it. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Mirrored {
+    shown: Arc<Shown>,
+    clock: Clock,
+}
+
+impl Mirrored {
+    /// One state of the mirror, none as long as there is no whole copy; and the time since the moment up to which every
+    /// change at the hub is in it.
+    pub(crate) fn now(&self) -> (Option<Arc<Index>>, Option<Duration>) {
+        // Taken before the state, so that the state has at least what it speaks of.
+        let fresh = self.shown.fresh();
+        let index = self.shown.index.load_full();
+        let micros = fresh.map(|fresh| fresh.micros_until(self.clock.reading()));
+        (
+            index,
+            micros.map(|micros| Duration::from_micros(micros as u64)),
+        )
+    }
+}
+
 /// Reads a mirror of an agent. It follows until it is stopped or dropped.
 pub struct Follower {
     shown: Arc<Shown>,
@@ -202,6 +224,14 @@ impl Follower {
             self.options.reply_at(answer, fresh, now)
         };
         keys.iter().map(one).collect()
+    }
+
+    /// The mirror without what follows.
+    pub(crate) fn mirrored(&self) -> Mirrored {
+        Mirrored {
+            shown: self.shown.clone(),
+            clock: self.clock,
+        }
     }
 
     /// Stops following and writes down what it has.

@@ -43,6 +43,8 @@ pub struct Facts {
     pub complete: Vec<Kind>,
     /// The moment up to which every change is here.
     pub fresh: Option<Fresh>,
+    /// The highest version of which nothing was under way to the agent.
+    pub position: Version,
 }
 
 #[derive(Debug, Clone)]
@@ -101,6 +103,7 @@ impl Mirror {
     pub fn of(contexts: Vec<Known>, facts: Facts) -> Self {
         let mut index = Index::of(contexts, Vec::new(), true);
         index.as_of(0, &facts.complete);
+        index.reaches(facts.position);
         Self {
             index,
             facts,
@@ -132,7 +135,7 @@ impl Mirror {
             }
             "sync" => return self.end_copy(event, now),
             "state" => {
-                self.note(state(event)?, now);
+                self.note(state(event)?, now)?;
                 return Ok(Step::Noted);
             }
             "error" => return Err(format!("the agent says {}", event.data)),
@@ -174,16 +177,19 @@ impl Mirror {
         self.facts.cursor = Some(id);
         self.facts.high = self.facts.high.max(copy.high);
         self.facts.fresh = None;
-        self.note(state, now);
+        self.note(state, now)?;
         Ok(Step::Replaced)
     }
 
-    fn note(&mut self, state: State, now: Reading) {
+    fn note(&mut self, state: State, now: Reading) -> Result<(), Nonsense> {
+        self.facts.position = state.position.parse()?;
         let fresh = state.age.map(|age| Fresh::before(now, age));
         // Delay on the way makes it look younger than it is to nobody: the agent counted before it sent.
         self.facts.fresh = fresh.max(self.facts.fresh);
         self.facts.complete = state.complete;
         self.index.as_of(0, &self.facts.complete);
+        self.index.reaches(self.facts.position);
+        Ok(())
     }
 }
 

@@ -28,6 +28,7 @@ pub struct Index {
     /// Kinds of which an unknown key does not exist.
     complete: Arc<[Kind]>,
     commit: u64,
+    position: Version,
     bytes: usize,
     is_whole: bool,
 }
@@ -108,6 +109,24 @@ impl Index {
         }
     }
 
+    /// Of a mirror: the highest version of which nothing was under way to what it mirrors. The position of a store is told by
+    /// its writer.
+    pub fn reaches(&mut self, position: Version) {
+        self.position = position;
+    }
+
+    /// What [`Index::reaches`] said last.
+    pub fn position(&self) -> Version {
+        self.position
+    }
+
+    /// What is known of a key, and what it means if nothing is. Of a part this is the answer only for what is in it.
+    pub fn look_up(&self, kind: &str, key: &str) -> Lookup {
+        let known = self.get(kind, key);
+        let versions = known.and_then(|known| self.versions(known));
+        Lookup::of(known, versions, self.is_complete(kind))
+    }
+
     /// What is known of a key.
     pub fn get(&self, kind: &str, key: &str) -> Option<&Known> {
         self.contexts.get((kind.as_bytes(), key.as_bytes()))
@@ -132,6 +151,11 @@ impl Index {
         let (kind, key) = (known.kind(), known.key());
         let value = head.version_of(kind, key);
         Some(Versions { value, bundle })
+    }
+
+    /// The kinds of which an unknown key does not exist.
+    pub fn complete(&self) -> &[Kind] {
+        &self.complete
     }
 
     /// Whether an unknown key of this kind does not exist.

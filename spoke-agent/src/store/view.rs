@@ -135,12 +135,11 @@ impl View {
             }
             Self::Memory(index) | Self::Part(index, _) => index,
         };
-        match (index.get(kind, key), self) {
-            (None, Self::Part(_, snapshot)) => snapshot.look_up(kind, key),
-            (known, _) => {
-                let versions = known.and_then(|known| index.versions(known));
-                Ok(Lookup::of(known, versions, index.is_complete(kind)))
+        match self {
+            Self::Part(_, snapshot) if index.get(kind, key).is_none() => {
+                snapshot.look_up(kind, key)
             }
+            _ => Ok(index.look_up(kind, key)),
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::support::file;
 use insta::assert_snapshot;
 use spoke_agent::config::authorize::Hash;
-use spoke_agent::config::{Flags, Layers, RunConfig, for_file_run};
+use spoke_agent::config::{Flags, Layers, Run, RunConfig, for_file_run, for_follow};
 use std::collections::BTreeMap;
 use tempfile::TempDir;
 
@@ -81,7 +81,7 @@ fn a_value_can_come_from_a_file_and_its_last_line_break_is_not_part_of_it() {
 #[test]
 fn keys_that_are_unknown_missing_or_mistyped_are_named_with_their_place() {
     assert_snapshot!(with("read_lisen = \"127.0.0.1:1\""), @r#"agent.toml:7: there is no key "read_lisen"; did you mean "read_listen"?"#);
-    assert_snapshot!(with("colour = \"red\""), @r#"agent.toml:7: there is no key "colour"; the keys are region, data, push_listen, push_token, push_token_next, push_cert, push_key, push_client_ca, read_listen, read_token, read_token_next, read_cert, read_key, read_socket, peers, insecure, cache_mib, memory_mib, store, table, aws_region, endpoint, role_arn, refresh_seconds, authorize"#);
+    assert_snapshot!(with("colour = \"red\""), @r#"agent.toml:7: there is no key "colour"; the keys are region, data, push_listen, push_token, push_token_next, push_cert, push_key, push_client_ca, read_listen, read_token, read_token_next, read_cert, read_key, read_socket, peers, insecure, cache_mib, memory_mib, store, table, aws_region, endpoint, role_arn, refresh_seconds, from, from_token, from_ca, kinds, tenants, authorize"#);
     assert_snapshot!(with("cache_mib = \"much\""), @"agent.toml:7: cache_mib must be a whole number, not a text");
     assert_snapshot!(with("cache_mib = 0"), @r#"agent.toml:7: cache_mib must be a whole number from 1 to 1048576, not "0""#);
     assert_snapshot!(with("read_token = 5"), @"agent.toml:7: read_token must be a text in quotes, not a number");
@@ -126,6 +126,38 @@ fn nothing_leaves_the_machine_in_plain_text_unless_that_is_asked_for() {
         "{open}\npush_cert = \"a.pem\"\npush_key = \"b.pem\"\npush_client_ca = \"c.pem\"\npeers = [\"https://a:1\"]"
     ));
     assert!(secure.push_tls.is_some() && secure.peers_tls.ca.is_some());
+}
+
+fn follow(text: &str) -> Result<Run, String> {
+    let dir = TempDir::new().expect("a directory");
+    let path = file(dir.path(), "agent.toml", text);
+    let layers = Layers::read(Some(&path), vec![], env(&[]));
+    let config = layers.and_then(|layers| for_follow(&layers));
+    let place = dir.path().display().to_string() + "/";
+    config.map_err(|error| error.to_string().replace(&place, ""))
+}
+
+#[test]
+fn what_a_follower_and_an_agent_do_not_have_in_common_is_refused_by_the_other() {
+    let wrong = |lines: &str| {
+        let text = format!("region = \"eu\"\nread_socket = \"/run/f.sock\"\n{lines}\n");
+        follow(&text).expect_err("wrong")
+    };
+    assert_snapshot!(with("kinds = [\"k\"]"), @"agent.toml:7: kinds belongs to `spoke-agent follow`; remove it");
+    assert_snapshot!(wrong("from = [\"unix:/a\"]\npush_token = \"t\""), @"agent.toml:4: push_token belongs to `spoke-agent run`; remove it");
+    assert_snapshot!(wrong(""), @"from is not set; write it into the configuration file, or set HUBCAST_AGENT_FROM or --from");
+    assert_snapshot!(wrong("from = [\"unix:/a\", \"10.0.0.2:7521\"]"), @r#"agent.toml:3: from has "10.0.0.2:7521", which is no address; one looks like unix:/run/hubcast/eu-west-1.sock or http://10.0.0.2:7521, where that agent has its read_socket or read_listen"#);
+    assert_snapshot!(wrong("from = [\"http://127.0.0.1:1\", \"http://10.0.0.2:7521\"]"), @"agent.toml:3: from has http://10.0.0.2:7521, which is not loopback and not encrypted: use https, or set insecure = true where the network itself is trusted");
+    assert_snapshot!(wrong("from = [\"unix:/a\"]\ntenants = [\"a,b\"]"), @r#"agent.toml:4: tenants has "a,b", and nothing in it can have a comma"#);
+    assert_snapshot!(wrong("from = [\"unix:/a\"]\nkinds = [\"a b\"]"), @"");
+    let good = follow(
+        "region = \"eu\"\nread_socket = \"/run/f.sock\"\nfrom = [\"unix:/a\", \"https://b:1\"]\n",
+    );
+    let Ok(Run::Follow(good)) = good else {
+        panic!("{good:?}");
+    };
+    assert_eq!(good.follower.agents, ["unix:/a", "https://b:1"]);
+    assert_eq!(good.follower.file, None);
 }
 
 /// With a policy that ends with these lines; the first of them is line 12.

@@ -20,6 +20,7 @@ mod recorded;
 mod redo_log;
 mod reload;
 mod sessions;
+mod sidecar;
 mod silence;
 mod support;
 mod watch;

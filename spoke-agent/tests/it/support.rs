@@ -2,7 +2,7 @@
 
 mod process;
 
-pub use process::{Process, program, program_of, program_on};
+pub use process::{Process, Sidecar, program, program_of, program_on};
 
 use contexts::bundle::{Bundle, Context, Held, HeldKind, HoldReason};
 use contexts::digest::{Buckets, DigestKey};

@@ -135,12 +135,16 @@ fn every_variable_and_file_that_they_name_exists() -> Result<()> {
         "ops/systemd/hubcast-agent@.service",
         "ops/kubernetes/region/kustomization.yaml",
         "ops/kubernetes/region/agent.yaml",
+        "ops/kubernetes/sidecar/kustomization.yaml",
+        "ops/kubernetes/sidecar/follower.yaml",
     ];
-    let help = Command::new(program("spoke-agent")?)
-        .args(["run", "--help"])
-        .output()?;
-    let help = said(&help);
     for file in files {
+        let command = match file.contains("/sidecar/") {
+            true => "follow",
+            false => "run",
+        };
+        let mut help = Command::new(program("spoke-agent")?);
+        let help = said(&help.args([command, "--help"]).output()?);
         for key in variables(&read(file)?) {
             let flag = format!("--{}", key.replace('_', "-"));
             let is_there = |with: &str| help.contains(&format!("{flag}{with}"));
@@ -219,7 +223,7 @@ fn what_the_files_of_the_sample_have_in_common_is_the_same() -> Result<()> {
 
 #[test]
 fn kubectl_takes_the_manifests() -> Result<()> {
-    for part in ["hub", "region"] {
+    for part in ["hub", "region", "sidecar"] {
         let folder = format!("ops/kubernetes/{part}");
         let mut kubectl = tool("kubectl", "HUBCAST_KUBECTL");
         kubectl.args(["kustomize", &folder]).current_dir(root());
@@ -228,7 +232,9 @@ fn kubectl_takes_the_manifests() -> Result<()> {
         };
         let said = said(&output);
         assert!(output.status.success(), "{said}");
-        assert!(said.contains("readOnlyRootFilesystem: true"), "{said}");
+        // Each container is hardened.
+        let hardened = said.matches("readOnlyRootFilesystem: true").count();
+        assert_eq!(hardened, said.matches(" image: ").count(), "{said}");
     }
     Ok(())
 }

@@ -59,6 +59,7 @@ struct Stored {
     high: Version,
     complete: Vec<Kind>,
     fresh: Option<StoredFresh>,
+    position: Version,
 }
 
 enum Save {
@@ -226,6 +227,7 @@ fn load(database: &Database, query: &str, clock: Clock) -> Result<Mirror, redb::
         fresh: stored
             .fresh
             .map(|fresh| fresh.on_this_boot(now, wall_micros())),
+        position: stored.position,
     };
     Ok(Mirror::of(all, facts))
 }
@@ -289,6 +291,7 @@ impl File {
             high: facts.high,
             complete: facts.complete.clone(),
             fresh: facts.fresh.map(|fresh| fresh.to_stored(now, wall_micros())),
+            position: facts.position,
         };
         // These types are never refused.
         let bytes = postcard::to_stdvec(&stored).unwrap_or_default();

@@ -1,6 +1,7 @@
-//! An agent as a process of its own: started, killed, stopped, limited.
+//! An agent as a process of its own: started, killed, stopped, limited; and a follower of one.
 
 use super::{Hub, REGION, TOKEN, client, status_and_body};
+use reqwest::{Client, Method, RequestBuilder};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -62,6 +63,22 @@ fn limited(program: &Command, blocks: u32) -> Command {
     shell
 }
 
+/// Starts a program and waits for its line that says it is ready.
+fn until_ready(mut command: Command) -> (Child, serde_json::Value) {
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("starts");
+    let mut lines = BufReader::new(child.stderr.take().expect("stderr")).lines();
+    let ready = loop {
+        let line = lines.next().expect("a line before the end").expect("text");
+        let parsed: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        if parsed["message"] == "ready" {
+            break parsed;
+        }
+    };
+    // What it logs later is read, so that it never waits for a full pipe.
+    std::thread::spawn(move || lines.for_each(drop));
+    (child, ready)
+}
+
 impl Process {
     /// Starts the program and waits for its line that says it is ready.
     pub fn start(dir: &Path, failpoint: Option<&str>) -> Self {
@@ -78,18 +95,8 @@ impl Process {
     }
 
     pub fn spawn(mut command: Command) -> Self {
-        command.arg("run").stderr(Stdio::piped());
-        let mut child = command.spawn().expect("starts");
-        let mut lines = BufReader::new(child.stderr.take().expect("stderr")).lines();
-        let ready: serde_json::Value = loop {
-            let line = lines.next().expect("a line before the end").expect("text");
-            let parsed: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-            if parsed["message"] == "ready" {
-                break parsed;
-            }
-        };
-        // What it logs later is read, so that it never waits for a full pipe.
-        std::thread::spawn(move || lines.for_each(drop));
+        command.arg("run");
+        let (child, ready) = until_ready(command);
         let address = |name: &str| {
             let text = ready[name].as_str().expect("an address");
             text.parse().expect("an address")
@@ -139,6 +146,54 @@ impl Process {
 }
 
 impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A follower as a process of its own, which answers over a Unix socket.
+pub struct Sidecar {
+    child: Child,
+    client: Client,
+}
+
+impl Sidecar {
+    /// Follows these agents and answers at this socket, with these arguments beside.
+    pub fn start(from: &str, socket: &Path, args: &[&str]) -> Self {
+        let mut command = program();
+        command.args(["follow", "--log-format", "json", "--region", REGION]);
+        command.args(["--from", from]).args(args);
+        command.arg("--read-socket").arg(socket);
+        let (child, _) = until_ready(command);
+        let client = Client::builder().no_proxy().unix_socket(socket).build();
+        Self {
+            child,
+            client: client.expect("a client"),
+        }
+    }
+
+    /// A request for this path.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client
+            .request(method, format!("http://follower{path}"))
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let asked = self.request(Method::GET, path).send().await;
+        status_and_body(asked.expect("an answer")).await
+    }
+
+    /// Ends it in order.
+    pub fn stop(mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("sent");
+        assert!(self.child.wait().expect("ends").success());
+    }
+}
+
+impl Drop for Sidecar {
     fn drop(&mut self) {
         // It may have ended by itself.
         let _ = self.child.kill();
