@@ -70,8 +70,15 @@ fn refused(call: &[String]) -> Option<String> {
             true => publisher::cli::Cli::try_parse_from(call).err(),
             false => spoke_agent::cli::Cli::try_parse_from(call).err(),
         };
-        // One that is only mentioned lacks what it would be about.
-        let parsed = parsed.filter(|e| e.kind() != ErrorKind::MissingRequiredArgument);
+        // One that is only mentioned lacks what it would be about, or has a word in capitals in its place.
+        let stands_for =
+            |word: &String| word.len() > 1 && word.chars().all(|c| c.is_ascii_uppercase());
+        let is_outline = |e: &clap::Error| match e.kind() {
+            ErrorKind::MissingRequiredArgument => true,
+            ErrorKind::InvalidValue => call.iter().any(stands_for),
+            _ => false,
+        };
+        let parsed = parsed.filter(|e| !is_outline(e));
         return parsed.map(|e| e.to_string());
     }
     let known = flags(&command);
