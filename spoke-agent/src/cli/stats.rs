@@ -16,43 +16,52 @@ pub async fn stats(read: &ReadConfig, json: bool) -> Result<String, String> {
     })
 }
 
+/// What is not there is nothing that such an agent has: one before a table has no file, a follower has no store.
 fn for_people(status: &Value) -> String {
-    let text = |name: &str| match &status[name] {
-        Value::Null => "none".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+    let text = |name: &str| {
+        status.get(name).map(|value| match value {
+            Value::Null => "none".to_owned(),
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        })
     };
-    let seconds = |name: &str| status[name].as_f64();
-    let mut lines = vec![
+    let seconds = |name: &str| status.get(name).map(Value::as_f64);
+    let lines = [
         ("region", text("region")),
+        ("follows", status.get("follows").map(list)),
+        ("table", text("table")),
         ("store", text("store")),
         ("release", text("release")),
-        ("ready", ready(status)),
+        ("ready", Some(ready(status))),
         ("contexts", text("contexts")),
         ("bundles", text("bundles")),
+        ("file", status.get("file_bytes").map(size)),
+        ("memory", status.get("memory").map(memory)),
+        ("cache", status.get("cache").map(cache)),
+        ("position", text("position")),
+        (
+            "age",
+            seconds("age_seconds").map(|age| age.map_or("unknown".into(), duration)),
+        ),
+        (
+            "last push",
+            seconds("last_push_seconds").map(|then| {
+                then.map_or("none since the start".into(), |then| {
+                    format!("{} ago", duration(then))
+                })
+            }),
+        ),
+        ("granted epoch", text("granted_epoch")),
     ];
-    match status["table"].as_str() {
-        Some(table) => lines.extend([
-            ("table", table.to_owned()),
-            ("cache", cache(&status["cache"])),
-        ]),
-        None => lines.extend([
-            ("file", size(&status["file_bytes"])),
-            ("memory", memory(&status["memory"])),
-        ]),
-    }
-    let age = seconds("age_seconds").map_or("unknown".into(), duration);
-    lines.extend([("position", text("position")), ("age", age)]);
-    if status["table"].is_null() {
-        let last_push = seconds("last_push_seconds")
-            .map_or("none since the start".into(), |then| {
-                format!("{} ago", duration(then))
-            });
-        lines.push(("last push", last_push));
-    }
-    lines.push(("granted epoch", text("granted_epoch")));
-    let lines = lines.iter().map(|(name, text)| format!("{name:<15}{text}"));
+    let lines = lines.into_iter();
+    let lines = lines.filter_map(|(name, text)| Some(format!("{name:<15}{}", text?)));
     lines.collect::<Vec<_>>().join("\n")
+}
+
+fn list(texts: &Value) -> String {
+    let texts = texts.as_array().into_iter().flatten();
+    let texts: Vec<&str> = texts.filter_map(Value::as_str).collect();
+    texts.join(", ")
 }
 
 /// What an agent before a table keeps of it.
@@ -62,11 +71,8 @@ fn cache(cache: &Value) -> String {
 }
 
 fn ready(status: &Value) -> String {
-    let kinds = status["synced_kinds"].as_array();
-    let kinds = kinds.into_iter().flatten().filter_map(Value::as_str);
-    let kinds: Vec<&str> = kinds.collect();
     match status["ready"] == true {
-        true => format!("yes, in step for {}", kinds.join(", ")),
+        true => format!("yes, in step for {}", list(&status["synced_kinds"])),
         false => "no, it was never in step with the hub".into(),
     }
 }
@@ -113,7 +119,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn of_a_table_there_is_no_file_and_no_push() {
+    fn what_an_agent_has_not_is_not_shown() {
         let status = json!({
             "region": "r", "table": "dynamodb://r/hubcast", "cache": { "contexts": 7, "bytes": 1_536 },
             "ready": true, "synced_kinds": ["k"], "contexts": 9, "age_seconds": 1.0,
@@ -121,6 +127,9 @@ mod tests {
         let text = for_people(&status);
         assert!(text.contains("7 contexts in 1.5 KiB") && text.contains("dynamodb://r/hubcast"));
         assert!(!text.contains("file") && !text.contains("push"), "{text}");
+        let status = json!({ "region": "r", "follows": ["http://a", "http://b"], "ready": false });
+        let text = for_people(&status);
+        assert!(text.contains("http://a, http://b") && !text.contains("store"));
     }
 
     #[test]
