@@ -269,7 +269,7 @@ fn tenant<'a>(table: &'a Table, first: &'a Column, key: usize) -> (&'a Column, S
         columns.find(|c| plain(&c.name) == *wanted)
     });
     if let Some(column) = named {
-        return (column, format!("whose a row is says {}", column.name));
+        return (column, format!("{} says whose a row is", column.name));
     }
     let is_tenant = |relation: &str| TENANT_TABLES.contains(&singular(&plain(relation)).as_str());
     let mut references = table.references.iter();
@@ -278,7 +278,10 @@ fn tenant<'a>(table: &'a Table, first: &'a Column, key: usize) -> (&'a Column, S
         let column = table.columns.iter().find(|c| c.name == r.column)?;
         Some((
             column,
-            format!("whose a row is says {}, which refers to {}", r.column, r.to),
+            format!(
+                "{}, which refers to {}, says whose a row is",
+                r.column, r.to
+            ),
         ))
     });
     if let Some(found) = referring {

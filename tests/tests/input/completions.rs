@@ -27,7 +27,7 @@ fn a_shell_completes_commands() -> Result<()> {
             // As bash calls what `complete -F` names.
             let script = format!(
                 "source \"$1\"; COMP_WORDS=({name} {typed}); COMP_CWORD=1; \
-                 f=$(complete -p {name}); f=${{f#*-F }}; \"${{f%% *}}\" {name} {typed} {name}; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+                 $(complete -p {name} | sed 's/.*-F \\([^ ]*\\).*/\\1/') {name} {typed} {name}; printf '%s\\n' \"${{COMPREPLY[@]}}\""
             );
             let output = Command::new("bash")
                 .args(["-c", &script, "bash"])
