@@ -149,7 +149,7 @@ fn what_a_follower_and_an_agent_do_not_have_in_common_is_refused_by_the_other() 
     assert_snapshot!(wrong("from = [\"unix:/a\", \"10.0.0.2:7521\"]"), @r#"agent.toml:3: from has "10.0.0.2:7521", which is no address; one looks like unix:/run/hubcast/eu-west-1.sock or http://10.0.0.2:7521, where that agent has its read_socket or read_listen"#);
     assert_snapshot!(wrong("from = [\"http://127.0.0.1:1\", \"http://10.0.0.2:7521\"]"), @"agent.toml:3: from has http://10.0.0.2:7521, which is not loopback and not encrypted: use https, or set insecure = true where the network itself is trusted");
     assert_snapshot!(wrong("from = [\"unix:/a\"]\ntenants = [\"a,b\"]"), @r#"agent.toml:4: tenants has "a,b", and nothing in it can have a comma"#);
-    assert_snapshot!(wrong("from = [\"unix:/a\"]\nkinds = [\"a b\"]"), @"");
+    assert_snapshot!(wrong("from = [\"unix:/a\"]\nkinds = [\"a b\"]"), @r#"agent.toml:4: kinds "a b" is not a valid kind: a kind is a-z followed by a-z, 0-9 and _"#);
     let good = follow(
         "region = \"eu\"\nread_socket = \"/run/f.sock\"\nfrom = [\"unix:/a\", \"https://b:1\"]\n",
     );

@@ -112,6 +112,7 @@ fn questions() -> Vec<(Method, &'static str, &'static str)> {
 
 /// Asks both of them everything, with every bound and every credential.
 async fn agree(agent: &Process, sidecar: &Sidecar) {
+    let gateway = client();
     for (method, path, body) in questions() {
         for (name, value) in [
             ("accept", "*/*"),
@@ -124,9 +125,7 @@ async fn agree(agent: &Process, sidecar: &Sidecar) {
         ] {
             let asked = |request: RequestBuilder| request.header(name, value).body(body).send();
             let url = format!("http://{}{path}", agent.read);
-            let at_agent = client()
-                .request(method.clone(), url)
-                .bearer_auth("gateways");
+            let at_agent = gateway.request(method.clone(), url).bearer_auth("gateways");
             let at_sidecar = sidecar.request(method.clone(), path).bearer_auth("own");
             let at_agent = said(asked(at_agent).await.expect("an answer")).await;
             let at_sidecar = said(asked(at_sidecar).await.expect("an answer")).await;

@@ -13,7 +13,7 @@ use contexts::push::{
 };
 use contexts::version::{Holder, SessionId, SyncId, Term, Version};
 use hubcast_tls::client::ClientFiles;
-use reqwest::{Client, Response};
+use reqwest::{Client, ClientBuilder, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::Digest;
@@ -89,8 +89,12 @@ pub fn version(epoch: u64, n: u64) -> Version {
 }
 
 pub fn client() -> Client {
+    builder().build().expect("a client")
+}
+
+fn builder() -> ClientBuilder {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::builder().no_proxy().build().expect("a client")
+    Client::builder().no_proxy()
 }
 
 /// The writer of a hub, in a session or before one.

@@ -167,7 +167,7 @@ impl Sidecar {
         command.args(["--from", from]).args(args);
         command.arg("--read-socket").arg(socket);
         let (child, _) = until_ready(command);
-        let client = Client::builder().no_proxy().unix_socket(socket).build();
+        let client = super::builder().unix_socket(socket).build();
         Self {
             child,
             client: client.expect("a client"),
