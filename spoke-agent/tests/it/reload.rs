@@ -20,7 +20,6 @@ async fn status(process: &Process, path: &str, token: &str) -> u16 {
         .header("x-hubcast-token", token)
         .header("x-api-key", "a");
     asked
-        .header("x-api-key", "a")
         .bearer_auth(token)
         .send()
         .await
