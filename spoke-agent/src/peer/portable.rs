@@ -3,9 +3,9 @@
 //!
 //! | bytes | what |
 //! | --- | --- |
-//! | 16 | [`MAGIC`] |
-//! | 4 | [`FORMAT`], little-endian |
-//! | many | parts as in a copy, each after its length (4 bytes): [`Header`], the rows, how many parts came before |
+//! | 16 | `MAGIC` |
+//! | 4 | `FORMAT`, little-endian |
+//! | many | parts as in a copy, each after its length (4 bytes): `Header`, the rows, how many parts came before |
 //! | 32 | BLAKE3 of all before |
 //!
 //! It must never make a part of a file count: the digest is compared before the first row is taken, and the facts are
