@@ -169,8 +169,9 @@ impl Mirror {
         let (Some(copy), Some(id)) = (self.copy.take(), event.id.clone()) else {
             return Err("the end of a copy that did not begin".into());
         };
-        let position: Version = state.position.parse()?;
-        if position.max(copy.high) < self.facts.high {
+        // Not what the copy has: an agent may have the newest version of one tenant and lack an older one of another, and both
+        // were shown here.
+        if state.position.parse::<Version>()? < self.facts.high {
             return Ok(Step::Refused);
         }
         self.index = copy.index;
@@ -300,4 +301,43 @@ fn micros(seconds: &str) -> Result<i64, Nonsense> {
         .checked_mul(1_000_000)
         .and_then(|micros| micros.checked_add(part))
         .ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A copy: of two tenants, each with one context of this version, from an agent at this position.
+    fn copied(mirror: &mut Mirror, versions: [&str; 2], position: &str) -> Step {
+        let now = Reading { boot: 1, micros: 1 };
+        mirror.begin();
+        let mut hear = |name: &str, data: String, id: Option<&str>| {
+            let event = Event {
+                name: name.to_owned(),
+                data,
+                id: id.map(ToOwned::to_owned),
+            };
+            mirror.hear(&event, now).expect("is understood")
+        };
+        hear("copy", "{}".to_owned(), None);
+        for (tenant, version) in ["a", "b"].into_iter().zip(versions) {
+            let put = format!(
+                r#"{{"kind":"k","key":"{tenant}","tenant":"{tenant}","version":"{version}","value":1}}"#
+            );
+            hear("put", put, None);
+        }
+        let state = format!(r#"{{"age":0.0,"position":"{position}","complete":["k"]}}"#);
+        hear("sync", state, Some("1-0000000000000001"))
+    }
+
+    /// Would catch a follower that goes back for one tenant because another agent has the newest version of another one.
+    #[test]
+    fn what_an_agent_has_of_one_tenant_says_nothing_of_another() {
+        let mut mirror = Mirror::default();
+        assert_eq!(copied(&mut mirror, ["1.5", "1.6"], "1.6"), Step::Replaced);
+        assert_eq!(copied(&mut mirror, ["1.4", "1.6"], "1.3"), Step::Refused);
+        let shown = mirror.index.get("k", "a").and_then(Known::version);
+        assert_eq!(shown, "1.5".parse().ok());
+        assert_eq!(copied(&mut mirror, ["1.5", "1.6"], "1.6"), Step::Replaced);
+    }
 }
