@@ -1,7 +1,6 @@
 //! `spoke-agent`: arguments, configuration, logs, and the exit code. Everything else is in the library.
 
 use clap::{CommandFactory, Parser};
-use mimalloc::MiMalloc;
 use spoke_agent::agent::{Agent, StartError};
 use spoke_agent::cli::list::{self, Asked};
 use spoke_agent::cli::out::{self, Stop};
@@ -19,11 +18,6 @@ use std::io::Write;
 use std::process::ExitCode;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
-
-/// Builds and pushes come and go by the megabyte. The system's allocator gives such memory back each time and takes it again
-/// page by page, which was a third of the time of a scan (`ops/decisions/0015`).
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// It ran, but did not succeed.
 const FAILED: u8 = 1;
