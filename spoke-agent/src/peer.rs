@@ -22,7 +22,7 @@ use crate::store::redb::StoreError;
 use contexts::digest::DigestKey;
 use contexts::name::{Kind, Region};
 use contexts::version::{SyncId, Term, Version};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Asks for a copy.
 #[derive(Debug, Serialize, Deserialize)]
@@ -79,6 +79,15 @@ struct Known {
     /// Seconds since the moment up to which every change is in the copy.
     age: Option<f64>,
     beat: u64,
+}
+
+/// A part, or another piece of a copy, which must be all of these bytes: what follows would be of another release.
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((part, [])) => Ok(part),
+        Ok(_) => Err("a part of another release".into()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Why there is no copy.

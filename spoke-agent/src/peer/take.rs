@@ -1,6 +1,6 @@
 //! Fills an empty store from a peer.
 
-use super::{Copy, FORM, FORMAT_IS, Facts, Part, PeerError};
+use super::{Copy, FORM, FORMAT_IS, Facts, Part, PeerError, decode};
 use crate::client::{self, chain};
 use crate::clock::{Clock, wall_micros};
 use crate::store::fresh::Fresh;
@@ -274,11 +274,7 @@ impl Parts {
                     return Err(PeerError::Nonsense("a part that is too long".into()));
                 }
                 if let Some(bytes) = rest.get(..length) {
-                    let (part, rest) = postcard::take_from_bytes(bytes)
-                        .map_err(|error| PeerError::Nonsense(error.to_string()))?;
-                    if !rest.is_empty() {
-                        return Err(PeerError::Nonsense("a part of another release".into()));
-                    }
+                    let part = decode(bytes).map_err(PeerError::Nonsense)?;
                     at += 4 + length;
                     self.unread.drain(..at);
                     self.count += 1;

@@ -35,6 +35,29 @@ fn guard() -> Guard {
     guard
 }
 
+/// Would catch names of one region that are taken for those of another because they are kept once where they are the same.
+#[test]
+fn each_region_has_its_own_names_also_where_some_share_them() {
+    let regions = ["r", "s", "u"].map(|name| Region::new(name).expect("region"));
+    let mut guard = Guard::new(&regions);
+    guard.limits(GuardLimits::default());
+    let (all, few) = (bundle("a", 0..500), bundle("a", 0..10));
+    guard.read(&t("a"), [&all, &all, &few].into_iter());
+    let count = |guard: &Guard, region| {
+        let names = guard.book.published(region, &t("a"));
+        names.map(|names| names.codes().len())
+    };
+    guard.in_step(0, &QUERIES);
+    guard.in_step(2, &QUERIES);
+    let counts = [0, 1, 2].map(|region| count(&guard, region));
+    assert_eq!(counts, [Some(500), None, Some(10)]);
+    // What is published is not what a later scan reads; of the others it is.
+    guard.read(&t("a"), [&few, &few, &all].into_iter());
+    guard.in_step(1, &QUERIES);
+    let counts = [0, 1, 2].map(|region| count(&guard, region));
+    assert_eq!(counts, [Some(500), Some(10), Some(10)]);
+}
+
 fn saw(text: &str) -> Option<Arc<Snapshot>> {
     Snapshot::parse(text).map(Arc::new)
 }

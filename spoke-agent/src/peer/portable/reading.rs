@@ -2,7 +2,7 @@
 
 use super::{DIGEST, FORMAT, Header, MAGIC, PortableError, Summary};
 use crate::clock::{Clock, wall_micros};
-use crate::peer::{Facts, Known, Part, PeerError, take};
+use crate::peer::{Facts, Known, Part, PeerError, decode, take};
 use crate::store::fresh::Fresh;
 use crate::store::redb::db::Db;
 use crate::store::redb::meta::Meta;
@@ -212,7 +212,7 @@ impl<'a> Parts<'a> {
         let mut part = vec![0; bytes];
         self.exactly(&mut part)?;
         self.count += 1;
-        postcard::from_bytes(&part).map_err(|error| self.damaged(&error.to_string()))
+        decode(&part).map_err(|why| self.damaged(&why))
     }
 
     fn exactly(&mut self, bytes: &mut [u8]) -> Result<(), PortableError> {
