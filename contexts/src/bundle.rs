@@ -303,10 +303,12 @@ impl Bundle {
 
     /// Whether the tenant has this name at the hub, published or held (but for a name that it yields).
     pub fn mentions(&self, kind: &Kind, key: &Key) -> bool {
-        let held = self.held.iter().find(|h| h.kind == *kind && h.key == *key);
+        let held = self
+            .held
+            .binary_search_by(|h| (&h.kind, &h.key).cmp(&(kind, key)));
         match held {
-            Some(held) => held.why.class() == HoldClass::Keeps,
-            None => self.has(kind, key) || self.keeps_kind(kind),
+            Ok(at) => self.held[at].why.class() == HoldClass::Keeps,
+            Err(_) => self.has(kind, key) || self.keeps_kind(kind),
         }
     }
 

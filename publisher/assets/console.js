@@ -341,7 +341,7 @@ async function drawSides(tenant, query, into, asked) {
     : !side.count ? notice("good", query.get("key") ? `${query.get("kind")} ${query.get("key")} is nowhere: neither at the hub nor in any store.` : "This tenant is nowhere: neither at the hub nor in any store.")
     : notice("good", "Every store has exactly what the hub has.");
   const value = (row, json) => (row.is_sensitive ? h("span", { class: "quiet" }, "masked") : json === null || json === undefined ? null : h("pre", {}, JSON.stringify(json, null, 1)));
-  const words = { same: "same", absent: "–", unknown: "unknown", changed: "other value", missing: "missing", extra: "not at the hub", held: "held" };
+  const words = { same: "same", absent: "–", unknown: "unknown", changed: "other value", missing: "missing", extra: "not at the hub", held: "held", kept: "kept" };
   const cell = (row, cell) => {
     const differs = ["changed", "missing", "extra", "held"].includes(cell.is);
     return h("td", { class: differs ? "differs" : null, "data-is": cell.is },
@@ -444,23 +444,24 @@ async function drawHeld() {
   const decide = (path, group) => async (event) => {
     event.target.disabled = true;
     try {
-      const answer = await ask(path, { region: group.region, kind: group.kind, reason: group.reason });
+      const kept = group.state === "dropped";
+      const answer = await ask(path, { region: group.region, kind: group.kind, reason: group.reason, kept });
       await drawHeld();
       main.prepend(notice("good", path.endsWith("approve") ? `${number(answer.contexts)} ${of[group.reason]} go out now.`
         : `${number(answer.contexts)} contexts stay as they are until the hub changes them again.`));
     } catch (error) { event.target.disabled = false; fail(error, said); }
   };
   const of = { removed: "removals", changed: "changes", budget: "new contexts" };
+  const states = { approved: "let through", dropped: "kept" };
   const keep = { removed: "Keep the values", changed: "Keep the old values", budget: "Keep them out" };
   const row = (group) => h("tr", { "data-held": `${group.region} ${group.kind}`, "data-reason": group.reason },
     h("td", {}, group.region), h("td", {}, group.kind), h("td", {}, of[group.reason]), h("td", { class: "number" }, number(group.contexts)),
     h("td", { class: "number" }, number(group.tenants)),
     h("td", {}, group.cause, h("div", { class: "quiet" }, `since ${span(group.seconds_ago)}`)),
     h("td", {}, group.examples.slice(0, 5).map(([tenant, key]) => h("div", {}, h("a", { href: `#/tenant/${encodeURIComponent(tenant)}` }, tenant), " ", h("code", {}, key)))),
-    h("td", {}, group.state === "held"
-      ? [h("button", { type: "button", class: "approve", disabled: !me.may_operate, onclick: decide("/v1/held/approve", group) }, "Let through"), " ",
-        h("button", { type: "button", class: "drop", disabled: !me.may_operate, onclick: decide("/v1/held/drop", group) }, keep[group.reason])]
-      : `${group.state} by ${group.decided_by || "–"}`));
+    h("td", {}, group.state === "held" ? null : h("div", {}, `${states[group.state]} by ${group.decided_by || "–"}`),
+      group.state !== "approved" && h("button", { type: "button", class: "approve", disabled: !me.may_operate, onclick: decide("/v1/held/approve", group) }, "Let through"), " ",
+      group.state === "held" && h("button", { type: "button", class: "drop", disabled: !me.may_operate, onclick: decide("/v1/held/drop", group) }, keep[group.reason])));
   show(h("h1", {}, "Held"), said,
     h("p", {}, "Removals and changes beyond what the guard lets pass, and new contexts beyond a tenant's budget. Regions keep what they have until somebody decides, or, for a budget, until there is room."),
     held.length === 0 ? notice("good", "Nothing is held.")

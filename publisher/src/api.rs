@@ -15,12 +15,12 @@ use crate::console::{self, pane::Pane, session::Sessions};
 use crate::delegate::{self, Stage};
 use crate::engine::{EngineView, Parts};
 use crate::source::{SourceError, audit};
+use crate::status;
 use crate::tail::Tail;
 use crate::writer::{Delivery, RegionFilter};
-use crate::{lookup, status};
 use auth::Caller;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
@@ -88,7 +88,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/tail", get(tail::tail))
         .route("/v1/diff", get(look::diff))
         .route("/v1/contexts/{kind}/{key}", get(look::context))
-        .route("/v1/tenants/{tenant}", get(read_tenant))
+        .route("/v1/tenants/{tenant}", get(look::tenant))
         .merge(console::guarded())
         .route("/v1/audit", get(stops::audit))
         .route("/v1/held", get(held::held))
@@ -310,16 +310,6 @@ async fn pass_on(api: &Api, ask: Ask) -> Result<Reply, String> {
 async fn read_status(State(api): State<Arc<Api>>) -> Response {
     let view = api.view.borrow().clone();
     Json(status::collect(&api.parts(), &api.config(), view).await).into_response()
-}
-
-async fn read_tenant(State(api): State<Arc<Api>>, Path(tenant): Path<String>) -> Response {
-    match TenantId::new(&tenant) {
-        Err(e) => problem(StatusCode::BAD_REQUEST, "bad_request", &e.to_string()),
-        Ok(tenant) => {
-            let stores = lookup::tenant(&api.parts(), &tenant).await;
-            Json(lookup::TenantEverywhere { tenant, stores }).into_response()
-        }
-    }
 }
 
 async fn ready(State(api): State<Arc<Api>>) -> Response {

@@ -310,7 +310,7 @@ async fn dispatch(context: Context, command: Command) -> Result<Exit, Stop> {
         Command::Pause(what) => pause::pause(&context, &what).await,
         Command::Resume(what) => pause::resume(&context, &what).await,
         Command::Held => held::held(&context).await,
-        Command::Approve(of) => held::approve(&context, &of).await,
+        Command::Approve { of, kept } => held::approve(&context, &of, kept).await,
         Command::Drop(of) => held::drop(&context, &of).await,
         Command::Audit { limit } => audit::run(&context, limit).await,
         Command::Decommission { region, confirm } => {

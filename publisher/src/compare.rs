@@ -3,8 +3,8 @@
 
 use crate::engine::Parts;
 use crate::source::SourceError;
-use crate::writer::{BatchId, BuildRequest, Built, HeldReport, RegionFilter, What};
-use contexts::bundle::{Context, HoldClass};
+use crate::writer::{BatchId, BuildRequest, Built, RegionFilter, What};
+use contexts::bundle::{Bundle, Context, HoldClass, HoldReason};
 use contexts::digest::{BUCKETS, Digest};
 use contexts::limits;
 use contexts::name::{Key, Kind, Region, TenantId};
@@ -24,6 +24,8 @@ pub enum Difference {
     Changed,
     /// The hub does not publish it, or another tenant owns the key: the store is not meant to have the hub's value.
     Held,
+    /// The hub has it no longer, or has another value, and the store keeps it since a person decided so.
+    Kept,
 }
 
 /// One context that differs.
@@ -68,13 +70,13 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Whether nothing differs.
+    /// Whether nothing differs but what a person wants so.
     pub fn is_clean(&self) -> bool {
-        self.problems.is_empty()
-            && self
-                .stores
-                .iter()
-                .all(|s| s.unreachable.is_none() && s.differences.is_empty())
+        let is_clean = |store: &Compared| {
+            let mut all = store.differences.iter();
+            store.unreachable.is_none() && all.all(|d| d.difference == Difference::Kept)
+        };
+        self.problems.is_empty() && self.stores.iter().all(is_clean)
     }
 }
 
@@ -126,7 +128,8 @@ pub async fn compare(
     let mut holding: BTreeSet<TenantId> = BTreeSet::new();
     let mut note = |result: &mut Comparison, built: &[Built]| {
         for b in built {
-            if !HeldReport::of(b).is_empty() {
+            let held = |x: &Bundle| !x.held.is_empty() || !x.held_kinds.is_empty();
+            if b.bundles.iter().any(|x| held(&x.bundle)) {
                 holding.insert(b.tenant.clone());
             }
             result.tenants += usize::from(b.bundles.iter().any(|x| x.presence().is_some()));
@@ -257,7 +260,7 @@ async fn look(
 }
 
 /// How a store's side of a tenant differs from the bundle that belongs there.
-pub(crate) fn differences(bundle: &contexts::bundle::Bundle, state: &TenantState) -> Vec<Differs> {
+pub(crate) fn differences(bundle: &Bundle, state: &TenantState) -> Vec<Differs> {
     type Name<'a> = (&'a Kind, &'a Key);
     let mut found: BTreeMap<(Kind, Option<Key>), Difference> = BTreeMap::new();
     let hub: BTreeMap<Name<'_>, &Context> = bundle.contexts.iter().map(|c| (c.name(), c)).collect();
@@ -283,10 +286,11 @@ pub(crate) fn differences(bundle: &contexts::bundle::Bundle, state: &TenantState
         .iter()
         .filter(|h| h.why.class() == HoldClass::Keeps)
     {
-        found.insert(
-            (held.kind.clone(), Some(held.key.clone())),
-            Difference::Held,
-        );
+        let difference = match held.why {
+            HoldReason::Dropped => Difference::Kept,
+            _ => Difference::Held,
+        };
+        found.insert((held.kind.clone(), Some(held.key.clone())), difference);
     }
     for kind in &bundle.held_kinds {
         found.insert((kind.kind.clone(), None), Difference::Held);

@@ -44,14 +44,18 @@ impl Found {
 
     /// Takes the value away; that there is one stays.
     pub fn conceal(&mut self) {
-        if self.value.is_some() {
-            self.value = RawValue::from_string("\"(sensitive)\"".to_owned()).ok();
-        }
+        conceal(&mut self.value);
     }
 
     fn with_value(mut self, context: &Context) -> Self {
         self.value = RawValue::from_string(context.value.to_string()).ok();
         self
+    }
+}
+
+fn conceal(value: &mut Option<Box<RawValue>>) {
+    if value.is_some() {
+        *value = RawValue::from_string("\"(sensitive)\"".to_owned()).ok();
     }
 }
 
@@ -260,6 +264,13 @@ pub struct ContextAt {
     pub key: Key,
     /// The value.
     pub value: Option<Box<RawValue>>,
+}
+
+impl ContextAt {
+    /// Takes the value away; that there is one stays.
+    pub fn conceal(&mut self) {
+        conceal(&mut self.value);
+    }
 }
 
 /// What every store holds of a tenant.

@@ -120,6 +120,9 @@ families! {
     /// New contexts that are beyond a budget.
     HELD_BEYOND Gauge "hubcast_publisher_held_beyond_budget"
         "New contexts, in each region, that are not let in, since their tenant has more than max_contexts of the kind.";
+    /// Contexts that a person keeps.
+    KEPT Gauge "hubcast_publisher_kept"
+        "Contexts, in each region, that stores keep since somebody dropped their removal or change: held shows them.";
     /// Tenants near a budget or over it.
     BUDGET_TENANTS Gauge "hubcast_publisher_tenants_near_budget"
         "Tenants with more than warn_contexts of a kind, those with more than max_contexts among them. status names them.";

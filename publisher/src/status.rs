@@ -123,6 +123,7 @@ impl Status {
             (None, scan) => scan.as_ref().map_or(0, |s| s.summary.held_tenants),
         };
         self.database.is_none()
+            && self.writer.as_ref().is_some_and(WriterStatus::is_alive)
             && self.differences.is_empty()
             && self.pauses.is_empty()
             && self.stores.iter().all(store)

@@ -40,7 +40,8 @@ pub(super) async fn drop(
     decide(api, &caller, &body, Decision::Drop).await
 }
 
-/// Decides, and has what was approved sent at once.
+/// Decides, and has the tenants built and sent at once: what was approved leaves, and of what is kept nobody is told any
+/// more that it waits for a decision.
 async fn decide(api: Arc<Api>, caller: &Caller, body: &Bytes, decision: Decision) -> Response {
     let which: Which = match body.is_empty() {
         true => Which::default(),
@@ -49,6 +50,10 @@ async fn decide(api: Arc<Api>, caller: &Caller, body: &Bytes, decision: Decision
             Err(e) => return problem(StatusCode::BAD_REQUEST, "bad_request", &e.to_string()),
         },
     };
+    if which.kept && decision == Decision::Drop {
+        let message = "kept: these are kept already; only approve takes it";
+        return problem(StatusCode::BAD_REQUEST, "bad_request", message);
+    }
     let parts = api.parts();
     let source = &parts.source;
     let decided = match source.decide(decision, &which, &caller.actor).await {
@@ -60,13 +65,10 @@ async fn decide(api: Arc<Api>, caller: &Caller, body: &Bytes, decision: Decision
         Err(e) => return refused(&e),
     };
     let answer = json!({ "contexts": decided.contexts, "tenants": decided.tenants.len() });
-    if decision == Decision::Drop {
-        return Json(answer).into_response();
-    }
     let (regions, tenants) = (RegionFilter::All, decided.tenants);
     let ask = match tenants.len() > TENANTS_AT_ONCE {
         true => Ask::Scan {
-            cause: format!("{} approved what was held", caller.actor.who),
+            cause: format!("{} decided about what was held", caller.actor.who),
             regions,
             reread: false,
             allow_mass_delete: false,
@@ -74,5 +76,9 @@ async fn decide(api: Arc<Api>, caller: &Caller, body: &Bytes, decision: Decision
         false => Ask::Republish { tenants, regions },
     };
     tokio::spawn(async move { pass_on(&api, ask).await });
-    (StatusCode::ACCEPTED, Json(answer)).into_response()
+    let status = match decision {
+        Decision::Approve => StatusCode::ACCEPTED,
+        Decision::Drop => StatusCode::OK,
+    };
+    (status, Json(answer)).into_response()
 }

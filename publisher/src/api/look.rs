@@ -1,4 +1,4 @@
-//! `GET /v1/diff?tenant=&region=` and `GET /v1/contexts/{kind}/{key}`: looking, without changing anything. Values of
+//! `GET /v1/diff?tenant=&region=`, `/v1/contexts/{kind}/{key}` and `/v1/tenants/{tenant}`: looking, without changing anything. Values of
 //! kinds that are `sensitive` never leave here.
 
 use super::auth::Caller;
@@ -11,8 +11,9 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use contexts::name::{Key, Kind, Region};
+use contexts::name::{Key, Kind, Region, TenantId};
 use serde::Deserialize;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// What is to be compared.
@@ -87,4 +88,19 @@ pub(super) async fn context(
         }
         Err(e) => stops::refused(&e),
     }
+}
+
+pub(super) async fn tenant(State(api): State<Arc<Api>>, Path(tenant): Path<String>) -> Response {
+    let tenant = match TenantId::new(&tenant) {
+        Ok(tenant) => tenant,
+        Err(e) => return wrong(&e.to_string()),
+    };
+    let mut stores = lookup::tenant(&api.parts(), &tenant).await;
+    let config = api.config();
+    let sensitive: BTreeSet<&Kind> = config.sensitive().collect();
+    let contexts = stores.iter_mut().flat_map(|store| &mut store.contexts);
+    contexts
+        .filter(|context| sensitive.contains(&context.kind))
+        .for_each(lookup::ContextAt::conceal);
+    Json(lookup::TenantEverywhere { tenant, stores }).into_response()
 }

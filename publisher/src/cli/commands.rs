@@ -75,8 +75,14 @@ pub(super) enum Command {
     /// waits for a decision
     Held,
     /// Let what is held go: exactly what is held now, within the next hour
-    Approve(held::Of),
-    /// Keep what the stores have of what is held, until the hub changes it again
+    Approve {
+        #[command(flatten)]
+        of: held::Of,
+        /// Of what `drop` kept, instead of what waits for a decision
+        #[arg(long)]
+        kept: bool,
+    },
+    /// Keep what the stores have of what is held, until the hub changes it again; `approve --kept` lets it go after all
     Drop(held::Of),
     /// Who did what, when, and from where; the newest first
     Audit {
@@ -93,7 +99,8 @@ pub(super) enum Command {
     /// Changes as they become durable in stores, a line each with its latency; never values
     ///
     /// Latency counts from when the hub noticed the commit, some 10 ms after it at most. Kinds are those of which something
-    /// changed; the first time that a tenant goes to a store while somebody looks, all that it has.
+    /// changed; the first time that a tenant goes to a store while somebody looks, all that it has. It goes on until it is
+    /// stopped or has --limit lines: a publisher that does not answer is named and waited for.
     Tail(tail::What),
     /// Print a file for your shell, with which it completes commands and flags
     ///

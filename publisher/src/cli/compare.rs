@@ -88,19 +88,26 @@ fn text(comparison: &Comparison, each: bool) -> String {
         comparison.contexts, comparison.tenants
     );
     for store in &comparison.stores {
-        let differing = store
-            .differences
-            .iter()
-            .filter(|d| d.difference != Difference::Held)
-            .count();
-        let held = store.differences.len() - differing;
+        let count = |wanted| {
+            let all = store.differences.iter();
+            all.filter(|d| d.difference == wanted).count()
+        };
+        let (held, kept) = (count(Difference::Held), count(Difference::Kept));
+        let differing = store.differences.len() - held - kept;
         let what = match &store.unreachable {
             Some(why) => format!("NOT compared: {why}"),
             None if store.differences.is_empty() => "the same".to_owned(),
-            None => format!(
-                "{differing} contexts differ, {held} are held, of {} tenants",
-                store.tenants
-            ),
+            None if differing + held == 0 => {
+                format!("the same but for {kept} contexts that `publisher drop` keeps")
+            }
+            None => {
+                let kept = match kept {
+                    0 => String::new(),
+                    n => format!(", {n} are kept"),
+                };
+                let tenants = store.tenants;
+                format!("{differing} contexts differ, {held} are held{kept}, of {tenants} tenants")
+            }
         };
         let _ = writeln!(out, "{}  {what}", store.store);
         if each {
@@ -130,6 +137,7 @@ fn line(out: &mut String, d: &Differs) {
         Difference::Extra => "extra",
         Difference::Changed => "changed",
         Difference::Held => "held",
+        Difference::Kept => "kept",
     };
     let key = d
         .key

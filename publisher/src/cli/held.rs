@@ -3,7 +3,7 @@
 use super::{Context, Exit, Stop, progress, scan};
 use crate::ask::{Ask, Reply};
 use crate::source::holds::{Decided, Decision, HeldFor, HeldGroup, HoldState, Which};
-use crate::writer::{Delivery, RegionFilter};
+use crate::writer::{Delivery, Receipt, RegionFilter};
 use contexts::name::{Kind, Region, TenantId};
 use serde_json::json;
 use std::fmt::Write;
@@ -29,14 +29,15 @@ pub(super) struct Of {
 }
 
 impl Of {
-    /// With a kind that the configuration has.
-    fn read(&self, context: &Context) -> Result<Which, Stop> {
+    /// With a kind and a region that the configuration has.
+    fn read(&self, context: &Context, kept: bool) -> Result<Which, Stop> {
         context.kind(self.kind.as_deref())?;
-        self.which()
+        context.regions(self.region.as_deref())?;
+        self.which(kept)
     }
 
-    /// As it was said.
-    pub(super) fn which(&self) -> Result<Which, Stop> {
+    /// As it was said; of what `drop` kept, or of what waits for a decision.
+    pub(super) fn which(&self, kept: bool) -> Result<Which, Stop> {
         let usage = |e: String| Stop::Usage(e);
         let region = self.region.as_deref().map(Region::new).transpose();
         let kind = self.kind.as_deref().map(Kind::new).transpose();
@@ -49,6 +50,7 @@ impl Of {
             kind: kind.map_err(|e| usage(e.to_string()))?,
             reason: self.reason,
             tenants: (!tenants.is_empty()).then_some(tenants),
+            kept,
         })
     }
 }
@@ -100,32 +102,28 @@ fn text(held: &[HeldGroup]) -> String {
             "`publisher approve` lets exactly these go, `publisher drop` keeps what the stores have"
         );
     }
+    if held.iter().any(|h| h.state == HoldState::Dropped) {
+        let _ = writeln!(
+            out,
+            "what is kept stays until the hub changes it again; `publisher approve --kept` lets it go"
+        );
+    }
     match out.is_empty() {
         true => "nothing is held".to_owned(),
         false => out,
     }
 }
 
-pub(super) async fn approve(context: &Context, of: &Of) -> Result<Exit, Stop> {
-    let decided = decide(context, of, Decision::Approve).await?;
+pub(super) async fn approve(context: &Context, of: &Of, kept: bool) -> Result<Exit, Stop> {
+    let which = of.read(context, kept)?;
+    let decided = decide(context, &which, Decision::Approve).await?;
     let contexts = decided.contexts;
     eprintln!("{contexts} contexts approved for an hour");
     if decided.tenants.len() > TENANTS_AT_ONCE {
         let cause = "publisher approve";
         return scan::ask(context, cause, RegionFilter::All, None, scan::How::PLAIN).await;
     }
-    let ask = Ask::Republish {
-        tenants: decided.tenants,
-        regions: RegionFilter::All,
-    };
-    let Reply::Republished(receipts) = progress::ask(context, ask).await? else {
-        return Err(super::answered_otherwise());
-    };
-    let late: Vec<_> = receipts
-        .receipts
-        .iter()
-        .filter(|r| !matches!(r.delivery, Delivery::Delivered { .. }))
-        .collect();
+    let late = sent(context, decided.tenants).await?;
     let result = json!({ "approved": contexts, "not_delivered": late });
     context.print(&result, || match late.len() {
         0 => format!("{contexts} contexts are everywhere as at the hub"),
@@ -138,26 +136,57 @@ pub(super) async fn approve(context: &Context, of: &Of) -> Result<Exit, Stop> {
 }
 
 pub(super) async fn drop(context: &Context, of: &Of) -> Result<Exit, Stop> {
-    let decided = decide(context, of, Decision::Drop).await?;
+    let decided = decide(context, &of.read(context, false)?, Decision::Drop).await?;
     let contexts = decided.contexts;
-    context.print(&json!({ "dropped": contexts }), || {
-        format!("{contexts} contexts stay as the stores have them until the hub changes them again")
-    })?;
+    // So that nobody is told any more that something waits for a decision. It counts without that, and a scan tells too.
+    if decided.tenants.len() <= TENANTS_AT_ONCE {
+        let told = sent(context, decided.tenants).await;
+        if let Err(Stop::Failed(why) | Stop::Usage(why)) = told {
+            eprintln!(
+                "what the stores keep is decided; until the next scan `status` may show it as undecided: {why}"
+            );
+        }
+    }
+    context.print(&json!({ "dropped": contexts }), || kept(&contexts))?;
     Ok(Exit::Done)
 }
 
-async fn decide(context: &Context, of: &Of, decision: Decision) -> Result<Decided, Stop> {
-    let which = of.read(context)?;
+/// What became of contexts that somebody dropped.
+pub(super) fn kept(contexts: &dyn std::fmt::Display) -> String {
+    format!(
+        "{contexts} contexts stay as the stores have them until the hub changes them again, or until `publisher approve --kept`"
+    )
+}
+
+/// Has tenants built and sent again; the deliveries that did not come about.
+async fn sent(context: &Context, tenants: Vec<TenantId>) -> Result<Vec<Receipt>, Stop> {
+    let ask = Ask::Republish {
+        tenants,
+        regions: RegionFilter::All,
+    };
+    let Reply::Republished(receipts) = progress::ask(context, ask).await? else {
+        return Err(super::answered_otherwise());
+    };
+    let mut late = receipts.receipts;
+    late.retain(|r| !matches!(r.delivery, Delivery::Delivered { .. }));
+    Ok(late)
+}
+
+async fn decide(context: &Context, which: &Which, decision: Decision) -> Result<Decided, Stop> {
     context.require_migrated().await?;
     let action = match decision {
         Decision::Approve => "approve",
         Decision::Drop => "drop",
     };
     let by = super::actor(action);
-    let decided = context.parts.source.decide(decision, &which, &by).await?;
-    match decided.contexts {
-        0 => Err(Stop::Failed(
-            "nothing of this is held; see `publisher held`".into(),
+    let decided = context.parts.source.decide(decision, which, &by).await?;
+    match (decided.contexts, which.kept) {
+        (0, false) => Err(Stop::Failed(
+            "nothing of this is held; see `publisher held`. What an earlier `drop` keeps goes by `publisher approve --kept`"
+                .into(),
+        )),
+        (0, true) => Err(Stop::Failed(
+            "nothing of this is kept by an earlier `drop`; see `publisher held`".into(),
         )),
         _ => Ok(decided),
     }

@@ -64,9 +64,10 @@ pub(super) async fn dispatch(hub: &Hub, json: bool, command: Command) -> Result<
             let answer: HeldThere = hub.get("/v1/held", &[], short()).await?;
             held::shown(json, &answer.held)
         }
-        Command::Approve(of) => {
+        Command::Approve { of, kept } => {
+            let which = of.which(kept)?;
             let answer: Value = hub
-                .post("/v1/held/approve", &of.which()?, Some(RECEIPTS))
+                .post("/v1/held/approve", &which, Some(RECEIPTS))
                 .await?;
             super::print(json, &json!({ "approved": answer["contexts"] }), || {
                 format!(
@@ -78,13 +79,10 @@ pub(super) async fn dispatch(hub: &Hub, json: bool, command: Command) -> Result<
         }
         Command::Drop(of) => {
             let answer: Value = hub
-                .post("/v1/held/drop", &of.which()?, Some(RECEIPTS))
+                .post("/v1/held/drop", &of.which(false)?, Some(RECEIPTS))
                 .await?;
             super::print(json, &json!({ "dropped": answer["contexts"] }), || {
-                format!(
-                    "{} contexts stay as the stores have them until the hub changes them again",
-                    answer["contexts"]
-                )
+                held::kept(&answer["contexts"])
             })?;
             Ok(Exit::Done)
         }

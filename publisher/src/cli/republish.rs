@@ -117,15 +117,21 @@ fn text(receipts: &Receipts) -> String {
             Delivery::Delivered {
                 version,
                 contexts: 0,
+                held: 0,
                 ..
             } => format!("version {version}, no contexts: not in this region, or no such tenant"),
             Delivery::Delivered {
                 version,
                 contexts,
+                held,
                 already_there,
             } => {
                 let there = if *already_there { ", as before" } else { "" };
-                format!("version {version}, {contexts} contexts{there}")
+                let held = match held {
+                    0 => String::new(),
+                    n => format!(" and {n} held"),
+                };
+                format!("version {version}, {contexts} contexts{held}{there}")
             }
             Delivery::Behind { why } => format!("NOT delivered, a scan will repair it: {why}"),
             Delivery::TimedOut => "NOT acknowledged in time; still being tried".to_owned(),
@@ -136,7 +142,7 @@ fn text(receipts: &Receipts) -> String {
             receipt.store, receipt.ms
         );
     }
-    for line in scan::held_lines(&receipts.held) {
+    for line in scan::held_lines(&receipts.held, receipts.held.len()) {
         let _ = writeln!(out, "  held: {line}");
     }
     out

@@ -4,7 +4,7 @@ use super::{Context, Exit, Stop, progress};
 use crate::ask::{Ask, Reply};
 use crate::source::holds::{Decision, HeldFor, Which};
 use crate::writer::{HeldReport, RegionFilter, ScanSummary, UnitsUsed, Usage};
-use contexts::name::{Kind, TenantId};
+use contexts::name::{Key, Kind, TenantId};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -149,7 +149,7 @@ pub(super) fn text(summary: &ScanSummary) -> String {
     for line in budget_lines(&summary.budgets, summary.budget_tenants) {
         let _ = writeln!(out, "  warning: {line}");
     }
-    for line in held_lines(&summary.held) {
+    for line in held_lines(&summary.held, summary.held_tenants) {
         let _ = writeln!(out, "  held: {line}");
     }
     if summary.held_tenants > summary.held.len() {
@@ -184,20 +184,41 @@ pub(super) fn only(kind: Option<&Kind>, held: &mut BTreeMap<TenantId, Vec<HeldRe
     held.retain(|_, held| !held.is_empty());
 }
 
-/// Tenants that are named when the same is held of several for the same reason.
+/// Tenants or contexts that are named when the same is held of many for the same reason.
 const NAMED: usize = 3;
+/// Contexts that have a line each.
+const LINES: usize = 10;
 
-/// What is held: a line for each context, and one for a kind that is held of several tenants for one reason.
-pub(super) fn held_lines(held: &BTreeMap<TenantId, Vec<HeldReport>>) -> Vec<String> {
+/// What is held: a line for each context, and one where it is many, or a whole kind of several tenants, for one reason.
+/// `all` is how many tenants there are; `held` may be the first of them.
+pub(super) fn held_lines(held: &BTreeMap<TenantId, Vec<HeldReport>>, all: usize) -> Vec<String> {
     let mut whole: BTreeMap<(&Kind, &str), Vec<&TenantId>> = BTreeMap::new();
-    let mut lines = Vec::new();
+    let mut single: BTreeMap<(&Kind, &str), Vec<(&TenantId, &Key)>> = BTreeMap::new();
     for (tenant, held) in held {
         for h in held {
+            let what = (&h.kind, h.why.as_str());
             match &h.key {
-                Some(key) => lines.push(format!("tenant {tenant}, {} {key:?}: {}", h.kind, h.why)),
-                None => whole.entry((&h.kind, &h.why)).or_default().push(tenant),
+                Some(key) => single.entry(what).or_default().push((tenant, key)),
+                None => whole.entry(what).or_default().push(tenant),
             }
         }
+    }
+    let mut lines = Vec::new();
+    for ((kind, why), names) in single {
+        if names.len() <= LINES {
+            let line = |(tenant, key)| format!("tenant {tenant}, {kind} {key:?}: {why}");
+            lines.extend(names.into_iter().map(line));
+            continue;
+        }
+        let some = names.iter().take(NAMED);
+        let some: Vec<String> = some
+            .map(|(t, key)| format!("{key:?} of tenant {t}"))
+            .collect();
+        lines.push(format!(
+            "{} contexts of kind {kind}, {} and others: {why}",
+            names.len(),
+            some.join(", ")
+        ));
     }
     for ((kind, why), tenants) in whole {
         let names: Vec<&str> = tenants.iter().take(NAMED).map(|t| t.as_str()).collect();
@@ -207,6 +228,12 @@ pub(super) fn held_lines(held: &BTreeMap<TenantId, Vec<HeldReport>>) -> Vec<Stri
             n => format!("tenants {} and {} more", names.join(", "), n - NAMED),
         };
         lines.push(format!("{who}, {kind} (all keys): {why}"));
+    }
+    if all > held.len() {
+        let more = all - held.len();
+        lines.push(format!(
+            "something of {more} more tenants: `publisher held` counts it"
+        ));
     }
     lines
 }

@@ -115,12 +115,24 @@ pub(super) fn text(status: &Status) -> String {
         }
     }
     // The writer knows what is held now; without one, the last scan knew.
-    let held = match (&status.engine, &status.last_scan) {
-        (Some(engine), _) => Some(&engine.held),
-        (None, scan) => scan.as_ref().map(|s| &s.summary.held),
+    let (held, all) = match (&status.engine, &status.last_scan) {
+        (Some(engine), _) => (Some(&engine.held), engine.held_tenants),
+        (None, scan) => scan.as_ref().map_or((None, 0), |s| {
+            (Some(&s.summary.held), s.summary.held_tenants)
+        }),
     };
-    for line in held.into_iter().flat_map(scan::held_lines) {
+    for line in held
+        .into_iter()
+        .flat_map(|held| scan::held_lines(held, all))
+    {
         let _ = writeln!(out, "held      {line}");
+    }
+    let stopped = status.engine.as_ref().and_then(|e| e.stopped.as_ref());
+    if let Some(kept) = stopped.map(|s| s.kept).filter(|kept| *kept > 0) {
+        let _ = writeln!(
+            out,
+            "kept      {kept} contexts stay as the stores have them, by `publisher drop`; `publisher held` shows them"
+        );
     }
     let (budgets, all) = match (&status.engine, &status.last_scan) {
         (Some(engine), _) => (Some(&engine.budgets), engine.budget_tenants),
@@ -149,15 +161,17 @@ pub(super) fn text(status: &Status) -> String {
 fn writer_lines(out: &mut String, status: &Status) {
     let _ = match (&status.writer, &status.database) {
         (_, Some(why)) => writeln!(out, "writer    unknown: {why}"),
-        (Some(w), _) if w.epoch == 0 => writeln!(out, "writer    none yet"),
+        (Some(w), _) if w.epoch == 0 => {
+            writeln!(out, "writer    NONE yet: `publisher run` is one")
+        }
         (Some(w), _) if w.released => writeln!(
             out,
-            "writer    none now; the last was {}, epoch {}",
+            "writer    NONE, nothing is sent: start `publisher run`; the last was {}, epoch {}",
             w.host, w.epoch
         ),
         (Some(w), _) if !w.is_alive() => writeln!(
             out,
-            "writer    none now: {}, epoch {}, gave no sign of life for {}",
+            "writer    NONE, nothing is sent: start `publisher run`; {}, epoch {}, gave no sign of life for {}",
             w.host,
             w.epoch,
             age(w.renewed_seconds_ago)

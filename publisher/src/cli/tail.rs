@@ -26,7 +26,7 @@ pub(super) struct What {
     #[arg(long)]
     tenant: Option<String>,
     /// End after so many lines
-    #[arg(long, value_name = "LINES")]
+    #[arg(long, value_name = "LINES", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
 }
 

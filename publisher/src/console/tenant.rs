@@ -67,7 +67,8 @@ struct Row {
 /// One context in one store.
 #[derive(Debug, Serialize)]
 struct Cell {
-    /// `same`, `absent` (as it should be), `unknown` (the store, or the hub, does not answer), or how it differs.
+    /// `same`, `absent` (as it should be), `unknown` (the store, or the hub, does not answer), or how it differs; `kept` is as
+    /// a person decided.
     is: &'static str,
     /// The value, where it is not that of the hub.
     value: Option<Box<RawValue>>,
@@ -181,7 +182,11 @@ async fn everywhere(api: &Api, tenant: TenantId, part: &Part) -> Everywhere {
                     .and_then(|s| s.0.as_ref()?.version)
                     .map(|v| v.to_string()),
                 age_seconds: state.as_ref().ok().and_then(|s| s.1),
-                differing: seen.differing.len(),
+                differing: seen
+                    .differing
+                    .values()
+                    .filter(|is| **is != Difference::Kept)
+                    .count(),
             })
             .collect(),
         contexts: names.iter().skip(part.skip).take(SHOWN).map(row).collect(),
@@ -280,6 +285,7 @@ fn row(
             (true, Some(Difference::Missing)) => "missing",
             (true, Some(Difference::Extra)) => "extra",
             (true, Some(Difference::Held)) => "held",
+            (true, Some(Difference::Kept)) => "kept",
             (true, None) if there.is_some() => "same",
             (true, None) => "absent",
         };

@@ -212,7 +212,8 @@ impl Engine<'_> {
                     self.reporter.refused(&spec, tenant.as_str(), &verdict, now);
                 }
                 Report::Held { tenant, held } => {
-                    for h in held.iter().filter(|h| !h.is_pause()) {
+                    // What the guard, a budget or a person holds is told once for all of it.
+                    for h in held.iter().filter(|h| h.is_of_data()) {
                         let key = h.key.as_ref().map_or("(all keys)", |k| k.as_str());
                         tracing::warn!(tenant = %tenant, kind = %h.kind, key, error = h.why, "held: the last good value stays");
                     }

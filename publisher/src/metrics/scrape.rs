@@ -87,6 +87,7 @@ fn of_writer(view: &EngineView) {
         gauge!(m::HELD_CHANGES).set(stopped.changes as f64);
         gauge!(m::HELD_CHANGES_SECONDS).set(stopped.changes_seconds);
         gauge!(m::HELD_BEYOND).set(stopped.beyond as f64);
+        gauge!(m::KEPT).set(stopped.kept as f64);
         gauge!(m::PAUSES).set(stopped.pauses as f64);
         gauge!(m::PAUSED_SECONDS).set(stopped.paused_seconds);
     }

@@ -158,11 +158,17 @@ pub struct Which {
     pub reason: Option<HeldFor>,
     /// Only of these tenants.
     pub tenants: Option<Vec<TenantId>>,
+    /// Of what was dropped before, instead of what waits for a decision.
+    pub kept: bool,
 }
 
 impl Which {
     fn condition(&self) -> String {
-        let mut all = vec!["state = 'held'".to_owned()];
+        let state = match self.kept {
+            true => "dropped",
+            false => "held",
+        };
+        let mut all = vec![format!("state = '{state}'")];
         let region = self.region.as_ref().map(|r| ("region", r.as_str()));
         let kind = self.kind.as_ref().map(|k| ("kind", k.as_str()));
         let reason = self.reason.map(|r| ("reason", r.word()));
@@ -281,7 +287,7 @@ impl Source {
         })
     }
 
-    /// Decides about exactly what is held now.
+    /// Decides about exactly what is held now, or about what an earlier decision keeps.
     ///
     /// # Errors
     /// [`SourceError`] if the database fails.

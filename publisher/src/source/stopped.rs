@@ -29,6 +29,9 @@ pub struct Stopped {
     /// New contexts that are beyond a budget.
     #[serde(default)]
     pub beyond: u64,
+    /// Contexts that stay as they are since a person decided so.
+    #[serde(default)]
+    pub kept: u64,
 }
 
 impl Source {
@@ -43,11 +46,12 @@ impl Source {
             )
         };
         let sql = format!(
-            "SELECT p.n, p.age, h.removed, h.removed_age, h.changed, h.changed_age, h.beyond FROM \
+            "SELECT p.n, p.age, h.removed, h.removed_age, h.changed, h.changed_age, h.beyond, k.n FROM \
              (SELECT count(*) AS n, coalesce(extract(epoch FROM now() - min(at)), 0)::float8 AS age FROM hubcast.pauses) p, \
              (SELECT count(*) FILTER (WHERE reason = 'removed') AS removed, count(*) FILTER (WHERE reason = 'changed') AS changed, \
               count(*) FILTER (WHERE reason = 'budget') AS beyond, {}, {} FROM \
-              (SELECT reason, held_at FROM hubcast.holds WHERE state = 'held' LIMIT {COUNTED}) held) h",
+              (SELECT reason, held_at FROM hubcast.holds WHERE state = 'held' LIMIT {COUNTED}) held) h, \
+             (SELECT count(*) AS n FROM (SELECT FROM hubcast.holds WHERE state = 'dropped' LIMIT {COUNTED}) kept) k",
             age("removed"),
             age("changed")
         );
@@ -63,6 +67,7 @@ impl Source {
             changes: count(4),
             changes_seconds: row.get(5),
             beyond: count(6),
+            kept: count(7),
         })
     }
 }

@@ -4,7 +4,7 @@ use super::budgets::Usage;
 use super::dirty::Lane;
 use super::guard::{GuardLimits, HoldName, Over};
 use super::queue::{Queued, Sort, Unit};
-use super::receipts::HeldReport;
+use super::receipts::{Delivery, HeldReport};
 use super::scan::TenantRange;
 use super::{BatchId, Millis, Report, Snapshot, StoreIx, Tick, Writer};
 use contexts::bundle::{Bundle, HoldReason};
@@ -523,7 +523,7 @@ impl Writer {
         version: Version,
         already_there: bool,
     ) {
-        let (tenant, contexts) = (&bundle.tenant, bundle.contexts.len());
+        let tenant = &bundle.tenant;
         self.stores[ix.0].paid(tenant, version.n);
         // What is still being decided is not there, and the tenant is built again for it.
         let whole = !bundle.held.iter().any(|h| h.why == HoldReason::Undecided);
@@ -535,8 +535,13 @@ impl Writer {
         {
             target.confirm(tenant);
         }
-        self.waits
-            .delivered(ix, tenant, started, version, contexts, already_there, now);
+        let delivery = Delivery::Delivered {
+            version: version.to_string(),
+            contexts: bundle.contexts.len(),
+            held: bundle.held.len(),
+            already_there,
+        };
+        self.waits.delivered(ix, tenant, started, &delivery, now);
     }
 }
 

@@ -5,7 +5,6 @@ use super::store::Store;
 use super::{Built, Millis, Report, StoreIx, Tick, Ticket, Writer};
 use contexts::bundle::{Held, HoldReason};
 use contexts::name::{Key, Kind, Region, TenantId};
-use contexts::version::Version;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -103,8 +102,11 @@ pub enum Delivery {
     Delivered {
         /// The build.
         version: String,
-        /// Contexts of the tenant there.
+        /// Contexts of the tenant that the hub publishes there.
         contexts: usize,
+        /// Names of it that are held: if the store has a value from before, it keeps it.
+        #[serde(default)]
+        held: usize,
         /// The store held exactly this before.
         already_there: bool,
     },
@@ -178,24 +180,16 @@ pub struct Waits {
 
 impl Waits {
     /// A store has a build of a tenant.
-    #[expect(clippy::too_many_arguments, reason = "one fact, named in full")]
     pub fn delivered(
         &mut self,
         ix: StoreIx,
         tenant: &TenantId,
         started: Tick,
-        version: Version,
-        contexts: usize,
-        already_there: bool,
+        delivery: &Delivery,
         now: Millis,
     ) {
         for wait in self.waits.iter_mut().filter(|w| started >= w.since) {
-            let delivery = Delivery::Delivered {
-                version: version.to_string(),
-                contexts,
-                already_there,
-            };
-            wait.settle(tenant, ix, delivery, now);
+            wait.settle(tenant, ix, delivery.clone(), now);
         }
     }
 

@@ -197,6 +197,7 @@ fn call_delivered(republished: &mut Republished) {
         receipt.delivery = Delivery::Delivered {
             version: String::new(),
             contexts: 0,
+            held: 0,
             already_there: false,
         };
     }

@@ -99,9 +99,26 @@ async fn what_is_dropped_keeps_its_value_until_the_hub_has_it_again() -> Result<
     becomes_held(&world.hub, 2 * 299).await?;
     world.hub.run(&["drop"]).await?.ok()?;
     assert_eq!(held(&world.hub).await?, 0);
-    // A person has decided: it is as it should be.
+    // A person has decided: it is as it should be, at once, and is shown all the same.
+    let status = world.hub.run(&["status"]).await?.ok()?;
+    assert!(!status.stdout.contains("held "), "{status:?}");
+    until("what is kept to be counted", HEALS_WITHIN, || async {
+        let status = world.hub.run(&["status"]).await.ok()?.ok().ok()?;
+        let says = status.stdout.contains("kept      598 contexts");
+        let kept = world.hub.metric("hubcast_publisher_kept", "").await.ok()?;
+        (says && kept == 598.0).then_some(())
+    })
+    .await?;
     world.hub.run(&["scan"]).await?.ok()?;
     assert_eq!(answers(&world.agents[0], "t2").await?, 200);
+    let all = world.hub.run(&["diff"]).await?.ok()?;
+    let kept = "the same but for 598 contexts that `publisher drop` keeps";
+    assert!(all.stdout.contains(kept), "{all:?}");
+    let one = world.hub.run(&["diff", "--tenant", "t3"]).await?.ok()?;
+    let line = "kept     tenant t3, counter \"t3\"";
+    assert!(one.stdout.contains(line), "{one:?}");
+    let sent = world.hub.run(&["republish", "tenant", "t3"]).await?.ok()?;
+    assert!(sent.stdout.contains("0 contexts and 2 held"), "{sent:?}");
     world
         .database
         .execute("INSERT INTO counters VALUES ('t2', 7)")
@@ -118,6 +135,23 @@ async fn what_is_dropped_keeps_its_value_until_the_hub_has_it_again() -> Result<
         .await?;
     becomes(&world.agents[0], "t2", 404).await?;
     assert_eq!(answers(&world.agents[0], "t3").await?, 200);
+    // A row that stays deleted is kept until a person changes their mind, and only that one goes.
+    let nothing = world.hub.run(&["approve"]).await?;
+    assert!(
+        nothing.code == 1 && nothing.stderr.contains("approve --kept"),
+        "{nothing:?}"
+    );
+    let gone = ["approve", "--kept", "--tenant", "t3"];
+    world.hub.run(&gone).await?.ok()?;
+    becomes(&world.agents[0], "t3", 404).await?;
+    world.hub.run(&["scan"]).await?.ok()?;
+    assert_eq!(answers(&world.agents[0], "t3").await?, 404);
+    assert_eq!(answers(&world.agents[0], "t4").await?, 200);
+    let region = world.hub.run(&["approve", "--region", "nowhere"]).await?;
+    assert!(
+        region.code == 2 && region.stderr.contains("nowhere"),
+        "{region:?}"
+    );
     world.hub.stop().await
 }
 
