@@ -33,7 +33,7 @@ const notice = (look, ...text) => h("p", { class: `notice ${look}`, role: look =
 const facts = (pairs) => h("dl", { class: "facts" }, pairs.filter(Boolean).map(([name, value]) =>
   h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 
-const number = (n) => (n === null || n === undefined ? "–" : n.toLocaleString("en"));
+const number = (n) => (n === null || n === undefined ? "–" : String(n).replace(/\B(?=(\d{3})+$)/g, ","));
 function span(seconds) {
   if (seconds === null || seconds === undefined) return "–";
   if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
@@ -52,8 +52,13 @@ function first(mark) {
 // ---- asking
 
 class SignedOut extends Error {}
+// Whoever asked looks at another page by now.
+class Left extends Error {}
+
+let turn = 0;
 
 async function ask(path, body) {
+  const asked = turn;
   const options = body === undefined ? {} : {
     method: "POST",
     headers: { "Content-Type": "application/json", "X-Hubcast-Console": "1" },
@@ -68,6 +73,7 @@ async function ask(path, body) {
   if (response.status === 401 && path !== "/console/sign-in") throw new SignedOut();
   if (response.status === 204) return null;
   const text = await response.text();
+  if (turn !== asked) throw new Left();
   let answer;
   try { answer = JSON.parse(text); } catch { throw new Error(text || `the publisher answers ${response.status}`); }
   if (!response.ok) throw new Error(answer.message || answer.error || `the publisher answers ${response.status}`);
@@ -77,9 +83,12 @@ async function ask(path, body) {
 // ---- who looks
 
 let me = null;
+// What the page came with.
+let given = JSON.parse(document.getElementById("session").textContent);
 
 async function identify() {
-  const answer = await ask("/console/session");
+  const answer = given || await ask("/console/session");
+  given = null;
   if (!answer.is_signed_in) throw new SignedOut();
   me = answer;
   signOut.textContent = `Sign out ${me.who}`;
@@ -279,22 +288,16 @@ async function startScan() {
 
 // ---- tenant
 
-let kinds = null;
+// What is there so soon is drawn at once, without a word that it is being asked for.
+const MOMENT_MS = 150;
+const isSoon = (asked) => Promise.race([
+  asked.then(() => true, () => true),
+  new Promise((resolve) => { setTimeout(resolve, MOMENT_MS, false); }),
+]);
 
-// Asks for all that the page of a tenant shows, before anything of it is waited for.
-function askTenant(tenant, query) {
-  kinds ??= ask("/console/definitions").then((answer) => answer.kinds.map((kind) => kind.kind), (error) => { kinds = null; throw error; });
-  const sides = tenant && askSides(tenant, query);
-  // Whoever waits for them later is told if they fail.
-  for (const asked of [kinds, sides]) if (asked) asked.catch(() => {});
-  return sides;
-}
-
-async function drawTenant(tenant, query, sides) {
-  let names = [];
-  try { names = await kinds; } catch (error) { if (error instanceof SignedOut) throw error; }
+async function drawTenant(tenant, query) {
   const what = h("select", { name: "what", id: "what" }, h("option", { value: "" }, "tenant"),
-    names.map((kind) => h("option", { value: kind, selected: query.get("kind") === kind }, `key of ${kind}`)));
+    me.kinds.map((kind) => h("option", { value: kind, selected: query.get("kind") === kind }, `key of ${kind}`)));
   const text = h("input", { name: "text", id: "text", autocomplete: "off", spellcheck: "false", value: query.get("key") || tenant || "", required: true });
   const found = h("div", { "aria-live": "polite" });
   const search = async (event) => {
@@ -309,19 +312,28 @@ async function drawTenant(tenant, query, sides) {
         [" ", h("a", { href: `#/tenant/${encodeURIComponent(name)}?${part}` }, name)])));
     } catch (error) { fail(error, found); }
   };
-  show(h("h1", {}, "Tenant"),
+  const look = () => show(h("h1", {}, "Tenant"),
     h("form", { onsubmit: search, role: "search" }, h("label", {}, "Look for", what), h("label", {}, "Name", text),
       h("button", { class: "main", type: "submit" }, "Search")),
     found);
-  if (!tenant) { text.focus(); return; }
-  found.append(h("p", { class: "quiet" }, "Asking the hub and every store …"));
-  await drawSides(tenant, query, found, sides);
+  if (!tenant) { look(); text.focus(); return; }
+  const asked = askSides(tenant, query);
+  const begun = turn;
+  const soon = await isSoon(asked);
+  if (turn !== begun) return;
+  if (!soon) {
+    found.append(h("p", { class: "quiet" }, "Asking the hub and every store …"));
+    look();
+  }
+  await drawSides(tenant, query, found, asked);
+  if (soon) look();
+  first("tenant");
 }
 
 const askSides = (tenant, query) => ask(`/console/tenants/${encodeURIComponent(tenant)}?${query}`);
 
-async function drawSides(tenant, query, into, asked) {
-  const side = await (asked || askSides(tenant, query));
+async function drawSides(tenant, query, into, asked = askSides(tenant, query)) {
+  const side = await asked;
   const receipt = h("div", { "aria-live": "polite" });
   const republish = async (event) => {
     event.target.disabled = true;
@@ -371,7 +383,6 @@ async function drawSides(tenant, query, into, asked) {
         row.stores.map((there) => cell(row, there))))))),
     h("p", { class: "quiet" }, `${number(side.count)} contexts. `, more && h("a", { href: `#/tenant/${encodeURIComponent(tenant)}?${next}` }, "More")),
   ]));
-  first("tenant");
 }
 
 // ---- scans and definitions
@@ -482,6 +493,7 @@ async function drawAudit() {
 // ---- signing in, and from page to page
 
 function drawSignIn() {
+  turn++;
   deaf();
   told = me = null;
   signOut.hidden = true;
@@ -503,6 +515,7 @@ function drawSignIn() {
 }
 
 function fail(error, into) {
+  if (error instanceof Left) return;
   if (error instanceof SignedOut) return drawSignIn();
   (into || main).prepend(notice("bad", error.message));
 }
@@ -516,24 +529,26 @@ function page() {
 }
 
 async function draw() {
+  const mine = ++turn;
   const { name, part, query } = page();
   for (const link of document.querySelectorAll("nav a")) {
     if (link.getAttribute("href") === `#/${name}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   try {
-    const sides = name === "tenant" ? askTenant(part, query) : null;
     if (!me) await identify();
-    if (name === "tenant") await drawTenant(part, query, sides);
+    if (name === "tenant") await drawTenant(part, query);
     else if (name === "scans") await drawScans();
     else if (name === "definitions") await drawDefinitions();
     else if (name === "pause") await drawPause();
     else if (name === "audit") await drawAudit();
     else if (name === "held") await drawHeld();
     else drawOverview();
+    if (turn !== mine) return;
     signOut.hidden = false;
     listen();
   } catch (error) {
+    if (turn !== mine) return;
     if (!(error instanceof SignedOut)) show(h("h1", {}, "Hubcast"));
     fail(error);
   }

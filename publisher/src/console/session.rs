@@ -13,8 +13,9 @@ use axum::extract::State;
 use axum::http::header::{COOKIE, SET_COOKIE};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use contexts::name::Kind;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -135,13 +136,27 @@ pub(super) async fn sign_in(State(api): State<Arc<Api>>, Json(shown): Json<SignI
 
 /// `GET /console/session`: who is signed in here, if anybody is, so that the page need not be refused to find out.
 pub(super) async fn session(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
-    let answer = match api.sessions.of(&Method::GET, &headers) {
-        Some(Known { name, role }) => {
-            json!({ "is_signed_in": true, "who": name, "may_republish": role >= Role::Republish, "may_operate": role >= Role::Operate })
-        }
-        None => json!({ "is_signed_in": false }),
+    Json(of(&api, &headers)).into_response()
+}
+
+/// Who sent a request, what they may do, and the kinds that they may look for.
+pub(super) fn of(api: &Api, headers: &HeaderMap) -> Value {
+    let Some(Known { name, role }) = api.sessions.of(&Method::GET, headers) else {
+        return json!({ "is_signed_in": false });
     };
-    Json(answer).into_response()
+    let config = api.config();
+    let kinds: Vec<&Kind> = config
+        .contexts
+        .iter()
+        .map(|context| &context.kind)
+        .collect();
+    json!({
+        "is_signed_in": true,
+        "who": name,
+        "may_republish": role >= Role::Republish,
+        "may_operate": role >= Role::Operate,
+        "kinds": kinds,
+    })
 }
 
 /// `POST /console/sign-out`
