@@ -100,8 +100,13 @@ let told = null;
 let events = null;
 let toldAt = 0;
 
+// A browser has six connections to a publisher, for all of its pages together: one that nobody sees gives its own back.
+document.addEventListener("visibilitychange", () => { if (document.hidden) deaf(); else if (me) listen(); });
+window.addEventListener("pagehide", deaf);
+window.addEventListener("pageshow", () => { if (me) listen(); });
+
 function listen() {
-  if (events) return;
+  if (events || document.hidden) return;
   events = new EventSource("/console/events");
   events.addEventListener("pane", (event) => {
     told = JSON.parse(event.data);

@@ -126,7 +126,9 @@ pub enum ConfigError {
         hint: String,
     },
     /// A required key that nobody sets.
-    #[error("{key} is not set; write it into the configuration file, or set {env} or {flag}")]
+    #[error(
+        "{key} is not set; name a configuration file that has it (--config FILE), or set {env} or {flag}"
+    )]
     Missing {
         /// The key.
         key: &'static str,

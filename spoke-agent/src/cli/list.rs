@@ -109,6 +109,9 @@ async fn of_tenant<W: Write>(
     let without = held
         .iter()
         .filter(|held| !with_value.contains(&(held.kind.as_str(), held.key.as_str())));
+    if contexts.is_empty() && held.is_empty() {
+        eprintln!("spoke-agent: tenant {tenant:?} has no contexts in this region");
+    }
     for context in &contexts {
         printer.print(context)?;
     }

@@ -18,7 +18,7 @@ fn outcome(command: &mut Command, dir: &Path) -> String {
 fn wrong_use_is_one_line_and_exit_2() {
     let dir = TempDir::new().expect("a directory");
     let at = dir.path();
-    assert_snapshot!(outcome(program().arg("run"), at), @"2: spoke-agent: region is not set; write it into the configuration file, or set HUBCAST_AGENT_REGION or --region");
+    assert_snapshot!(outcome(program().arg("run"), at), @"2: spoke-agent: region is not set; name a configuration file that has it (--config FILE), or set HUBCAST_AGENT_REGION or --region");
     assert_snapshot!(outcome(program().args(["--config", "/nowhere.toml", "run"]), at), @"2: spoke-agent: /nowhere.toml: the configuration cannot be read: No such file or directory (os error 2)");
     assert_snapshot!(outcome(program_on(at).args(["run", "--region", "eu west"]), at), @r#"2: spoke-agent: --region: region "eu west" is not a valid region: a region is made of a-z, A-Z, 0-9, '-', '_' and '.'"#);
     assert_snapshot!(outcome(program_on(at).args(["run", "--data"]).arg(at), at), @"2: spoke-agent: data: DIR cannot be opened: it is a directory");
@@ -28,8 +28,8 @@ fn wrong_use_is_one_line_and_exit_2() {
     assert_snapshot!(outcome(program().arg("run").env("RUST_LOG", "=="), at), @r#"2: spoke-agent: RUST_LOG="==" cannot be understood: invalid filter directive"#);
     let unknown = program().arg("walk").output().expect("runs");
     assert_eq!(unknown.status.code(), Some(2));
-    assert_snapshot!(outcome(program().arg("list"), at), @"2: spoke-agent: read_listen is not set; write it into the configuration file, or set HUBCAST_AGENT_READ_LISTEN or --read-listen");
-    assert_snapshot!(outcome(program().arg("stats"), at), @"2: spoke-agent: read_listen is not set; write it into the configuration file, or set HUBCAST_AGENT_READ_LISTEN or --read-listen");
+    assert_snapshot!(outcome(program().arg("list"), at), @"2: spoke-agent: read_listen is not set; name a configuration file that has it (--config FILE), or set HUBCAST_AGENT_READ_LISTEN or --read-listen");
+    assert_snapshot!(outcome(program().arg("stats"), at), @"2: spoke-agent: read_listen is not set; name a configuration file that has it (--config FILE), or set HUBCAST_AGENT_READ_LISTEN or --read-listen");
 }
 
 #[test]
@@ -109,5 +109,5 @@ fn get_without_an_agent_is_one_line_and_exit_1() {
         "{said}"
     );
     assert!(!said.contains('\n'), "{said}");
-    assert_snapshot!(outcome(program().args(["get", "k", "a"]), dir.path()), @"2: spoke-agent: read_listen is not set; write it into the configuration file, or set HUBCAST_AGENT_READ_LISTEN or --read-listen");
+    assert_snapshot!(outcome(program().args(["get", "k", "a"]), dir.path()), @"2: spoke-agent: read_listen is not set; name a configuration file that has it (--config FILE), or set HUBCAST_AGENT_READ_LISTEN or --read-listen");
 }

@@ -88,8 +88,8 @@ fn keys_that_are_unknown_missing_or_mistyped_are_named_with_their_place() {
     assert_snapshot!(with("table = \"contexts\""), @r#"agent.toml:7: table belongs to store = "dynamodb"; remove it"#);
     assert_snapshot!(with("refresh_seconds = 3"), @r#"agent.toml:7: refresh_seconds belongs to store = "dynamodb"; remove it"#);
     assert_snapshot!(with("= 5"), @"agent.toml:7: this is not TOML: unquoted keys cannot be empty, expected letters, numbers, `-`, `_`");
-    assert_snapshot!(without("data", ""), @"data is not set; write it into the configuration file, or set HUBCAST_AGENT_DATA or --data");
-    assert_snapshot!(without("read_listen", ""), @"read_listen is not set; write it into the configuration file, or set HUBCAST_AGENT_READ_LISTEN or --read-listen");
+    assert_snapshot!(without("data", ""), @"data is not set; name a configuration file that has it (--config FILE), or set HUBCAST_AGENT_DATA or --data");
+    assert_snapshot!(without("read_listen", ""), @"read_listen is not set; name a configuration file that has it (--config FILE), or set HUBCAST_AGENT_READ_LISTEN or --read-listen");
     assert_snapshot!(without("region", "region = \"eu west\""), @r#"agent.toml:6: region "eu west" is not a valid region: a region is made of a-z, A-Z, 0-9, '-', '_' and '.'"#);
 }
 
@@ -145,7 +145,7 @@ fn what_a_follower_and_an_agent_do_not_have_in_common_is_refused_by_the_other() 
     };
     assert_snapshot!(with("kinds = [\"k\"]"), @"agent.toml:7: kinds belongs to `spoke-agent follow`; remove it");
     assert_snapshot!(wrong("from = [\"unix:/a\"]\npush_token = \"t\""), @"agent.toml:4: push_token belongs to `spoke-agent run`; remove it");
-    assert_snapshot!(wrong(""), @"from is not set; write it into the configuration file, or set HUBCAST_AGENT_FROM or --from");
+    assert_snapshot!(wrong(""), @"from is not set; name a configuration file that has it (--config FILE), or set HUBCAST_AGENT_FROM or --from");
     assert_snapshot!(wrong("from = [\"unix:/a\", \"10.0.0.2:7521\"]"), @r#"agent.toml:3: from has "10.0.0.2:7521", which is no address; one looks like unix:/run/hubcast/eu-west-1.sock or http://10.0.0.2:7521, where that agent has its read_socket or read_listen"#);
     assert_snapshot!(wrong("from = [\"http://127.0.0.1:1\", \"http://10.0.0.2:7521\"]"), @"agent.toml:3: from has http://10.0.0.2:7521, which is not loopback and not encrypted: use https, or set insecure = true where the network itself is trusted");
     assert_snapshot!(wrong("from = [\"unix:/a\"]\ntenants = [\"a,b\"]"), @r#"agent.toml:4: tenants has "a,b", and nothing in it can have a comma"#);

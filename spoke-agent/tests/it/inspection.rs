@@ -296,7 +296,7 @@ async fn verify_refuses_what_is_no_store_and_creates_none() {
     let mut command = program();
     command.arg("verify");
     let said = ran(command, dir.path()).await.2;
-    assert_snapshot!(said, @"spoke-agent: data is not set; write it into the configuration file, or set HUBCAST_AGENT_DATA or --data");
+    assert_snapshot!(said, @"spoke-agent: data is not set; name a configuration file that has it (--config FILE), or set HUBCAST_AGENT_DATA or --data");
 }
 
 /// What only the redo log has counts, and the file of an agent that was killed is neither repaired nor settled.

@@ -54,6 +54,14 @@ async fn the_overview_shows_every_region_as_it_goes_down_and_comes_back() -> Res
     browser.reads("#verdict", "all is well").await?;
     keep(&browser, "overview").await?;
 
+    // A browser opens six connections to a host: a page that was left must not keep one for its events.
+    let leave = "dispatchEvent(new PageTransitionEvent('pagehide')); return events === null";
+    let left = browser.run(leave, &[]).await?;
+    expect(left == true, left)?;
+    let back = "dispatchEvent(new PageTransitionEvent('pageshow')); return events !== null";
+    let is_back = browser.run(back, &[]).await?;
+    expect(is_back == true, is_back)?;
+
     desk.agents[1].kill()?;
     browser.reads(&tile("us"), "unreachable").await?;
     browser.reads("#verdict", "look below").await?;

@@ -93,6 +93,9 @@ pub fn measure(runtime: &Runtime, plan: Plan) -> Result<Report> {
             for (times, (mark, page)) in looks.iter_mut().zip(pages) {
                 clock::go_on()?;
                 times.push(wait(runtime, shown(&browser, &hub.url(&page), mark))?);
+                if plan.trace {
+                    eprintln!("{mark}: {}", wait(runtime, timeline(&browser))?);
+                }
             }
         }
         for (rounds, mut times) in rounds.iter_mut().zip(looks) {
@@ -136,6 +139,14 @@ async fn shown(browser: &Browser, url: &str, mark: &str) -> Result<f64> {
         browser.run(script, &[mark]).await.ok()?.as_f64()
     })
     .await
+}
+
+/// What the browser did for a page, and when, in milliseconds: begin, request sent, first byte, last byte.
+async fn timeline(browser: &Browser) -> Result<String> {
+    let script = "return performance.getEntries().map((e) => [e.name.replace(/^.*:\\/\\/[^/]*/, ''), \
+                  ...[e.startTime, e.requestStart, e.responseStart, e.responseEnd].map((at) => Math.round(at || 0))].join(' ')).join(', ')";
+    let timeline = browser.run(script, &[]).await?;
+    Ok(timeline.as_str().unwrap_or_default().to_owned())
 }
 
 /// Which share of a processor the publisher takes, over a while.
