@@ -93,7 +93,8 @@ async fn list_prints_what_a_tenant_has_and_what_there_is() {
     let (code, out, _) = ask(dir, &["list", "--kind", "l", "--keys"]).await;
     assert_eq!((code, out.as_str()), (Some(0), "l\tb\tt\t1.2"));
     let nobody = ask(dir, &["list", "--tenant", "nobody"]).await;
-    assert_eq!(nobody, (Some(0), String::new(), String::new()));
+    let said = "spoke-agent: tenant \"nobody\" has no contexts in this region";
+    assert_eq!(nobody, (Some(0), String::new(), said.to_owned()));
 }
 
 #[tokio::test]
