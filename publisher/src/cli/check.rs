@@ -9,6 +9,8 @@ use crate::source::{Source, SourceError};
 use crate::spoke::Spoke;
 use serde::Serialize;
 
+const NOT_MIGRATED: &str = "not migrated yet: run `publisher migrate`";
+
 #[derive(Debug, Default, Serialize)]
 struct Checked {
     ok: Vec<String>,
@@ -20,6 +22,20 @@ struct Checked {
 }
 
 pub(super) async fn run(context: &Context) -> Result<Exit, Stop> {
+    let mut checked = begun(context).await?;
+    stores(context, &mut checked).await;
+    said(context, &checked)
+}
+
+/// The same before anything was migrated or started, which nobody should be told as a mistake.
+pub(super) async fn first(context: &Context) -> Result<Exit, Stop> {
+    let mut checked = begun(context).await?;
+    checked.warnings.retain(|line| line != NOT_MIGRATED);
+    said(context, &checked)
+}
+
+/// Looks at everything but the stores.
+async fn begun(context: &Context) -> Result<Checked, Stop> {
     let mut checked = Checked::default();
     let kinds = context.config.contexts.len();
     checked.ok.push(format!(
@@ -28,8 +44,12 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Stop> {
     ));
     certificates(context, &mut checked);
     database(context, &mut checked).await?;
+    Ok(checked)
+}
+
+async fn stores(context: &Context, checked: &mut Checked) {
     for spoke in &context.parts.spokes {
-        if !table(spoke, &mut checked).await {
+        if !table(spoke, checked).await {
             continue;
         }
         match spoke.hello().await {
@@ -52,7 +72,11 @@ pub(super) async fn run(context: &Context) -> Result<Exit, Stop> {
             }
         }
     }
-    context.print(&checked, || {
+}
+
+/// Prints what was found.
+fn said(context: &Context, checked: &Checked) -> Result<Exit, Stop> {
+    context.print(checked, || {
         let line = |mark: &str, lines: &[String]| {
             lines
                 .iter()
@@ -141,9 +165,7 @@ async fn database(context: &Context, checked: &mut Checked) -> Result<(), Stop> 
             drift(source, &definitions, checked).await?;
         }
         Err(SourceError::NotMigrated { .. }) => {
-            checked
-                .warnings
-                .push("not migrated yet: run `publisher migrate`".into());
+            checked.warnings.push(NOT_MIGRATED.into());
         }
         Err(e) => return Err(e.into()),
     }

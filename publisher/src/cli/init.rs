@@ -3,8 +3,14 @@
 //! It must never write over a file that is there unless that was said, never change the database, and never put a secret
 //! into the configuration: tokens go into files of their own, which only their owner can read.
 
+mod next;
+
 use super::{Context, Exit, Global, Stop, check};
+use crate::draft::columns::First;
+use crate::draft::example::Example;
+use crate::draft::owner::{HOPS, Known};
 use crate::source::Source;
+use crate::source::inspect::Table;
 use crate::{config, draft};
 use contexts::name::Region;
 use secrecy::{ExposeSecret, SecretString};
@@ -17,6 +23,10 @@ use std::path::{Path, PathBuf};
 
 /// The variable with the address of the database.
 const DATABASE: &str = "DATABASE_URL";
+/// The name of a region to begin with.
+const LOCAL: &str = "local";
+/// Characters of a name of a region in a row that are shown.
+const NAME_MAX: usize = 64;
 
 /// What is to be published.
 #[derive(Debug, clap::Args)]
@@ -27,9 +37,9 @@ pub(super) struct What {
     /// The primary; the configuration will take it from the variable
     #[arg(long, env = DATABASE, value_name = "URL", hide_env_values = true)]
     database_url: SecretString,
-    /// The first region
-    #[arg(long, default_value = "local")]
-    region: String,
+    /// The first region, as rows name it if they do [default: local]
+    #[arg(long)]
+    region: Option<String>,
     /// Write over files that are there (but never over tokens)
     #[arg(long)]
     force: bool,
@@ -57,8 +67,12 @@ impl Files {
 
 pub(super) async fn run(global: &Global, what: &What) -> Result<Exit, Stop> {
     let usage = |e: &dyn std::fmt::Display| Stop::Usage(e.to_string());
-    let region = Region::new(&what.region).map_err(|e| usage(&e))?;
-    let files = Files::beside(&global.config, &region);
+    let first = First {
+        region: Region::new(what.region.as_deref().unwrap_or(LOCAL)).map_err(|e| usage(&e))?,
+        is_named: what.region.is_some(),
+    };
+    let region = &first.region;
+    let files = Files::beside(&global.config, region);
     for file in [&files.config, &files.agent] {
         if file.exists() && !what.force {
             return Err(Stop::Usage(format!(
@@ -69,13 +83,14 @@ pub(super) async fn run(global: &Global, what: &What) -> Result<Exit, Stop> {
     }
     let source = Source::new("--database-url", &what.database_url).map_err(|e| usage(&e))?;
     source.ping().await?;
-    let contexts = contexts(&source, &what.tables).await?;
+    let (tables, known) = look(&source, &what.tables).await?;
+    let contexts = contexts(&source, &tables, &known, &first).await?;
     let folder = std::path::absolute(&files.config).map_err(|e| usage(&e))?;
     let folder = folder.parent().unwrap_or(Path::new(".")).to_owned();
     token(&files.api_token)?;
     token(&files.push_token)?;
-    written(&files.config, &hub(&files, &region, &contexts))?;
-    written(&files.agent, &agent(&files, &folder, &region))?;
+    written(&files.config, &hub(&files, region, &contexts))?;
+    written(&files.agent, &agent(&files, &folder, region))?;
     eprintln!(
         "written: {} and {}",
         files.config.display(),
@@ -83,26 +98,101 @@ pub(super) async fn run(global: &Global, what: &What) -> Result<Exit, Stop> {
     );
     checked(global, what, &files).await?;
     if !global.json {
-        super::print(false, &(), || next(global, what, &files, &contexts))?;
+        let tried = next::Tried {
+            files: &files,
+            first: &first,
+            contexts: &contexts,
+            example: example(&source, &tables, &contexts, region).await,
+            is_config_default: global.config == Path::new("publisher.toml"),
+            is_database_set: std::env::var_os(DATABASE).is_some(),
+        };
+        super::print(false, &(), || tried.lines())?;
     }
     Ok(Exit::Done)
 }
 
-/// Looks at the tables.
-async fn contexts(source: &Source, tables: &[String]) -> Result<Vec<draft::Context>, Stop> {
-    let (mut contexts, mut taken) = (Vec::new(), BTreeSet::new());
-    for name in tables {
+/// Looks at the tables, and at those to which their references lead.
+async fn look(source: &Source, names: &[String]) -> Result<(Vec<Table>, Known), Stop> {
+    let (mut tables, mut known) = (Vec::<Table>::new(), Known::new());
+    for name in names {
         let Some(table) = source.inspect(name).await? else {
             let some = source.some_tables().await?;
             return Err(Stop::Usage(format!(
                 "--table: there is no table {name:?} for this role; there are: {some}"
             )));
         };
-        let context = draft::context(&table, &taken).map_err(|e| Stop::Usage(e.to_string()))?;
+        if !tables.iter().any(|t| t.name == table.name) {
+            tables.push(table);
+        }
+    }
+    let mut wanted: BTreeSet<String> = tables.iter().map(|t| t.name.clone()).collect();
+    for _ in 0..=HOPS {
+        let mut next = BTreeSet::new();
+        for name in wanted {
+            if let Some(table) = source.inspect(&name).await? {
+                next.extend(table.references.iter().map(|r| r.to.clone()));
+                known.insert(name, table);
+            }
+        }
+        next.retain(|name| !known.contains_key(name));
+        wanted = next;
+    }
+    Ok((tables, known))
+}
+
+async fn contexts(
+    source: &Source,
+    tables: &[Table],
+    known: &Known,
+    first: &First,
+) -> Result<Vec<draft::Context>, Stop> {
+    let (mut contexts, mut taken) = (Vec::new(), BTreeSet::new());
+    for table in tables {
+        let mut named = Vec::new();
+        if let Some(column) = draft::columns::regions(table) {
+            named = source.region_names(&table.name, &column.quoted).await?;
+            named.iter_mut().for_each(shorten);
+        }
+        let context = draft::context(table, known, &taken, first, &named);
+        let context = context.map_err(|e| Stop::Usage(e.to_string()))?;
         taken.insert(context.kind.clone());
         contexts.push(context);
     }
+    let mut small = BTreeSet::new();
+    for table in draft::types::outsiders(&contexts) {
+        if source.has_at_most(&table, draft::types::SMALL).await? {
+            small.insert(table);
+        }
+    }
+    draft::types::agree(&mut contexts, &small);
     Ok(contexts)
+}
+
+/// Makes a text of somebody's row one that can be shown.
+fn shorten(name: &mut String) {
+    let shown = name.chars().filter(|c| !c.is_control()).take(NAME_MAX);
+    *name = shown.collect();
+}
+
+/// A row to try it with: of the first table that has one, preferably one that can be changed. What cannot be found out is
+/// no reason to stop.
+async fn example<'a>(
+    source: &Source,
+    tables: &[Table],
+    contexts: &'a [draft::Context],
+    region: &Region,
+) -> Option<(&'a draft::Context, Example)> {
+    let mut found = None;
+    for (table, context) in tables.iter().zip(contexts) {
+        let question = context.question(table, region);
+        let answer = source.few_rows(&question.sql).await.unwrap_or_default();
+        match question.example(&answer) {
+            Some(example) if example.change.is_some() => return Some((context, example)),
+            Some(example) if found.is_none() => found = Some((context, example)),
+            _ => {}
+        }
+    }
+    found
 }
 
 fn hub(files: &Files, region: &Region, contexts: &[draft::Context]) -> String {
@@ -128,10 +218,9 @@ agents = [\"http://127.0.0.1:7511\"]             # another machine needs https: 
 token  = \"${{file:{push}}}\"
 "
     );
-    let types: BTreeSet<&str> = contexts.iter().map(|c| c.tenant_type.as_str()).collect();
     for context in contexts {
         text.push('\n');
-        text += &context.toml(types.len() > 1);
+        text += &context.toml();
     }
     text
 }
@@ -178,7 +267,7 @@ fn token(file: &Path) -> Result<(), Stop> {
     }
 }
 
-/// Runs `check` on what was written. That no agent runs yet is no reason to stop.
+/// Checks what was written, but for the agents, which nobody has started yet.
 async fn checked(global: &Global, what: &What, files: &Files) -> Result<(), Stop> {
     let unread = |e: std::io::Error| Stop::Failed(format!("{}: {e}", files.config.display()));
     let text = std::fs::read_to_string(&files.config).map_err(unread)?;
@@ -188,30 +277,5 @@ async fn checked(global: &Global, what: &What, files: &Files) -> Result<(), Stop
     };
     let config = config::parse(&files.config, &text, &variable, global.insecure);
     let context = Context::of(config, global).await?;
-    check::run(&context).await.map(drop)
-}
-
-/// What to type next.
-fn next(global: &Global, what: &What, files: &Files, contexts: &[draft::Context]) -> String {
-    let mut lines = String::new();
-    let config = match global.config == Path::new("publisher.toml") {
-        true => String::new(),
-        false => format!(" --config {}", files.config.display()),
-    };
-    let kind = contexts.first().map_or("KIND", |c| c.kind.as_str());
-    let _ = write!(
-        lines,
-        "\nnext ({DATABASE} must be set for the publisher):\n  \
-         spoke-agent run --config {} &\n  \
-         publisher migrate{config}\n  \
-         publisher run{config} &\n  \
-         curl -i http://127.0.0.1:7521/v1/contexts/{kind}/KEY\n\
-         the console is http://127.0.0.1:7400, its token is in {}",
-        files.agent.display(),
-        files.api_token.display(),
-    );
-    if what.region == "local" {
-        lines += "\nregion \"local\" is a name to begin with; each further region is a [[spoke]] and an agent there";
-    }
-    lines
+    check::first(&context).await.map(drop)
 }

@@ -28,7 +28,7 @@ impl Source {
         let table = plan::target(watch, &facts).map_err(|why| wrong(format!("watch: {why}")))?;
         if let Some(column) = &watch.tenant {
             let found = table.columns.iter().find(|c| c.name == *column);
-            if let Some(found) = found.filter(|c| c.sql_type != tenant_type) {
+            if let Some(found) = found.filter(|c| !are_written_alike(&c.sql_type, tenant_type)) {
                 warnings.push(format!(
                     "watch: {name}.{column} is {}, the tenants of the query are {tenant_type}",
                     found.sql_type
@@ -84,4 +84,14 @@ impl Source {
         })?;
         savepoint.rollback().await.map_err(|e| self.sort(e, wrong))
     }
+}
+
+/// Whether values of two types, where they are equal, are the same text, by which a tenant is called.
+fn are_written_alike(one: &str, other: &str) -> bool {
+    const ALIKE: [&[&str]; 2] = [
+        &["smallint", "integer", "bigint"],
+        &["text", "character varying"],
+    ];
+    let both = |types: &&[&str]| types.contains(&one) && types.contains(&other);
+    one == other || ALIKE.iter().any(both)
 }
