@@ -64,7 +64,7 @@ use contexts::limits;
 use contexts::name::{Region, TenantId};
 use contexts::push::Verdict;
 use contexts::version::{Term, Version};
-use dirty::{Dirty, Lane};
+use dirty::{Dirty, Lane, Sending};
 use guard::Guard;
 use guarding::Holding;
 use pace::Pace;
@@ -383,6 +383,11 @@ impl Writer {
         self.dirty.len() + self.builds.tenants()
     }
 
+    /// Whether a tenant waits to be built or is being built.
+    pub fn is_dirty(&self, tenant: &TenantId) -> bool {
+        self.dirty.contains(tenant) || self.builds.has(tenant)
+    }
+
     /// What is held at present, by tenant.
     pub fn held(&self) -> &BTreeMap<TenantId, Vec<HeldReport>> {
         &self.held
@@ -478,6 +483,14 @@ impl Writer {
     fn mark_together(&mut self, tenants: Vec<TenantId>) {
         tenants.iter().for_each(|t| self.overtake(t));
         self.dirty.mark_together(tenants);
+    }
+
+    /// Marks tenants of a build that came to nothing, as they were.
+    fn mark_again(&mut self, tenants: Vec<TenantId>, lane: Lane, sending: Sending) {
+        match sending {
+            Sending::Singly => tenants.iter().for_each(|t| self.mark(t, lane)),
+            Sending::Together | Sending::Counted => self.mark_together(tenants),
+        }
     }
 
     /// Ranges under way no longer speak for this tenant, and a scan waits for its build.

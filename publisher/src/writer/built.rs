@@ -1,7 +1,7 @@
 //! Builds: which are wanted, which are under way, and what becomes of their results.
 
 use super::budgets::Usage;
-use super::dirty::Lane;
+use super::dirty::{Lane, Sending};
 use super::guard::{GuardLimits, HoldName, Over};
 use super::queue::{Queued, Sort, Unit};
 use super::receipts::{Delivery, HeldReport};
@@ -150,7 +150,7 @@ impl Default for BuiltBatch {
 pub struct Batch {
     pub(super) what: What,
     pub(super) started: Tick,
-    pub(super) atomic: bool,
+    pub(super) sending: Sending,
     pub(super) lane: Lane,
     begun_at: Millis,
     /// For ranges: tenants that the range does not speak for.
@@ -249,7 +249,7 @@ impl Writer {
             return None;
         }
         if self.builds.count(|w| matches!(w, What::Tenants(_))) < self.limits.builds {
-            let (builds, max) = (&self.builds, self.limits.batch_tenants);
+            let (builds, guard, max) = (&self.builds, &self.guard, self.limits.batch_tenants);
             // Bulk changes and repairs are many at once: one batch at a time, and repairs only while the stores keep up.
             let (slow, crowded) = (builds.has_slow(), self.crowded());
             let paces = &mut self.paces;
@@ -259,14 +259,16 @@ impl Writer {
                 Lane::Bulk => due[1] && !slow,
                 Lane::Repair => !slow && !crowded,
             };
-            let taken = self.dirty.take(max, open, |t| builds.has(t));
+            let taken = self
+                .dirty
+                .take(max, open, |t| builds.has(t), |t| guard.counts(t));
             if let Some(taken) = taken {
                 let started = self.now();
                 taken.tenants.iter().for_each(|t| self.guard.begun(t));
                 return Some(self.builds.begin(Batch {
                     what: What::Tenants(taken.tenants),
                     started,
-                    atomic: taken.atomic,
+                    sending: taken.sending,
                     lane: taken.lane,
                     begun_at: now,
                     overtaken: HashSet::new(),
@@ -278,7 +280,7 @@ impl Writer {
             return Some(self.builds.begin(Batch {
                 what: What::Beat,
                 started,
-                atomic: false,
+                sending: Sending::Singly,
                 lane: Lane::Change,
                 begun_at: now,
                 overtaken: HashSet::new(),
@@ -301,7 +303,7 @@ impl Writer {
         Some(self.builds.begin(Batch {
             what,
             started,
-            atomic: false,
+            sending: Sending::Singly,
             lane: Lane::Repair,
             begun_at: now,
             overtaken,
@@ -343,8 +345,7 @@ impl Writer {
         self.reports
             .push_back(Report::BuildFailed { why: why.clone() });
         match batch.what {
-            What::Tenants(tenants) if batch.atomic => self.mark_together(tenants),
-            What::Tenants(tenants) => tenants.iter().for_each(|t| self.mark(t, batch.lane)),
+            What::Tenants(tenants) => self.mark_again(tenants, batch.lane, batch.sending),
             What::Beat => self.beats.wanted = true,
             what => self.scan_build_failed(now, batch.started, what, &why),
         }
@@ -380,7 +381,8 @@ impl Writer {
 
     /// What one store gets of a build: what it is not known to hold.
     fn offer(&mut self, now: Millis, ix: StoreIx, batch: &Batch, first: u64, tenants: &[Built]) {
-        let (started, atomic) = (batch.started, batch.atomic);
+        let (started, sending) = (batch.started, batch.sending);
+        let atomic = sending == Sending::Together;
         let region = self.region_of(ix);
         let opened = self.stores[ix.0].session().map(|s| s.opened);
         let Some(opened) = opened else {
@@ -396,11 +398,8 @@ impl Writer {
         if opened > started {
             let store = &mut self.stores[ix.0];
             numbered(first, tenants).for_each(|(n, t)| store.owe(&t.tenant, n));
-            let again = tenants.iter().map(|t| t.tenant.clone());
-            match atomic {
-                true => self.mark_together(again.collect()),
-                false => again.for_each(|t| self.mark(&t, batch.lane)),
-            }
+            let again = tenants.iter().map(|t| t.tenant.clone()).collect();
+            self.mark_again(again, batch.lane, sending);
             return;
         }
         let mut unit = Unit {

@@ -1,5 +1,8 @@
 //! The coalesced set of "tenant T may differ somewhere". Pure, and level-triggered: marking a tenant twice is marking
 //! it once, and what is taken out may be marked again at once.
+//!
+//! A group waits as a whole for those of its tenants that are parked. What they are parked for may itself wait until the
+//! others of the group are counted: so these are taken out to be counted, and the group stays.
 
 use contexts::name::TenantId;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -15,6 +18,17 @@ pub enum Lane {
     Repair,
 }
 
+/// How what is built of some tenants reaches a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sending {
+    /// Each for itself.
+    Singly,
+    /// In one commit, all or none.
+    Together,
+    /// Not at all: it is counted, while the group of these tenants waits for others of it.
+    Counted,
+}
+
 /// Tenants taken out for one build.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Taken {
@@ -22,8 +36,8 @@ pub struct Taken {
     pub tenants: Vec<TenantId>,
     /// How urgent they are.
     pub lane: Lane,
-    /// Whether their bundles must reach a store in one commit.
-    pub atomic: bool,
+    /// How their bundles reach a store.
+    pub sending: Sending,
 }
 
 /// The set.
@@ -88,27 +102,48 @@ impl Dirty {
         self.groups.push(group);
     }
 
-    /// Takes the most urgent tenants of which none is `busy`: a group, or up to `max` of one lane; only of the lanes that
-    /// are `open` (a group counts as a change).
+    /// Takes the most urgent tenants of which none is `busy`: a group, or those of a group that are to be `counted` while
+    /// it waits, or up to `max` of one lane; only of the lanes that are `open` (a group counts as a change).
     pub fn take(
         &mut self,
         max: usize,
         open: impl Fn(Lane) -> bool,
         busy: impl Fn(&TenantId) -> bool,
+        counted: impl Fn(&TenantId) -> bool,
     ) -> Option<Taken> {
-        if open(Lane::Change)
-            && let Some(at) = self.ready_group(&busy)
-        {
-            let tenants = self.groups.swap_remove(at).into_iter().collect();
-            return Some(Taken {
-                tenants,
-                lane: Lane::Change,
-                atomic: true,
-            });
+        if open(Lane::Change) {
+            let group = self.take_group(&busy).map(|g| (g, Sending::Together));
+            let group = group.or_else(|| Some((self.to_count(&busy, &counted)?, Sending::Counted)));
+            if let Some((tenants, sending)) = group {
+                return Some(Taken {
+                    tenants,
+                    lane: Lane::Change,
+                    sending,
+                });
+            }
         }
         let lanes = [Lane::Change, Lane::Bulk, Lane::Repair];
         let mut open = lanes.into_iter().filter(|lane| open(*lane));
         open.find_map(|lane| self.take_lane(lane, max, &busy))
+    }
+
+    fn take_group(&mut self, busy: &impl Fn(&TenantId) -> bool) -> Option<Vec<TenantId>> {
+        let at = self.ready_group(busy)?;
+        Some(self.groups.swap_remove(at).into_iter().collect())
+    }
+
+    /// Of a group that waits for parked tenants: the others that are to be counted.
+    fn to_count(
+        &self,
+        busy: &impl Fn(&TenantId) -> bool,
+        counted: &impl Fn(&TenantId) -> bool,
+    ) -> Option<Vec<TenantId>> {
+        let wanted = |t: &&TenantId| !self.parked.contains_key(*t) && counted(t) && !busy(t);
+        let of = |group: &BTreeSet<TenantId>| group.iter().filter(wanted).cloned().collect();
+        let is_parked =
+            |group: &&BTreeSet<TenantId>| group.iter().any(|t| self.parked.contains_key(t));
+        let mut waiting = self.groups.iter().filter(is_parked).map(of);
+        waiting.find(|tenants: &Vec<TenantId>| !tenants.is_empty())
     }
 
     fn ready_group(&self, busy: &impl Fn(&TenantId) -> bool) -> Option<usize> {
@@ -149,7 +184,7 @@ impl Dirty {
         (!tenants.is_empty()).then_some(Taken {
             tenants,
             lane,
-            atomic: false,
+            sending: Sending::Singly,
         })
     }
 
@@ -187,7 +222,7 @@ mod tests {
     }
 
     fn take(dirty: &mut Dirty, max: usize, busy: &[&str]) -> Vec<String> {
-        let taken = dirty.take(max, |_| true, |x| busy.contains(&x.as_str()));
+        let taken = dirty.take(max, |_| true, |x| busy.contains(&x.as_str()), |_| false);
         taken
             .map(|t| t.tenants.iter().map(ToString::to_string).collect())
             .unwrap_or_default()
@@ -218,12 +253,12 @@ mod tests {
         dirty.mark(&t("r"), Lane::Repair);
         dirty.mark(&t("c"), Lane::Change);
         let taken = dirty
-            .take(9, |lane| lane != Lane::Repair, |_| false)
+            .take(9, |lane| lane != Lane::Repair, |_| false, |_| false)
             .expect("a change");
         assert_eq!((taken.lane, taken.tenants), (Lane::Change, vec![t("c")]));
         assert!(
             dirty
-                .take(9, |lane| lane != Lane::Repair, |_| false)
+                .take(9, |lane| lane != Lane::Repair, |_| false, |_| false)
                 .is_none()
         );
         assert_eq!(take(&mut dirty, 9, &[]), ["r"]);
@@ -237,6 +272,35 @@ mod tests {
             .for_each(|n| dirty.mark(&t(n), Lane::Change));
         assert_eq!(take(&mut dirty, 1, &["a"]), ["b"]);
         assert_eq!(take(&mut dirty, 2, &[]), ["a", "c"]);
+    }
+
+    #[test]
+    fn a_group_that_waits_for_a_parked_tenant_lets_the_others_be_counted() {
+        let mut dirty = Dirty::default();
+        dirty.mark_together([t("a"), t("b"), t("c")]);
+        dirty.park(&t("a"), Lane::Change);
+        let take = |dirty: &mut Dirty, busy: &[&str], counted: &[&str]| {
+            dirty.take(
+                9,
+                |_| true,
+                |x| busy.contains(&x.as_str()),
+                |x| counted.contains(&x.as_str()),
+            )
+        };
+        assert_eq!(take(&mut dirty, &[], &["a"]), None);
+        assert_eq!(take(&mut dirty, &["b"], &["b"]), None);
+        let counted = take(&mut dirty, &[], &["a", "b"]).expect("b is to be counted");
+        assert_eq!(
+            (counted.tenants, counted.sending),
+            (vec![t("b")], Sending::Counted)
+        );
+        dirty.unpark(&t("a"));
+        let whole = take(&mut dirty, &[], &["a", "b"]).expect("the group is there yet");
+        assert_eq!(
+            (whole.tenants, whole.sending),
+            (vec![t("a"), t("b"), t("c")], Sending::Together)
+        );
+        assert!(dirty.is_empty());
     }
 
     #[test]

@@ -414,6 +414,11 @@ impl Guard {
         }
     }
 
+    /// Whether a build of this tenant is waited for: what it loses has to be counted.
+    pub fn counts(&self, tenant: &TenantId) -> bool {
+        self.causes.contains_key(tenant) || self.building.contains_key(tenant)
+    }
+
     /// Whether nothing waits for a decision.
     pub fn is_idle(&self) -> bool {
         self.strangers.is_empty() && self.cases.is_empty()

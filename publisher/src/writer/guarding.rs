@@ -2,9 +2,13 @@
 //!
 //! A tenant that is kept back is *parked* among the dirty ones: nothing of it is sent, no scan ends without it, and it is
 //! built again once its removals are decided. So a decision needs no second way to a store.
+//!
+//! A group leaves whole or not at all, so it waits for each of its tenants that is parked; and a decision waits for every
+//! tenant of its cause. If one of these is in the group, it is built to be counted alone, and not sent: else the two would
+//! wait for one another.
 
 use super::built::{Batch, Built, BuiltBundle};
-use super::dirty::Lane;
+use super::dirty::{Lane, Sending};
 use super::guard::{Hold, HoldName, Over, Passed, Settled, Told};
 use super::store::Outstanding;
 use super::talk::Request;
@@ -57,7 +61,7 @@ impl Writer {
         excused: &BTreeMap<TenantId, Vec<HoldName>>,
         over: &BTreeMap<TenantId, Vec<Over>>,
     ) -> Vec<Built> {
-        if self.guard.is_off() {
+        if self.guard.is_off() && batch.sending != Sending::Counted {
             return tenants;
         }
         let open = self.open_regions();
@@ -78,7 +82,7 @@ impl Writer {
             .into_iter()
             .partition(|t| back.contains(t));
         elsewhere.iter().for_each(|tenant| self.unpark(tenant));
-        if back.is_empty() {
+        if back.is_empty() && batch.sending != Sending::Counted {
             return tenants;
         }
         for tenant in &back {
@@ -92,7 +96,7 @@ impl Writer {
         }
         let (parked, passed): (Vec<Built>, Vec<Built>) =
             tenants.into_iter().partition(|t| back.contains(&t.tenant));
-        if !batch.atomic {
+        if batch.sending == Sending::Singly {
             return passed;
         }
         // One commit or none: they wait for those that are parked.

@@ -40,8 +40,7 @@ impl Writer {
     /// A build ended that was called back while it was under way: it is done again.
     pub(super) fn build_again(&mut self, batch: Batch) {
         match batch.what {
-            What::Tenants(tenants) if batch.atomic => self.mark_together(tenants),
-            What::Tenants(tenants) => tenants.iter().for_each(|t| self.mark(t, batch.lane)),
+            What::Tenants(tenants) => self.mark_again(tenants, batch.lane, batch.sending),
             What::Range(range) => {
                 let scan = self.scan.as_mut();
                 let Some(scan) = scan.filter(|s| batch.started >= s.started) else {

@@ -8,13 +8,13 @@ use contexts::apply::apply;
 use contexts::bundle::Bundle;
 use contexts::digest::Buckets;
 use contexts::gate::{Gate, GateState};
-use contexts::name::Region;
+use contexts::name::{Region, TenantId};
 use contexts::push::{
-    Ack, Claim, Granted, Heartbeat, ListBuckets, Listed, Push, Pushed, Reading, Refused, Release,
-    Sent, StoreState, SyncVerdict, Synced, Verdict,
+    Ack, Claim, Granted, Heartbeat, ListBuckets, Listed, Push, Pushed, ReadTenant, Reading,
+    Refused, Release, Sent, StoreState, SyncVerdict, Synced, Verdict,
 };
 use contexts::version::{Incarnation, SessionId, Version};
-use publisher::writer::Request;
+use publisher::writer::{Request, Told, value_of};
 use std::collections::BTreeSet;
 
 /// A message to a store.
@@ -34,6 +34,7 @@ pub enum Reply {
     Pushed(Pushed),
     Synced(SyncVerdict),
     Listed(Vec<Listed>),
+    Names(Vec<(TenantId, Vec<Told>)>),
     Released,
     Ack(Ack),
     Refused(Refused),
@@ -183,6 +184,7 @@ impl Agent {
         let result = match message {
             Message::Request(Request::Hello, _) => Ok(Reply::Hello(Box::new(self.state(now)))),
             Message::Request(Request::ListBuckets(list), _) => Ok(Reply::Listed(self.list(list))),
+            Message::Request(Request::Names(ask), _) => Ok(Reply::Names(self.names(ask))),
             Message::Heartbeat(heartbeat) => self.heartbeat(now, heartbeat, db),
             Message::Request(request, origins) => {
                 let was = before.then(|| self.durable.clone());
@@ -191,8 +193,9 @@ impl Agent {
                     Request::Push(push) => self.push(now, push, (origins, db), &mut applied),
                     Request::Synced(synced) => self.synced(now, synced, db),
                     Request::Release(release) => self.release(release),
-                    Request::Hello | Request::ListBuckets(_) => unreachable!("handled above"),
-                    Request::Names(_) => unreachable!("the hub of the simulation has no guard"),
+                    Request::Hello | Request::ListBuckets(_) | Request::Names(_) => {
+                        unreachable!("handled above")
+                    }
                 };
                 committed = result.is_ok();
                 self.durable.save();
@@ -377,6 +380,20 @@ impl Agent {
         self.freshen(heartbeat.fresh, db);
         let reading = self.reading(now);
         Ok(Reply::Ack(Ack { reading }))
+    }
+
+    /// What it has of some tenants.
+    fn names(&self, ask: &ReadTenant) -> Vec<(TenantId, Vec<Told>)> {
+        let told = |tenant: &TenantId| {
+            let records = self.durable.records.get(tenant).into_iter().flatten();
+            let told = records.map(|((kind, key), record)| Told {
+                value: value_of(&record.context),
+                kind: kind.clone(),
+                key: key.clone(),
+            });
+            (tenant.clone(), told.collect())
+        };
+        ask.tenants.iter().map(told).collect()
     }
 
     fn list(&self, list: &ListBuckets) -> Vec<Listed> {

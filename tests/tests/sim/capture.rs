@@ -42,6 +42,9 @@ impl World {
         if let Some(request) = office.writer.next_ack(now) {
             steps.push(Step::Ack(request, term, server));
         }
+        if let Some(work) = office.writer.next_hold_work(now) {
+            steps.push(Step::Holds(Box::new(work)));
+        }
         if office.next_beat <= now {
             office.next_beat = now + BEAT;
             steps.push(Step::Beat(term));
@@ -293,6 +296,7 @@ impl World {
                 office.writer.looked(now, id, result);
             }
             Step::Acked(xid) => office.writer.acked(now, xid),
+            Step::HoldsWritten(written) => office.writer.hold_work_done(now, written),
             Step::BeatDone(Some((n, committed))) => {
                 office.beats.insert(now, (n, committed));
                 office.writer.beat_committed(n, now);

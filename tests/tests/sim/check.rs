@@ -13,7 +13,7 @@
 
 use crate::agent::{Handled, Message};
 use crate::publisher::Wish;
-use crate::state::State;
+use crate::state::{Name, State};
 use crate::store::{Before, Durable, Origin};
 use crate::world::{Checked, World, violated};
 use contexts::bundle::{Bundle, HoldReason};
@@ -144,7 +144,9 @@ impl World {
             if let Err(what) = self.shows(s, tenant, &truth) {
                 let what = format!("store {s}, {tenant} of commit {}: {what}", origin.commit);
                 let records = d.records.get(tenant).into_iter().flatten();
-                let mut names = records.map(|(name, _)| name);
+                let mut names = records
+                    .map(|(name, _)| name)
+                    .filter(|n| !self.is_kept(s, tenant, n));
                 return match names.all(|(kind, key)| truth.mentions(kind, key)) {
                     true => violated("I2 all or nothing", what),
                     false => violated("I3 deletes travel", what),
@@ -152,6 +154,13 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Whether the guard keeps a context that the hub has no longer, until it is counted.
+    pub fn is_kept(&self, s: usize, tenant: &TenantId, name: &Name) -> bool {
+        let head = self.agents[s].durable.heads.get(tenant);
+        let mut held = head.iter().flat_map(|head| &head.held);
+        held.any(|h| h.why == HoldReason::Undecided && (&h.kind, &h.key) == (&name.0, &name.1))
     }
 
     /// Whether a store shows a bundle: its contexts, but for those held for a clash, and of held names an older value.
@@ -165,7 +174,8 @@ impl World {
                 false => Err(format!("no head, {} records", records.len())),
             };
         };
-        if truth.is_empty() {
+        let mut held = head.held.iter();
+        if truth.is_empty() && !held.any(|h| h.why == HoldReason::Undecided) {
             return Err("a head of nothing".into());
         }
         for context in &truth.contexts {
@@ -182,6 +192,9 @@ impl World {
             }
         }
         for (name, record) in records {
+            if self.is_kept(s, tenant, name) {
+                continue;
+            }
             if truth.has(&name.0, &name.1) {
                 continue;
             }

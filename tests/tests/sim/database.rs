@@ -10,7 +10,9 @@ use contexts::digest::DigestKey;
 use contexts::name::{Region, TenantId};
 use contexts::version::{Holder, SyncId, Term};
 use publisher::writer::lease::LeaseRow;
-use publisher::writer::{Built, BuiltBatch, BuiltBundle, TenantRange, What};
+use publisher::writer::{
+    Built, BuiltBatch, BuiltBundle, GuardLimits, HoldName, Snapshot, TenantRange, What,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -84,6 +86,8 @@ pub struct Database {
     pub altered: u64,
     /// Somebody waits for open transactions, to enable or disable them; others wait behind.
     pub altering: bool,
+    /// What the guard held: a person lets all of it go at once.
+    pub approved: BTreeSet<HoldName>,
     /// The commits that changed each tenant.
     pub touches: BTreeMap<TenantId, Vec<Touch>>,
     revision: u64,
@@ -123,6 +127,7 @@ impl Database {
             triggers_off: false,
             altered: 0,
             altering: false,
+            approved: BTreeSet::new(),
             touches: BTreeMap::new(),
             revision: 0,
             transactions: 0,
@@ -292,13 +297,17 @@ impl Database {
         &self,
         commit: usize,
         what: &What,
+        guards: GuardLimits,
         regions: &[Region],
         key: &DigestKey,
     ) -> BuiltBatch {
         let state = &self.commits[commit].state;
+        let seen = Snapshot::parse(&self.xids.snapshot().text()).expect("a snapshot");
         let mut batch = BuiltBatch {
             definitions: state.definitions,
             kinds: kinds().into_iter().collect(),
+            guards,
+            seen: matches!(what, What::Tenants(_)).then(|| seen.into()),
             ..BuiltBatch::default()
         };
         let tenants: Vec<TenantId> = match what {
@@ -319,6 +328,12 @@ impl Database {
                 Vec::new()
             }
         };
+        for name in &self.approved {
+            if tenants.contains(&name.tenant) {
+                let excused = batch.excused.entry(name.tenant.clone()).or_default();
+                excused.push(name.clone());
+            }
+        }
         let built = |region: &Region, tenant: &TenantId| {
             Arc::new(BuiltBundle::new(state.bundle(tenant, region), key))
         };

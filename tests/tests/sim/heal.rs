@@ -6,6 +6,7 @@ use crate::publisher::Publisher;
 use crate::state::Name;
 use crate::variant::Variant;
 use crate::world::{Checked, Event, Violation, World, violated};
+use contexts::bundle::HoldReason;
 use contexts::name::TenantId;
 use contexts::version::Term;
 use publisher::writer::StoreIx;
@@ -253,6 +254,14 @@ impl World {
         let (state, d) = (self.dbs[db].now(), &agent.durable);
         let tenants: BTreeSet<&TenantId> = state.rows.keys().chain(d.heads.keys()).collect();
         for tenant in tenants {
+            let head = d.heads.get(tenant);
+            if let Some(kept) = head
+                .iter()
+                .flat_map(|h| &h.held)
+                .find(|h| h.why == HoldReason::Undecided)
+            {
+                return Err(format!("store {s}: {tenant} still keeps {kept:?}"));
+            }
             let truth = state.bundle(tenant, &agent.region);
             self.shows(s, tenant, &truth)
                 .map_err(|what| format!("store {s} is not as db{db}: {tenant}: {what}"))?;

@@ -8,7 +8,9 @@ use crate::world::{Event, Step, World};
 use contexts::name::TenantId;
 use contexts::version::{Holder, Term};
 use publisher::writer::lease::{Observer, Standing};
-use publisher::writer::{BuildRequest, RegionFilter, What, Writer, WriterLimits};
+use publisher::writer::{
+    BuildRequest, GuardLimits, HoldWork, RegionFilter, What, Writer, WriterLimits,
+};
 use rand::Rng;
 use std::collections::BTreeSet;
 
@@ -144,7 +146,8 @@ impl World {
                 commit = commit.saturating_sub(self.rng.random_range(0..4));
             }
             let regions = self.regions();
-            let batch = self.dbs[db].build(commit, &request.what, &regions, &self.key);
+            let guards = self.guards();
+            let batch = self.dbs[db].build(commit, &request.what, guards, &regions, &self.key);
             self.origins
                 .remember((p, run), &batch, Origin { db, commit });
             Ok(batch)
@@ -153,6 +156,33 @@ impl World {
         self.builds += u64::from(!self.is_routine(db, &request.what));
         let step = Step::Built(request.id, result);
         self.at(delay, Event::Publisher(p, run, step));
+    }
+
+    /// What may be removed at once.
+    fn guards(&self) -> GuardLimits {
+        self.weather
+            .guard
+            .map_or(GuardLimits::OFF, |count| GuardLimits {
+                max_delete_share: 0.0,
+                max_delete_count: count,
+                ..GuardLimits::default()
+            })
+    }
+
+    /// What the guard wants written is written, and a person lets all of it go.
+    pub fn write_holds(&mut self, p: usize, run: u64, work: HoldWork) {
+        let db = self.publishers[p].db;
+        let trouble = self.rng.random_bool(0.03) && !self.calm;
+        let written = !self.is_cut(p) && !trouble;
+        if written {
+            let names = work.hold.into_iter().flat_map(|hold| hold.names);
+            self.dbs[db].approved.extend(names);
+            self.dbs[db]
+                .approved
+                .retain(|name| !work.void.contains(name));
+        }
+        let delay = self.build_delay();
+        self.at(delay, Event::Publisher(p, run, Step::HoldsWritten(written)));
     }
 
     /// Whether a build is made again and again although nothing changes: of the beat, and of tenants that cannot be

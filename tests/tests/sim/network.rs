@@ -59,6 +59,9 @@ pub struct Weather {
     /// Whether the server often restarts, right when a transaction was rolled back that leaves no trace: its number is
     /// given out again.
     pub frail: bool,
+    /// Removals in ten minutes beyond which the guard holds those of a large transaction; a person lets them go at once.
+    /// None: there is no guard.
+    pub guard: Option<u64>,
     /// Milliseconds of trouble, and of rest at the end.
     pub chaos: u64,
     pub rest: u64,
@@ -99,6 +102,9 @@ impl Weather {
             frail: pick(&[0.0, 0.0, 0.0, 0.0, 0.0, 1.0]) > 0.5,
             scan_every: pick(&[5_000.0, 25_000.0]) as u64,
             build: pick(&[15.0, 150.0]) as u64,
+            guard: Some(pick(&[0.0, 1e9, -1.0, -1.0]))
+                .filter(|n| *n >= 0.0)
+                .map(|n| n as u64),
             chaos,
             rest,
         };

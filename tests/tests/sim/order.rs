@@ -77,13 +77,12 @@ impl Urgent {
         }
     }
 
-    /// A build ended, and the writer knows.
+    /// A build ended, and the writer knows. What the guard kept back is built again.
     pub fn built(&mut self, id: BatchId, ok: bool, writer: &Writer) {
-        let tenants = self.building.remove(&id).unwrap_or_default();
-        if !ok {
-            self.seen.extend(tenants);
-            return;
-        }
+        let built = self.building.remove(&id).unwrap_or_default();
+        let (again, tenants): (BTreeSet<TenantId>, BTreeSet<TenantId>) =
+            built.into_iter().partition(|t| !ok || writer.is_dirty(t));
+        self.seen.extend(again);
         for (ix, store) in writer.stores() {
             let waiting = self.stores.entry(ix.0).or_default();
             waiting.meet(store.session().map(|s| s.id));

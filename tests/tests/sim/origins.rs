@@ -1,5 +1,6 @@
 //! Which snapshot a bundle that travels was built from. The shipped code does not carry this, so the simulation
-//! remembers each bundle that a build made, by address, and finds one that was changed by a hold by its content.
+//! remembers each bundle that a build made, by address, and finds one that was changed by a hold by its content. What the
+//! guard keeps while it counts is named in what is sent, beside the content of the snapshot.
 
 use crate::store::Origin;
 use contexts::bundle::{Bundle, HoldReason};
@@ -47,7 +48,7 @@ impl Origins {
     }
 }
 
-/// Whether a bundle is another one with some keys held for a clash.
+/// Whether a bundle is another one with some keys held for a clash, or kept by the guard.
 fn came_from(sent: &Bundle, built: &Bundle) -> bool {
     let clashes = sent
         .held
@@ -56,5 +57,7 @@ fn came_from(sent: &Bundle, built: &Bundle) -> bool {
     let held = clashes.fold(built.clone(), |bundle, h| {
         bundle.hold(&h.kind, &h.key, h.why.clone())
     });
-    held == *sent
+    let mut sent = sent.clone();
+    sent.held.retain(|h| h.why != HoldReason::Undecided);
+    held == sent
 }

@@ -211,6 +211,7 @@ impl Step {
             Self::LeaseDone(..) => Self::LeaseDone(LeaseAnswer::Lost, 0),
             Self::Looked(id, _) => Self::Looked(id, Err("the connection is lost".into())),
             Self::Acked(_) => Self::Acked(None),
+            Self::HoldsWritten(_) => Self::HoldsWritten(false),
             Self::BeatDone(_) => Self::BeatDone(None),
             Self::TriggersDone(_) => Self::TriggersDone(None),
             other => other,
@@ -288,6 +289,7 @@ impl World {
             }
             Step::Beat(term) => self.beat(p, run, term),
             Step::Triggers => self.look_at_triggers(p, run),
+            Step::Holds(work) => self.write_holds(p, run, *work),
             other => return Ok(Some(other)),
         }
         Ok(None)
@@ -533,6 +535,7 @@ impl World {
             Some(Reply::Pushed(pushed)) => Answer::Pushed(pushed),
             Some(Reply::Synced(verdict)) => Answer::Synced(verdict),
             Some(Reply::Listed(listed)) => Answer::Listed(listed),
+            Some(Reply::Names(names)) => Answer::Names(names),
             Some(Reply::Released) => Answer::Released,
             Some(Reply::Refused(refused)) => Answer::Refused(refused),
             Some(Reply::Ack(_)) => Answer::Rejected("an acknowledgement of nothing".into()),

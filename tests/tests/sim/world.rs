@@ -16,7 +16,7 @@ use contexts::digest::DigestKey;
 use contexts::name::{Region, TenantId};
 use contexts::version::{StoreId, Term};
 use publisher::writer::{
-    AckRequest, BatchId, BuildRequest, BuiltBatch, LookId, LookRequest, Looked, StoreSpec,
+    AckRequest, BatchId, BuildRequest, BuiltBatch, HoldWork, LookId, LookRequest, Looked, StoreSpec,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -106,9 +106,11 @@ pub enum Step {
     Ack(AckRequest, Term, u64),
     Beat(Term),
     Triggers,
+    Holds(Box<HoldWork>),
     /// What came of it.
     Looked(LookId, Result<Looked, String>),
     Acked(Option<u64>),
+    HoldsWritten(bool),
     BeatDone(Option<(u64, u64)>),
     /// How often the triggers were altered, and what is wrong with them.
     TriggersDone(Option<(u64, Option<String>)>),
