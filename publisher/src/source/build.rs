@@ -235,6 +235,10 @@ impl Source {
                 }
             }
         }
+        // Each range is read by one build, so what belongs to none is looked for in one of them.
+        if let Bound::Range(TenantRange { to: None, .. }) = &bound {
+            problems.extend(self.tenantless(&mut tx, &definitions).await?);
+        }
         let mut seen = None;
         if let Bound::List(_) = bound {
             let row = unnamed("SELECT pg_current_snapshot()::text");

@@ -1,45 +1,54 @@
-//! The ranges of a scan: about a thousand tenants each, half-open, together covering everything that sorts.
+//! The ranges of a scan: about ten thousand rows each of the largest watched table that has an index on its tenant column,
+//! half-open, together covering everything that sorts. Without such a table, the scan is a single range.
 //!
-//! Bounds matter only for speed. They are read by keyset from the largest watched table that has an index on its
-//! tenant column; without one, the scan is a single range.
+//! Bounds matter only for speed and memory. They come from a sample of the pages of that table: to walk its whole index
+//! took a fifth of a scan with nothing to change.
 
 use super::definitions::Definitions;
 use super::query;
 use super::statement::unnamed;
-use super::{Source, SourceError};
+use super::{Source, SourceError, is_passing};
 use crate::writer::{BuiltBatch, TenantRange};
-use sqlx::{PgConnection, Row};
+use sqlx::{Connection, PgConnection, Row};
 
-/// Tenants in a range, about.
-const TENANTS: i64 = 1_000;
+/// Rows of the table in a range, about: of ten contexts per tenant a thousand tenants.
+const ROWS: f64 = 10_000.0;
+/// Of the pages so much is read, in percent: some tens of them in each range, so that the rows of one page, which may all be
+/// one tenant's, do not make it much larger or smaller than others.
+const SAMPLE: f64 = 5.0;
+/// A table of so many pages is read whole, and of no table more pages.
+const PAGES_LEAST: f64 = 500.0;
+const PAGES_MOST: f64 = 50_000.0;
+
+/// The percentage of its pages that is read of a table.
+fn sample(pages: f64) -> f64 {
+    let wanted = (pages * SAMPLE / 100.0).clamp(PAGES_LEAST, PAGES_MOST);
+    (wanted / pages.max(1.0) * 100.0).min(100.0)
+}
 
 impl Source {
-    /// Reads the bounds, and looks for rows that no range can contain because they have no tenant.
+    /// Reads the bounds.
     pub(super) async fn read_bounds(&self) -> Result<BuiltBatch, SourceError> {
         let (mut tx, definitions) = self.snapshot().await?;
         let mut bounds = Vec::new();
-        if let Some((table, column)) = self.bounds_table(&mut tx, &definitions).await? {
-            bounds = self
-                .keyset(&mut tx, &definitions.tenant_type, &table, &column)
-                .await?;
+        if let Some(table) = self.bounds_table(&mut tx, &definitions).await? {
+            bounds = self.bounds(&mut tx, &table).await?;
         }
-        let problems = self.tenantless(&mut tx, &definitions).await?;
         tx.rollback()
             .await
             .map_err(|e| self.error("ending the reading of bounds", e))?;
         Ok(BuiltBatch {
             ranges: ranges(bounds),
-            problems,
             ..BuiltBatch::default()
         })
     }
 
-    /// The largest table of a watch with a tenant column of the tenants' type and an index that begins with it, quoted.
+    /// The largest table of a watch with a tenant column of the tenants' type and an index that begins with it.
     async fn bounds_table(
         &self,
         connection: &mut PgConnection,
         definitions: &Definitions,
-    ) -> Result<Option<(String, String)>, SourceError> {
+    ) -> Result<Option<BoundsTable>, SourceError> {
         let watches = definitions.kinds.iter().flat_map(|d| &d.watch);
         let (mut tables, mut columns) = (Vec::new(), Vec::new());
         for watch in watches {
@@ -49,7 +58,10 @@ impl Source {
             }
         }
         // An index of a partitioned table is in pg_index like any other; its size is that of its partitions.
-        let sql = "SELECT c.oid::regclass::text, quote_ident(a.attname) \
+        let sql = "SELECT c.oid::regclass::text, quote_ident(a.attname), \
+                    (WITH RECURSIVE tree(oid) AS (SELECT c.oid UNION ALL \
+                      SELECT inhrelid FROM pg_inherits JOIN tree ON inhparent = tree.oid) \
+                     SELECT (sum(pg_relation_size(tree.oid)) / current_setting('block_size')::int)::float8 FROM tree) \
                    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w(tab, col, nth) \
                    JOIN pg_class c ON c.oid = to_regclass(w.tab) \
                    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = w.col AND NOT a.attisdropped \
@@ -66,47 +78,54 @@ impl Source {
             .fetch_optional(&mut *connection)
             .await
             .map_err(|e| self.error("looking for a table to divide the tenants by", e))?;
-        Ok(row.map(|r| (r.get(0), r.get(1))))
+        Ok(row.map(|r| BoundsTable {
+            table: r.get(0),
+            column: r.get(1),
+            pages: r.get::<Option<f64>, _>(2).unwrap_or_default(),
+        }))
     }
 
-    async fn keyset(
+    /// The tenants at which a range ends and the next begins, in the order of their type. None if the table cannot be
+    /// sampled: a partition may be on another server.
+    async fn bounds(
         &self,
         connection: &mut PgConnection,
-        tenant_type: &str,
-        table: &str,
-        column: &str,
+        of: &BoundsTable,
     ) -> Result<Vec<String>, SourceError> {
-        let mut bounds: Vec<String> = Vec::new();
-        loop {
-            let after = match bounds.is_empty() {
-                true => format!("{column} IS NOT NULL"),
-                false => format!("{column} > $2::text::{tenant_type}"),
-            };
-            let sql = format!(
-                "SELECT b::text FROM (SELECT DISTINCT {column} AS b FROM {table} WHERE {after} \
-                 ORDER BY 1 OFFSET $1 LIMIT 1) AS n"
-            );
-            let mut query = unnamed(sql).bind(TENANTS);
-            if let Some(last) = bounds.last() {
-                query = query.bind(last.clone());
-            }
-            let next = query
-                .fetch_optional(&mut *connection)
-                .await
-                .map_err(|e| self.error("reading the bounds of a scan", e))?;
-            match next {
-                Some(row) => bounds.push(row.get(0)),
-                None => return Ok(bounds),
-            }
-        }
+        let BoundsTable {
+            table,
+            column,
+            pages,
+        } = of;
+        let percent = sample(*pages);
+        let rows = (ROWS * percent / 100.0).ceil();
+        let sql = format!(
+            "SELECT {column}::text FROM (SELECT {column}, row_number() OVER (ORDER BY {column}) AS n \
+             FROM {table} TABLESAMPLE SYSTEM ({percent}) WHERE {column} IS NOT NULL) AS s WHERE n % {rows} = 0 ORDER BY n"
+        );
+        let failed = |e| self.error("reading the bounds of a scan", e);
+        let mut savepoint = connection.begin().await.map_err(failed)?;
+        let sampled = unnamed(sql).fetch_all(&mut *savepoint).await;
+        savepoint.rollback().await.map_err(failed)?;
+        let sampled = match sampled {
+            Err(e) if is_passing(&e) => return Err(failed(e)),
+            sampled => sampled.unwrap_or_default(),
+        };
+        let mut bounds: Vec<String> = sampled.iter().map(|row| row.get(0)).collect();
+        // A tenant with many rows is met several times.
+        bounds.dedup();
+        Ok(bounds)
     }
 
-    async fn tenantless(
+    /// Looks for rows that no range can contain because they have no tenant; what is to be said of them.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the database is in trouble.
+    pub(super) async fn tenantless(
         &self,
         connection: &mut PgConnection,
         definitions: &Definitions,
     ) -> Result<Vec<String>, SourceError> {
-        use sqlx::Connection;
         let mut problems = Vec::new();
         for definition in &definitions.kinds {
             let doing = format!("kind {}", definition.kind);
@@ -131,7 +150,7 @@ impl Source {
                         definition.kind
                     ));
                 }
-                Err(e) if super::is_passing(&e) => return Err(self.error(&doing, e)),
+                Err(e) if is_passing(&e) => return Err(self.error(&doing, e)),
                 // The ranges will say what is wrong with the query.
                 Err(_) => {}
             }
@@ -142,6 +161,16 @@ impl Source {
         }
         Ok(problems)
     }
+}
+
+/// A table whose tenants divide a scan into ranges.
+struct BoundsTable {
+    /// Its name, quoted.
+    table: String,
+    /// Its tenant column, quoted.
+    column: String,
+    /// Its pages, those of its partitions included.
+    pages: f64,
 }
 
 /// Half-open ranges between the bounds, open at both ends.
@@ -162,6 +191,13 @@ fn ranges(bounds: Vec<String>) -> Vec<TenantRange> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_small_table_is_read_whole_and_of_a_large_one_a_part() {
+        assert_eq!([0.0, 1.0, 500.0].map(sample), [100.0; 3]);
+        assert_eq!([1_000.0, 50_000.0].map(sample), [50.0, 5.0]);
+        assert!((sample(50e6) - 0.1).abs() < 1e-9);
+    }
 
     #[test]
     fn ranges_touch_and_are_open_at_both_ends() {

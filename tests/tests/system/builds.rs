@@ -403,3 +403,50 @@ async fn a_content_and_the_definitions_that_made_it_belong_together() -> Result<
     assert_eq!(different.len(), seen.len(), "each gives another content");
     Ok(())
 }
+
+/// Rows of a partitioned table in no order, of 4,000 tenants, of one with 15,000 of them, and of none.
+const MANY: &str = "CREATE TABLE many (id integer NOT NULL, tenant integer, body text NOT NULL) PARTITION BY HASH (id);
+    CREATE TABLE many_0 PARTITION OF many FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+    CREATE TABLE many_1 PARTITION OF many FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+    CREATE INDEX ON many (tenant);
+    INSERT INTO many SELECT n, n % 4000, repeat('x', 100) FROM generate_series(1, 40000) AS n;
+    INSERT INTO many SELECT n, 17, repeat('x', 100) FROM generate_series(40001, 55000) AS n;
+    INSERT INTO many SELECT n, NULL, 'nobody' FROM generate_series(55001, 55003) AS n";
+
+/// A tenant in two ranges, or in none, would be one that a scan takes for changed or removed.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ranges_of_a_scan_have_every_tenant_once_and_say_who_has_none() -> Result<()> {
+    let server = Server::any().await?;
+    let database = server.database().await?;
+    database.execute(MANY).await?;
+    let contexts = "[[context]]\nkind = \"one\"\nquery = \"SELECT id::text AS key, tenant, body FROM many\"\n\
+                    watch = [{ table = \"many\", tenant = \"tenant\" }]\n";
+    let works = Works::new(server, database, contexts).await?;
+    let build = |what| {
+        let id = BatchId(0);
+        let request = BuildRequest { id, what };
+        let (source, regions) = (&works.source, &works.regions);
+        async move { source.build(&request, regions).await }
+    };
+    let ranges = build(What::Bounds).await?.ranges;
+    assert!((4..12).contains(&ranges.len()), "{ranges:?}");
+    let (mut all, mut contexts, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+    for range in ranges {
+        let read = build(What::Range(range)).await?;
+        contexts.push(read.contexts);
+        all.extend(read.tenants.iter().map(|built| built.tenant.to_string()));
+        problems.extend(read.problems);
+    }
+    all.sort_unstable();
+    let mut truth: Vec<String> = (0..4000).map(|n| n.to_string()).collect();
+    truth.sort_unstable();
+    assert_eq!(all, truth);
+    assert_eq!(contexts.iter().sum::<u64>(), 55_000);
+    // The large tenant cannot be divided.
+    assert!(contexts.iter().all(|n| *n < 27_000), "{contexts:?}");
+    assert_eq!(
+        problems,
+        ["kind one: rows have a NULL tenant (3); nobody gets them"]
+    );
+    Ok(())
+}
