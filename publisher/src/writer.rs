@@ -30,6 +30,7 @@ mod pace;
 mod queue;
 mod recall;
 mod receipts;
+mod regional;
 mod retry;
 mod scan;
 mod scanning;

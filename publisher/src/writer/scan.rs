@@ -10,6 +10,7 @@
 //!
 //! A scan never deletes: a tenant that only the store has becomes dirty, and only its build can remove it.
 
+use super::regional::Regional;
 use super::{Millis, ScanId, Snapshot, StoreIx, Tick};
 use contexts::digest::{Buckets, Digest, DigestKey};
 use contexts::name::{Kind, Region, TenantId};
@@ -113,39 +114,6 @@ const LINES_MAX: usize = 100;
 /// After so many failures in a row a scan gives up.
 pub const FAILURES_MAX: u32 = 5;
 
-/// What a tenant is in each region; none where it is not. Mostly it is the same everywhere, which is kept once: a scan
-/// remembers this of every tenant there is.
-#[derive(Debug)]
-enum Presence {
-    Everywhere(Option<Digest>),
-    Each(Box<[Option<Digest>]>),
-}
-
-impl Presence {
-    fn of(digests: &[Option<Digest>]) -> Self {
-        match digests.split_first() {
-            Some((first, others)) if others.iter().all(|digest| digest == first) => {
-                Self::Everywhere(*first)
-            }
-            _ => Self::Each(digests.into()),
-        }
-    }
-
-    fn at(&self, region: usize) -> Option<Digest> {
-        match self {
-            Self::Everywhere(digest) => *digest,
-            Self::Each(digests) => digests[region],
-        }
-    }
-
-    fn is_somewhere(&self) -> bool {
-        match self {
-            Self::Everywhere(digest) => digest.is_some(),
-            Self::Each(digests) => digests.iter().any(Option::is_some),
-        }
-    }
-}
-
 /// One scan.
 #[derive(Debug)]
 pub struct Scan {
@@ -187,7 +155,8 @@ pub struct Scan {
     pub problems: BTreeSet<String>,
     /// What is odd there and stops nothing.
     pub warnings: BTreeSet<String>,
-    seen: HashMap<TenantId, Presence>,
+    /// What each tenant is in each region; none where it is not.
+    seen: HashMap<TenantId, Regional<Option<Digest>>>,
     expected: Vec<Buckets>,
 }
 
@@ -228,14 +197,18 @@ impl Scan {
 
     /// Tenants seen so far.
     pub fn tenants(&self) -> usize {
-        self.seen.values().filter(|p| p.is_somewhere()).count()
+        self.seen
+            .values()
+            .filter(|there| there.any(Option::is_some))
+            .count()
     }
 
     /// A tenant's digests, one per region, are now these; none where the tenant is not.
     pub fn record(&mut self, key: &DigestKey, tenant: &TenantId, digests: &[Option<Digest>]) {
-        let before = self.seen.insert(tenant.clone(), Presence::of(digests));
+        let now = Regional::of(digests.to_vec());
+        let before = self.seen.insert(tenant.clone(), now);
         for (region, buckets) in self.expected.iter_mut().enumerate() {
-            let old = before.as_ref().and_then(|b| b.at(region));
+            let old = before.as_ref().and_then(|b| *b.at(region));
             if old != digests[region] {
                 old.iter().for_each(|d| buckets.remove(key, tenant, d));
                 digests[region]
@@ -258,7 +231,7 @@ impl Scan {
 
     /// What a store of this region should hold of a tenant.
     pub fn digest(&self, tenant: &TenantId, region: usize) -> Option<Digest> {
-        self.seen.get(tenant).and_then(|there| there.at(region))
+        self.seen.get(tenant).and_then(|there| *there.at(region))
     }
 
     /// Whether a range or a build since the scan began had this tenant.

@@ -111,8 +111,44 @@ INSERT INTO scopes VALUES (1, 7, 'read'), (2, 8, 'read');
 const A: &str = "aaaaaaaa-0000-0000-0000-000000000000";
 const B: &str = "bbbbbbbb-0000-0000-0000-000000000000";
 
-/// Would catch a change of a table on the way to the tenant that no trigger sees, by which a key would stay with whom it
-/// was; and one for nothing.
+/// Would catch a change of a table on the way to the tenant that no trigger sees, by which a scope would stay with whom it
+/// was. No other kind has these tables watched.
+#[tokio::test]
+async fn a_scope_is_its_keys_users_organizations_wherever_they_go() -> Result<()> {
+    let mut place = Place::new(KEYS, &["scopes"], None).await?;
+    place.start().await?;
+    place.is_of("scope/1", A).await?;
+    for (change, whose) in [
+        (format!("UPDATE users SET org_id = '{B}' WHERE id = 1"), B),
+        (format!("UPDATE users SET org_id = '{A}' WHERE id = 1"), A),
+        ("UPDATE api_keys SET user_id = 2 WHERE id = 7".to_owned(), B),
+        (
+            format!(
+                "INSERT INTO users VALUES (3, '{A}'); INSERT INTO api_keys VALUES (9, 3, NULL, 'h9')"
+            ),
+            B,
+        ),
+        (
+            "UPDATE scopes SET api_key_id = 9 WHERE id = 1".to_owned(),
+            A,
+        ),
+        (
+            format!(
+                "BEGIN; UPDATE api_keys SET user_id = 1; UPDATE users SET org_id = '{B}' WHERE id <> 2; COMMIT"
+            ),
+            B,
+        ),
+    ] {
+        place.sql(&change).await?;
+        let of = place.is_of("scope/1", whose).await;
+        of.map_err(|e| format!("{change}: {e}"))?;
+    }
+    place.sql("DELETE FROM api_keys WHERE id = 9").await?;
+    place.is_gone("scope/1").await?;
+    place.stop().await
+}
+
+/// Would catch kinds that see no tables of one another's, a secret that goes out, and a build for nothing.
 #[tokio::test]
 async fn a_key_is_its_users_organizations_wherever_the_user_goes() -> Result<()> {
     let mut place = Place::new(KEYS, &["api_keys", "scopes", "users"], None).await?;

@@ -6,9 +6,16 @@ use super::{DATABASE, Files, LOCAL};
 use crate::draft::Context;
 use crate::draft::columns::First;
 use crate::draft::example::{Example, ExampleKey};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::fmt::Write;
 use std::path::Path;
+
+/// What a path cannot have as it is.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// What is known of the set-up.
 pub(super) struct Tried<'a> {
@@ -86,7 +93,7 @@ impl Tried<'_> {
         );
         line(out, &get);
         if let ExampleKey::Shown(key) = &example.key {
-            let key = utf8_percent_encode(key, NON_ALPHANUMERIC);
+            let key = utf8_percent_encode(key, ENCODED);
             line(
                 out,
                 &format!("curl -i http://127.0.0.1:7521/v1/contexts/{kind}/{key}"),
@@ -185,5 +192,53 @@ fn shell(text: &str) -> String {
         // An exclamation mark is the history of an interactive shell.
         _ if !text.contains(['"', '$', '`', '\\', '!']) => format!("\"{text}\""),
         _ => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// Would catch a word that a shell reads otherwise.
+    #[test]
+    fn a_word_is_for_a_shell_what_it_was() {
+        for word in [
+            "plain",
+            "a b",
+            "$HOME",
+            "`id`",
+            "it's",
+            "\"",
+            "\\",
+            "!x",
+            "",
+            "*",
+            "a;b",
+            "it's \"$HOME\"",
+        ] {
+            let output = Command::new("sh")
+                .args(["-c", &format!("printf %s {}", shell(word))])
+                .output()
+                .expect("a shell");
+            assert_eq!(
+                String::from_utf8_lossy(&output.stdout),
+                word,
+                "{}",
+                shell(word)
+            );
+            // Where it is interactive, only single quotes keep its history away.
+            assert!(
+                !word.contains('!') || shell(word).starts_with('\''),
+                "{word}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_path_is_a_word_too() {
+        assert_eq!(path(Path::new("agent-local.toml")), "agent-local.toml");
+        assert_eq!(path(Path::new("my folder/a")), "\"my folder/a\"");
+        assert_eq!(path(Path::new("~/a")), "\"~/a\"");
     }
 }

@@ -2,6 +2,7 @@
 //! again. It is filled by scans; of a tenant that it does not know a store is asked. Nothing is decided by it alone.
 
 use super::words::{ANY_VALUE, Act, HoldName, Told, Withheld, value_of};
+use crate::writer::regional::Regional;
 use contexts::bundle::{Bundle, HoldClass, HoldReason};
 use contexts::name::{Key, Kind, TenantId};
 use std::collections::{HashMap, HashSet};
@@ -39,10 +40,10 @@ pub fn change_of(code: Code) -> Code {
 
 /// The names of a tenant in a region, sorted, and their values, or none where changes are not counted. Cheap to clone:
 /// regions that have the same share them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Names(Arc<Listed>);
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Listed {
     codes: Box<[Code]>,
     values: Box<[u64]>,
@@ -85,19 +86,26 @@ impl Names {
 }
 
 /// What is known of a tenant in a region.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Page {
     names: Names,
     /// None: for sure. Else as a scan read it at the hub, which counts once the region was found in step so often.
     counts_at: Option<NonZeroU64>,
 }
 
+impl Page {
+    /// Whether it counts, now that its region was found in step so often.
+    fn is_published(&self, in_step: u64) -> bool {
+        self.counts_at.is_none_or(|at| at.get() <= in_step)
+    }
+}
+
 /// The book.
 #[derive(Debug)]
 pub struct Book {
     kinds: Vec<Kind>,
-    /// By region.
-    regions: Vec<HashMap<TenantId, Page>>,
+    /// What is known of each tenant in each region, if anything is.
+    pages: HashMap<TenantId, Regional<Option<Page>>>,
     /// How often each region was found in step.
     in_step: Vec<u64>,
     /// Whether it has values.
@@ -109,7 +117,7 @@ impl Book {
     pub fn new(regions: usize) -> Self {
         Self {
             kinds: Vec::new(),
-            regions: (0..regions).map(|_| HashMap::new()).collect(),
+            pages: HashMap::new(),
             in_step: vec![0; regions],
             with_values: false,
         }
@@ -117,17 +125,29 @@ impl Book {
 
     /// Nothing is known. From now on with values, or without.
     pub fn clear(&mut self, with_values: bool) {
-        self.regions.iter_mut().for_each(HashMap::clear);
+        self.pages.clear();
         self.in_step.fill(0);
         self.with_values = with_values;
     }
 
     /// A scan read these at the hub, by region. What is published already is not what the scan read.
     pub fn read<'a>(&mut self, tenant: &TenantId, bundles: impl Iterator<Item = &'a Bundle>) {
+        let known = self.pages.get(tenant);
+        let is_published = |(region, in_step): (usize, &u64)| {
+            let page = known.and_then(|pages| pages.at(region).as_ref());
+            page.is_some_and(|page| page.is_published(*in_step))
+        };
+        if self.in_step.iter().enumerate().all(is_published) {
+            return;
+        }
         let mut last: Option<(&Bundle, Names)> = None;
+        let mut pages = self.of(tenant);
         for (region, bundle) in bundles.enumerate() {
-            let page = self.regions[region].get(tenant);
-            if page.is_some_and(|page| self.is_published(region, page)) {
+            let in_step = self.in_step[region];
+            if pages[region]
+                .as_ref()
+                .is_some_and(|page| page.is_published(in_step))
+            {
                 continue;
             }
             let names = match &last {
@@ -135,9 +155,23 @@ impl Book {
                 _ => self.names(bundle, None),
             };
             last = Some((bundle, names.clone()));
-            let counts_at = NonZeroU64::new(self.in_step[region] + 1);
-            self.regions[region].insert(tenant.clone(), Page { names, counts_at });
+            let counts_at = NonZeroU64::new(in_step + 1);
+            pages[region] = Some(Page { names, counts_at });
         }
+        self.pages.insert(tenant.clone(), Regional::of(pages));
+    }
+
+    /// What is known of a tenant, by region.
+    fn of(&self, tenant: &TenantId) -> Vec<Option<Page>> {
+        let regions = self.in_step.len();
+        let known = self.pages.get(tenant);
+        known.map_or_else(|| vec![None; regions], |pages| pages.each(regions))
+    }
+
+    fn set(&mut self, region: usize, tenant: &TenantId, page: Page) {
+        let mut pages = self.of(tenant);
+        pages[region] = Some(page);
+        self.pages.insert(tenant.clone(), Regional::of(pages));
     }
 
     /// A store of the region was found to hold what the hub has.
@@ -145,16 +179,13 @@ impl Book {
         self.in_step[region] += 1;
     }
 
-    fn is_published(&self, region: usize, page: &Page) -> bool {
-        page.counts_at
-            .is_none_or(|at| at.get() <= self.in_step[region])
-    }
-
     /// What is published of a tenant, if that is known.
     pub fn published(&self, region: usize, tenant: &TenantId) -> Option<Names> {
-        match self.regions[region].get(tenant) {
-            Some(page) => self.is_published(region, page).then(|| page.names.clone()),
-            None => (self.in_step[region] > 0).then(Names::default),
+        let in_step = self.in_step[region];
+        let page = self.pages.get(tenant).map(|pages| pages.at(region));
+        match page.and_then(Option::as_ref) {
+            Some(page) => page.is_published(in_step).then(|| page.names.clone()),
+            None => (in_step > 0).then(Names::default),
         }
     }
 
@@ -164,7 +195,7 @@ impl Book {
             names,
             counts_at: None,
         };
-        self.regions[region].insert(tenant.clone(), page);
+        self.set(region, tenant, page);
     }
 
     /// A store told what it has of a tenant. What is known already is known better.
@@ -178,14 +209,18 @@ impl Book {
 
     /// Takes names of a tenant out, or, where their values change, forgets these.
     pub fn strike(&mut self, region: usize, tenant: &TenantId, gone: &HashSet<Code>) {
-        let there = self.regions[region].get_mut(tenant);
-        if let Some(page) = there.filter(|_| !gone.is_empty()) {
+        let page = self
+            .pages
+            .get(tenant)
+            .and_then(|pages| pages.at(region).clone());
+        if let Some(mut page) = page.filter(|_| !gone.is_empty()) {
             let left = page.names.pairs().filter(|(code, _)| !gone.contains(code));
             let left = left.map(|(code, value)| match gone.contains(&change_of(code)) {
                 true => (code, ANY_VALUE),
                 false => (code, value),
             });
             page.names = Names::of(left.collect(), self.with_values);
+            self.set(region, tenant, page);
         }
     }
 
@@ -197,7 +232,10 @@ impl Book {
             let below = codes.partition_point(|code| *code < from);
             codes.partition_point(|code| *code < to || to == 0) - below
         };
-        let pages = self.regions[region].values();
+        let pages = self
+            .pages
+            .values()
+            .filter_map(|pages| pages.at(region).as_ref());
         pages.map(|page| count(&page.names)).sum()
     }
 

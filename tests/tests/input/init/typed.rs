@@ -4,7 +4,7 @@ use super::place::Place;
 use crate::desk::expect;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use system_tests::process::program;
 use system_tests::{Result, postgres};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -100,13 +100,8 @@ async fn typed(place: &Place) -> Result<(String, String)> {
             Some(line) => format!("{line} >>background.log 2>&1 &"),
             None => line.clone(),
         };
-        let (mut is_done, mut printed) = shell.types(line).await?;
-        let deadline = Instant::now() + WITHIN;
+        let (is_done, printed) = shell.types(line).await?;
         let is_read = line.starts_with("spoke-agent") && line.contains(" get ");
-        // A person is slower than a push; a program may be faster.
-        while is_read && reads.last() == Some(&printed) && Instant::now() < deadline {
-            (is_done, printed) = shell.types(line).await?;
-        }
         let log =
             || std::fs::read_to_string(place.dir.path().join("shell.log")).unwrap_or_default();
         expect(is_done, format!("{line}\n{printed}{}", log()))?;
