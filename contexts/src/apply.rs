@@ -9,8 +9,10 @@
 //!   the key exists but is held, for every tenant that holds it. A kind that could not be built keeps all that is there,
 //!   its held names too.
 //! * The digest in a head is that of the records as they are.
+//! * A delta does what the push of the whole bundle does, or nothing is applied of what it came with.
 
 mod head;
+mod incoming;
 pub mod maps;
 mod owners;
 
@@ -18,11 +20,14 @@ pub use head::{Head, HeldName, HeldWhole};
 pub use owners::Owner;
 
 use crate::bundle::{Bundle, Context};
+use crate::delta::Change;
 use crate::digest::{Digest, DigestKey};
 use crate::name::{Key, Kind, TenantId};
 use crate::push::{Sent, Verdict};
+use incoming::Incoming;
 use owners::{leave, take, wait};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::cmp::Ordering;
+use std::collections::{BTreeSet, HashMap};
 
 /// A context with the hash that its record carries. They disagree if the record is damaged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,20 +111,29 @@ pub struct Applied {
 /// What identifies a context within a store.
 pub type Name = (Kind, Key);
 
+/// What a bundle means for the store, before anything is written.
 struct Draft<'a> {
-    sent: &'a Sent,
-    head: Option<Head>,
-    old: BTreeMap<Name, Record>,
+    came: &'a Incoming,
     /// Keys that it takes over, with their present owners.
     wants: Vec<(Name, TenantId)>,
     /// Keys that it has and nobody had.
     claims: Vec<Name>,
+    /// The contexts to be written, by their place in the bundle, and whether there is no record of the name yet.
+    writes: Vec<(usize, bool)>,
+    /// Records that go.
+    gone: Vec<&'a Record>,
+    /// Records of held names, which stay without being in the bundle.
+    kept: Vec<&'a Record>,
     verdict: Option<Verdict>,
 }
 
 impl Draft<'_> {
+    fn bundle(&self) -> &Bundle {
+        &self.came.sent.bundle
+    }
+
     fn tenant(&self) -> &TenantId {
-        &self.sent.bundle.tenant
+        &self.came.sent.bundle.tenant
     }
 }
 
@@ -132,78 +146,134 @@ pub fn apply<T: StoreTxn>(
     key: &DigestKey,
     bundles: &[Sent],
 ) -> Result<Applied, T::Error> {
-    let mut drafts = Vec::with_capacity(bundles.len());
-    let mut tenants = BTreeSet::new();
-    for sent in bundles {
-        let mut draft = draft(txn, sent)?;
-        if let Err(why) = sent.bundle.check() {
-            draft.verdict = Some(Verdict::Invalid {
-                why: why.to_string(),
-            });
-        } else if !tenants.insert(&sent.bundle.tenant) {
-            draft.verdict = Some(Verdict::Invalid {
-                why: "the push has two bundles of this tenant".into(),
-            });
+    let came = bundles.iter().map(|sent| Incoming::whole(txn, key, sent));
+    let came = came.collect::<Result<Vec<_>, _>>()?;
+    apply_all(txn, key, &came)
+}
+
+/// Applies what came as deltas, or together with some, likewise. The tenants of which the store does not have what a delta
+/// was made for are an answer of their own; nothing is written then.
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_changes<T: StoreTxn>(
+    txn: &mut T,
+    key: &DigestKey,
+    changes: &[Change],
+) -> Result<Result<Applied, Vec<TenantId>>, T::Error> {
+    let (mut came, mut differ) = (Vec::with_capacity(changes.len()), Vec::new());
+    for change in changes {
+        match Incoming::of(txn, key, change)? {
+            Some(incoming) => came.push(incoming),
+            None => differ.push(change.tenant().clone()),
         }
-        drafts.push(draft);
+    }
+    match differ.is_empty() {
+        true => apply_all(txn, key, &came).map(Ok),
+        false => Ok(Err(differ)),
+    }
+}
+
+fn apply_all<T: StoreTxn>(
+    txn: &mut T,
+    key: &DigestKey,
+    came: &[Incoming],
+) -> Result<Applied, T::Error> {
+    let mut drafts = Vec::with_capacity(came.len());
+    let mut tenants = BTreeSet::new();
+    for came in came {
+        let bundle = &came.sent.bundle;
+        let why = match bundle.check() {
+            Err(why) => Some(why.to_string()),
+            Ok(()) if !tenants.insert(&bundle.tenant) => {
+                Some("the push has two bundles of this tenant".into())
+            }
+            Ok(()) => None,
+        };
+        drafts.push(draft(txn, key, came, why)?);
     }
     settle_ownership(&mut drafts);
 
     let mut applied = Applied::default();
     let accepted = || drafts.iter().filter(|d| d.verdict.is_none());
-    let mut removed = HashMap::new();
     for draft in accepted() {
-        removed.insert(draft.tenant().clone(), remove_old(txn, key, draft)?);
+        remove_old(txn, draft)?;
     }
     let mut outcomes = HashMap::new();
     for draft in accepted() {
-        let gone = removed.get(draft.tenant()).copied().unwrap_or(0);
-        outcomes.insert(
-            draft.tenant().clone(),
-            put_new(txn, key, draft, gone, &mut applied)?,
-        );
+        let outcome = put_new(txn, draft, &mut applied)?;
+        outcomes.insert(draft.tenant().clone(), outcome);
     }
     applied.verdicts = drafts
         .into_iter()
         .map(|d| match d.verdict {
             Some(verdict) => verdict,
-            None => outcomes
-                .remove(&d.sent.bundle.tenant)
-                .unwrap_or(Verdict::AlreadyThere),
+            None => outcomes.remove(d.tenant()).unwrap_or(Verdict::AlreadyThere),
         })
         .collect();
     Ok(applied)
 }
 
-fn draft<'a, T: StoreTxn>(txn: &T, sent: &'a Sent) -> Result<Draft<'a>, T::Error> {
-    let bundle: &Bundle = &sent.bundle;
-    let head = txn.head(&bundle.tenant)?;
-    let old: BTreeMap<Name, Record> = txn
-        .records(&bundle.tenant)?
-        .into_iter()
-        .map(|r| ((r.context.kind.clone(), r.context.key.clone()), r))
-        .collect();
-    let (mut wants, mut claims) = (Vec::new(), Vec::new());
-    for context in &bundle.contexts {
-        let name = (context.kind.clone(), context.key.clone());
-        if old.contains_key(&name) {
-            continue;
-        }
-        match txn.owner(&name.0, &name.1)? {
-            Some(owner) if owner.has_value && owner.tenant != bundle.tenant => {
-                wants.push((name, owner.tenant))
-            }
-            _ => claims.push(name),
-        }
+/// Compares what came with what is there; both are sorted, unless `invalid` says why the bundle is none.
+fn draft<'a, T: StoreTxn>(
+    txn: &T,
+    key: &DigestKey,
+    came: &'a Incoming,
+    invalid: Option<String>,
+) -> Result<Draft<'a>, T::Error> {
+    let mut draft = Draft {
+        came,
+        wants: Vec::new(),
+        claims: Vec::new(),
+        writes: Vec::new(),
+        gone: Vec::new(),
+        kept: Vec::new(),
+        verdict: invalid.map(|why| Verdict::Invalid { why }),
+    };
+    if draft.verdict.is_some() {
+        return Ok(draft);
     }
-    Ok(Draft {
-        sent,
-        head,
-        old,
-        wants,
-        claims,
-        verdict: None,
-    })
+    let bundle: &Bundle = &came.sent.bundle;
+    let (mut old, mut at) = (came.old.iter().peekable(), 0);
+    loop {
+        let new = bundle.contexts.get(at);
+        let order = match (old.peek(), new) {
+            (None, None) => return Ok(draft),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(old), Some(new)) => old.context.name().cmp(&new.name()),
+        };
+        match (order, new) {
+            (Ordering::Less, _) | (_, None) => {
+                let record = old.next();
+                let (kept, gone) = (&mut draft.kept, &mut draft.gone);
+                record
+                    .into_iter()
+                    .for_each(|r| match keeps(bundle, r, key) {
+                        true => kept.push(r),
+                        false => gone.push(r),
+                    });
+                continue;
+            }
+            (Ordering::Equal, Some(new)) => {
+                let is_same = |r: &Record| r.hash == came.digests[at] && r.context == *new;
+                if !old.next().is_some_and(is_same) {
+                    draft.writes.push((at, false));
+                }
+            }
+            (Ordering::Greater, Some(new)) => {
+                draft.writes.push((at, true));
+                let name = (new.kind.clone(), new.key.clone());
+                match txn.owner(&name.0, &name.1)? {
+                    Some(owner) if owner.has_value && owner.tenant != bundle.tenant => {
+                        draft.wants.push((name, owner.tenant));
+                    }
+                    _ => draft.claims.push(name),
+                }
+            }
+        }
+        at += 1;
+    }
 }
 
 /// Refuses bundles until every key that remains wanted is given up by an accepted bundle, and is wanted once.
@@ -230,7 +300,7 @@ fn settle_ownership(drafts: &mut [Draft<'_>]) {
             for (name, owner) in &draft.wants {
                 let given_up = accepted
                     .get(owner)
-                    .is_some_and(|o| !drafts[*o].sent.bundle.mentions(&name.0, &name.1));
+                    .is_some_and(|o| !drafts[*o].bundle().mentions(&name.0, &name.1));
                 if !given_up {
                     refused = Some((i, taken(name, owner)));
                     break 'drafts;
@@ -254,58 +324,42 @@ fn settle_ownership(drafts: &mut [Draft<'_>]) {
     }
 }
 
-/// Whether the old record of this name survives without being in the bundle.
-fn keeps(bundle: &Bundle, name: &Name, record: &Record, key: &DigestKey) -> bool {
-    !bundle.has(&name.0, &name.1) && bundle.mentions(&name.0, &name.1) && record.is_sound(key)
+/// Whether a record survives of which the bundle has no context.
+fn keeps(bundle: &Bundle, record: &Record, key: &DigestKey) -> bool {
+    let (kind, key_) = record.context.name();
+    bundle.mentions(kind, key_) && record.is_sound(key)
 }
 
-fn remove_old<T: StoreTxn>(
-    txn: &mut T,
-    key: &DigestKey,
-    draft: &Draft<'_>,
-) -> Result<u64, T::Error> {
-    let bundle: &Bundle = &draft.sent.bundle;
-    let mut gone = 0;
-    for (name, record) in &draft.old {
-        if bundle.has(&name.0, &name.1) || keeps(bundle, name, record, key) {
-            continue;
-        }
+fn remove_old<T: StoreTxn>(txn: &mut T, draft: &Draft<'_>) -> Result<(), T::Error> {
+    for record in &draft.gone {
+        let name = (record.context.kind.clone(), record.context.key.clone());
         txn.remove_record(draft.tenant(), &name.0, &name.1)?;
-        leave(txn, draft.tenant(), name)?;
-        gone += 1;
-    }
-    for name in draft.head.iter().flat_map(Head::valueless) {
         leave(txn, draft.tenant(), &name)?;
     }
-    Ok(gone)
+    for name in draft.came.head.iter().flat_map(Head::valueless) {
+        leave(txn, draft.tenant(), &name)?;
+    }
+    Ok(())
 }
 
 fn put_new<T: StoreTxn>(
     txn: &mut T,
-    key: &DigestKey,
     draft: &Draft<'_>,
-    gone: u64,
     applied: &mut Applied,
 ) -> Result<Verdict, T::Error> {
-    let (bundle, tenant) = (&*draft.sent.bundle, draft.tenant());
-    let (mut written, mut added) = (0_u64, 0_u64);
-    let mut digests = Vec::with_capacity(bundle.contexts.len());
-    for context in &bundle.contexts {
-        let record = Record::new(context.clone(), key);
-        digests.push(record.hash);
-        let old = draft.old.get(&(context.kind.clone(), context.key.clone()));
-        if old == Some(&record) {
-            continue;
-        }
+    let (bundle, tenant, before) = (draft.bundle(), draft.tenant(), &draft.came.head);
+    for (at, is_new) in &draft.writes {
+        let record = Record {
+            context: bundle.contexts[*at].clone(),
+            hash: draft.came.digests[*at],
+        };
         txn.put_record(tenant, &record)?;
-        written += 1;
-        if old.is_none() {
-            added += 1;
-            take(txn, tenant, &(context.kind.clone(), context.key.clone()))?;
+        if *is_new {
+            take(txn, tenant, &(record.context.kind, record.context.key))?;
         }
     }
-    let head = new_head(txn, key, draft, &digests)?;
-    for whole in draft.head.iter().flat_map(|h| &h.held_kinds) {
+    let head = new_head(txn, draft)?;
+    for whole in before.iter().flat_map(|h| &h.held_kinds) {
         txn.set_blind(&whole.kind, tenant, false)?;
     }
     for whole in head
@@ -324,17 +378,15 @@ fn put_new<T: StoreTxn>(
             && a.held == b.held
             && a.held_kinds == b.held_kinds
     };
-    let same = match (&draft.head, &head) {
+    let same = match (before, &head) {
         (None, None) => true,
         (Some(before), Some(after)) => same_but_version(before, after),
         _ => false,
     };
     txn.set_head(tenant, head.as_ref())?;
-    applied.contexts += added as i64 - gone as i64;
-    let (before, after) = (
-        draft.head.as_ref().map(|h| h.digest),
-        head.map(|h| h.digest),
-    );
+    let added = draft.writes.iter().filter(|(_, is_new)| *is_new).count();
+    applied.contexts += added as i64 - draft.gone.len() as i64;
+    let (before, after) = (before.as_ref().map(|h| h.digest), head.map(|h| h.digest));
     if before != after {
         applied.moved.push(Moved {
             tenant: tenant.clone(),
@@ -342,27 +394,22 @@ fn put_new<T: StoreTxn>(
             after,
         });
     }
-    Ok(if same && written == 0 && gone == 0 {
-        Verdict::AlreadyThere
-    } else {
-        Verdict::Applied
-    })
+    Ok(
+        match same && draft.writes.is_empty() && draft.gone.is_empty() {
+            true => Verdict::AlreadyThere,
+            false => Verdict::Applied,
+        },
+    )
 }
 
-fn new_head<T: StoreTxn>(
-    txn: &T,
-    key: &DigestKey,
-    draft: &Draft<'_>,
-    digests: &[Digest],
-) -> Result<Option<Head>, T::Error> {
-    let bundle: &Bundle = &draft.sent.bundle;
+fn new_head<T: StoreTxn>(txn: &T, draft: &Draft<'_>) -> Result<Option<Head>, T::Error> {
+    let bundle = draft.bundle();
     if bundle.is_empty() {
         return Ok(None);
     }
-    let held = held_names(draft, key);
     let mut held_kinds = Vec::with_capacity(bundle.held_kinds.len());
     for whole in &bundle.held_kinds {
-        let kept = match &draft.head {
+        let kept = match &draft.came.head {
             None => None,
             Some(before) => match before.held_kinds.iter().find(|h| h.kind == whole.kind) {
                 Some(already) => already.kept,
@@ -375,65 +422,40 @@ fn new_head<T: StoreTxn>(
             kept,
         });
     }
-    let kept_count = draft
-        .old
-        .iter()
-        .filter(|(name, record)| keeps(bundle, name, record, key))
-        .count();
     Ok(Some(Head {
-        version: draft.sent.version,
-        digest: key.bundle(
-            digests.iter(),
-            bundle
-                .held
-                .iter()
-                .map(|h| (&h.kind, &h.key, h.why.class() as u8)),
-            bundle.held_kinds.iter().map(|h| &h.kind),
-        ),
-        contexts: (bundle.contexts.len() + kept_count) as u64,
-        held,
+        version: draft.came.sent.version,
+        digest: draft.came.digest,
+        contexts: (bundle.contexts.len() + draft.kept.len()) as u64,
+        held: held_names(draft),
         held_kinds,
     }))
 }
 
 /// The held names of the new head: those of the bundle, and of a held kind those that were held before.
-fn held_names(draft: &Draft<'_>, key: &DigestKey) -> Vec<HeldName> {
-    let bundle: &Bundle = &draft.sent.bundle;
-    let kept_record = |kind: &Kind, k: &Key| {
-        let name = (kind.clone(), k.clone());
-        let kept = draft
-            .old
-            .get(&name)
-            .is_some_and(|r| keeps(bundle, &name, r, key));
-        kept.then(|| {
-            draft
-                .head
-                .as_ref()
-                .map(|h| h.version_of(kind.as_str(), k.as_str()))
-                .unwrap_or_default()
-        })
+fn held_names(draft: &Draft<'_>) -> Vec<HeldName> {
+    let (bundle, before) = (draft.bundle(), draft.came.head.as_ref());
+    let kept_version = |kind: &Kind, key: &Key| {
+        let kept = &draft.kept;
+        let at = kept.binary_search_by(|r| r.context.name().cmp(&(kind, key)));
+        let version = || before.map(|h| h.version_of(kind.as_str(), key.as_str()));
+        at.is_ok().then(|| version().unwrap_or_default())
     };
     let named = bundle.held.iter().map(|h| HeldName {
         kind: h.kind.clone(),
         key: h.key.clone(),
         why: h.why.clone(),
-        kept: kept_record(&h.kind, &h.key),
+        kept: kept_version(&h.kind, &h.key),
     });
     // Of a held kind the names that were held stay so, under the reason of the kind.
-    let before = draft.head.iter().flat_map(|h| &h.held);
-    let silent = before.filter(|h| {
-        !bundle
-            .held
-            .iter()
-            .any(|b| (&b.kind, &b.key) == (&h.kind, &h.key))
-    });
+    let silent = before.iter().flat_map(|h| &h.held);
+    let silent = silent.filter(|h| !bundle.holds(&h.kind, &h.key));
     let still = silent.filter_map(|h| {
         let whole = bundle.held_kinds.iter().find(|k| k.kind == h.kind)?;
         Some(HeldName {
             kind: h.kind.clone(),
             key: h.key.clone(),
             why: whole.why.clone(),
-            kept: kept_record(&h.kind, &h.key),
+            kept: kept_version(&h.kind, &h.key),
         })
     });
     let mut held: Vec<HeldName> = named.chain(still).collect();

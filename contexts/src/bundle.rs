@@ -303,13 +303,20 @@ impl Bundle {
 
     /// Whether the tenant has this name at the hub, published or held (but for a name that it yields).
     pub fn mentions(&self, kind: &Kind, key: &Key) -> bool {
-        let held = self
-            .held
-            .binary_search_by(|h| (&h.kind, &h.key).cmp(&(kind, key)));
-        match held {
+        match self.place_of_held(kind, key) {
             Ok(at) => self.held[at].why.class() == HoldClass::Keeps,
             Err(_) => self.has(kind, key) || self.keeps_kind(kind),
         }
+    }
+
+    /// Whether this name is held.
+    pub fn holds(&self, kind: &Kind, key: &Key) -> bool {
+        self.place_of_held(kind, key).is_ok()
+    }
+
+    fn place_of_held(&self, kind: &Kind, key: &Key) -> Result<usize, usize> {
+        self.held
+            .binary_search_by(|h| (&h.kind, &h.key).cmp(&(kind, key)))
     }
 
     /// Whether the whole kind is held.
@@ -334,10 +341,7 @@ impl Bundle {
             key: key.clone(),
             why,
         };
-        let at = self
-            .held
-            .binary_search_by(|h| (&h.kind, &h.key).cmp(&(kind, key)));
-        match at {
+        match self.place_of_held(kind, key) {
             Ok(at) => self.held[at] = held,
             Err(at) => self.held.insert(at, held),
         }
@@ -346,7 +350,16 @@ impl Bundle {
 
     /// The digest of its content.
     pub fn digest(&self, key: &DigestKey) -> Digest {
-        let contexts: Vec<Digest> = self.contexts.iter().map(|c| c.digest(key)).collect();
+        self.digest_over(key, &self.digests(key))
+    }
+
+    /// The digest of each of its contexts, in their order.
+    pub fn digests(&self, key: &DigestKey) -> Vec<Digest> {
+        self.contexts.iter().map(|c| c.digest(key)).collect()
+    }
+
+    /// The digest of its content, with those of its contexts at hand.
+    pub fn digest_over(&self, key: &DigestKey, contexts: &[Digest]) -> Digest {
         key.bundle(
             contexts.iter(),
             self.held

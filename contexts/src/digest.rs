@@ -128,6 +128,14 @@ impl DigestKey {
         usize::from(u16::from_le_bytes([hash.0[0], hash.0[1]])) % BUCKETS
     }
 
+    /// Where a context is among the parts of a bundle, whatever its value is: see [`crate::delta`].
+    pub fn place(&self, kind: &Kind, key: &Key) -> u32 {
+        let (kind, key) = (kind.as_str().as_bytes(), key.as_str().as_bytes());
+        let mut input = self.input(6, 32 + kind.len() + key.len());
+        let hash = input.field(kind).field(key).finish();
+        u32::from_le_bytes([hash.0[0], hash.0[1], hash.0[2], hash.0[3]])
+    }
+
     fn entry(&self, tenant: &TenantId, bundle: &Digest) -> u128 {
         let hash = self
             .input(4, 64)
@@ -248,6 +256,9 @@ mod tests {
         sums[16 * place..16 * place + 16].copy_from_slice(&entry);
         let root = hash(&[&[5], &sums[..]].concat());
         assert_eq!(key().root(&buckets).0[..], root);
+
+        let place = hash(&[&[6], &fields(&[b"k", b"a"])[..]].concat());
+        assert_eq!(key().place(&kind, &k).to_le_bytes(), place[..4]);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! | [`version`] | epochs, writers, versions and their order |
 //! | [`digest`] | keyed hashes of contexts, bundles, buckets and whole stores |
 //! | [`push`] | the messages between hub and store, and their encoding |
+//! | [`delta`] | a large bundle as what differs from the one that a store has |
 //! | [`gate`] | which writer a store listens to: claim, session, number, silence |
 //! | [`apply`] | what a store does with bundles: ownership of keys, holds, deletes |
 //! | [`store`] | what every store is to the hub; the reference model of one |
@@ -18,6 +19,7 @@
 
 pub mod apply;
 pub mod bundle;
+pub mod delta;
 pub mod digest;
 pub mod gate;
 pub mod limits;

@@ -19,6 +19,17 @@ pub const PUSH_BYTES: usize = 8 << 20;
 pub const TENANT_CONTEXTS_BYTES: usize = 240 << 20;
 /// Largest push body after decompression; a larger one is refused unread.
 pub const DECODED_BYTES: usize = 512 << 20;
+/// Weight of a bundle from which what differs may be sent instead of all of it. Below, all of it is some packets, and takes
+/// hardly longer than the question whether the store still has what it had.
+pub const DELTA_FROM_BYTES: usize = 64 << 10;
+/// Weight of the parts that a large bundle is compared by, at most; on the average three quarters of it. A change sends its
+/// whole part, and the hub remembers eight bytes for each.
+pub const DELTA_PART_BYTES: usize = 2 << 10;
+/// Most parts of a bundle, a power of two: more than the largest bundle has.
+pub const DELTA_PARTS: usize = 1 << 20;
+/// Bytes of such sums that the hub remembers for each store, the oldest forgotten first: those of tenants with some ten
+/// million contexts together.
+pub const DELTA_SUMS_BYTES: usize = 16 << 20;
 /// An epoch above this is damage, not a writer.
 pub const EPOCH_MAX: u64 = 1 << 48;
 /// How long a writer must have been silent before another may take its store or its lease.

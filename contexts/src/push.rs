@@ -7,7 +7,9 @@
 //! Postcard has no names, so a message that has one field more or less is another message. Whoever changes one raises
 //! [`PROTOCOL`] and keeps the types of the one before: a receiver understands both, and answers in that of the question, so
 //! that agents can be upgraded before the hub. What lies outside is refused with both numbers, never guessed.
-//! `contexts/fixtures` has each protocol as it was sent, and `tests/recorded.rs` compares.
+//! A message that there was not before is no other protocol ([`crate::delta`] has one): it is a call of its own, and a receiver
+//! that does not know it says so and does nothing. `contexts/fixtures` has each protocol as it was sent, and
+//! `tests/recorded.rs` compares.
 
 use crate::bundle::{Bundle, Context};
 use crate::digest::{Buckets, Digest, DigestKey};

@@ -9,7 +9,7 @@
 
 mod scrape;
 
-use crate::writer::StoreSpec;
+use crate::writer::{DeltaOutcome, StoreSpec};
 use contexts::name::Region;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use metrics_util::MetricKindMask;
@@ -86,6 +86,10 @@ families! {
     /// Per store and reason: bundles refused.
     REFUSED Counter "hubcast_publisher_store_bundles_refused_total"
         "Bundles that the store did not take: key_taken (moves of keys settle by themselves) or invalid (it does not).";
+    /// Per store and outcome: deltas sent.
+    DELTAS Counter "hubcast_publisher_store_deltas_total"
+        "Changes of very large tenants that were sent as what differs, by outcome: taken, differs (the store had something else \
+         than it confirmed) or unknown (it knows no deltas); then all of the tenant went.";
     /// Per store: seconds from sending a push to its answer.
     PUSH_SECONDS Histogram "hubcast_publisher_store_push_seconds"
         "From sending a push until the store has it on disk: the network and the disk there.";
@@ -249,6 +253,9 @@ pub fn begin_term<'a>(stores: impl Iterator<Item = &'a StoreSpec>) {
         }
         for reason in ["key_taken", "invalid"] {
             metrics::counter!(REFUSED, &with(&labels, "reason", reason)).increment(0);
+        }
+        for outcome in DeltaOutcome::ALL {
+            metrics::counter!(DELTAS, &with(&labels, "outcome", outcome.word())).increment(0);
         }
     }
     for outcome in ["clean", "trouble"] {

@@ -6,6 +6,7 @@ mod table;
 
 use crate::config::{Config, SpokeConfig, StoreConfig};
 use agent::Agent;
+use contexts::delta::{PushDelta, PushedDelta};
 use contexts::name::Region;
 use contexts::push::{
     Ack, Claim, Granted, Heartbeat, Hello, ListBuckets, Listed, Push, Pushed, ReadTenant, Refused,
@@ -31,6 +32,9 @@ pub enum CallError {
     /// The store, or whatever is at the address, does not accept us.
     #[error("{0}")]
     Rejected(String),
+    /// Whatever is at the address does not know this call, and did nothing.
+    #[error("{0}")]
+    Unknown(String),
 }
 
 /// What comes of a call: an answer or a refusal, or neither.
@@ -140,6 +144,17 @@ impl Spoke {
         match &self.store {
             Store::Agent(agent) => agent.call("push", push, PUSH_WITHIN).await,
             Store::Table(table) => table::within(table::WRITE_WITHIN, table.push(push)).await,
+        }
+    }
+
+    /// Sends bundles, some of them as deltas. A table takes none: its items carry the build that they are of.
+    ///
+    /// # Errors
+    /// [`CallError::Unknown`] if the store knows no deltas.
+    pub async fn push_delta(&self, push: &PushDelta) -> Called<PushedDelta> {
+        match &self.store {
+            Store::Agent(agent) => agent.call("delta", push, PUSH_WITHIN).await,
+            Store::Table(_) => Err(CallError::Unknown("a table takes whole bundles".to_owned())),
         }
     }
 

@@ -11,6 +11,7 @@
 //!   snapshot is newer than anything an earlier writer, or this one in an earlier session, can have sent.
 //! * One message at a time is under way to a store. After a lost answer nothing is sent again: the session is over, the
 //!   store is claimed anew, and the tenants concerned are built again.
+//! * A delta is made for what a store confirmed in its session, and if the store has something else the bundle goes whole.
 //! * A version that a store was not given, or did not acknowledge, keeps its position down until a later build of the
 //!   tenant is acknowledged or a scan found the two in step: a reader may have seen it in another store.
 //! * A store that may have missed something is either marked *behind* (and scanned) or has those tenants remembered.
@@ -20,6 +21,7 @@ mod budgets;
 mod built;
 mod capture;
 mod clash;
+mod deltas;
 mod dirty;
 mod gone;
 mod guard;
@@ -42,6 +44,7 @@ mod visible;
 pub use budgets::{BudgetNews, Budgets, Level, Usage};
 pub use built::{Batch, BuildRequest, Built, BuiltBatch, BuiltBundle, What};
 pub use capture::{AckRequest, Change, LookId, LookRequest, Looked, Snapshot};
+pub use deltas::DeltaOutcome;
 pub use gone::{Gone, WhyGone};
 pub use guard::{
     ANY_VALUE, Act, Alert, GuardLimits, Hold, HoldName, Over, Passed, Settled, Told, Withheld,
@@ -60,6 +63,7 @@ use beat::Beats;
 use built::BuildQueue;
 use capture::Capture;
 use clash::{Clashes, Suspicion};
+use contexts::delta::Cut;
 use contexts::digest::DigestKey;
 use contexts::limits;
 use contexts::name::{Region, TenantId};
@@ -114,6 +118,8 @@ pub struct WriterLimits {
     pub queue_bytes: usize,
     /// Bytes that may wait for a store; with more no scan reads on and nothing is repaired.
     pub fill_bytes: usize,
+    /// From which size on bundles may go as deltas.
+    pub cut: Cut,
 }
 
 impl Default for WriterLimits {
@@ -125,6 +131,7 @@ impl Default for WriterLimits {
             push_bytes: limits::PUSH_BYTES,
             queue_bytes: 64 << 20,
             fill_bytes: 16 << 20,
+            cut: Cut::default(),
         }
     }
 }
@@ -152,6 +159,15 @@ pub enum Report {
         applied: usize,
         /// Milliseconds from sending to the answer.
         ms: Millis,
+    },
+    /// A store answered to deltas.
+    Delta {
+        /// Which.
+        store: StoreIx,
+        /// What.
+        outcome: DeltaOutcome,
+        /// To how many.
+        count: usize,
     },
     /// A store has made a bundle durable; told only while somebody follows.
     Gone {

@@ -88,9 +88,10 @@ families! {
     /// Decisions of policies, by `policy` and `outcome`: allowed, or the error that was answered.
     AUTHORIZED Counter "hubcast_agent_authorized_total"
         "Decisions, by policy and outcome: allowed, or the error that was answered.";
-    /// Pushes, by `outcome`: committed, refused, failed.
+    /// Pushes, by `outcome`: committed, differs, refused, failed.
     PUSHES Counter "hubcast_agent_pushes_total"
-        "Pushes, by outcome: committed, refused (another session or region), failed (the disk).";
+        "Pushes, by outcome: committed, differs (a delta for something else than is here; all of the tenant follows), refused \
+         (another session or region), failed (the disk).";
     /// Bundles of pushes, by `verdict`: applied, already_there, key_taken, invalid.
     BUNDLES_PUSHED Counter "hubcast_agent_bundles_pushed_total"
         "Bundles of pushes, by verdict: applied, already_there, key_taken, invalid.";
@@ -247,7 +248,7 @@ pub fn begin_store() {
     for name in [WATCHERS_DROPPED, SCRUBS, SCRUBBED, FAILURES] {
         metrics::counter!(name).increment(0);
     }
-    for outcome in ["committed", "refused", "failed"] {
+    for outcome in ["committed", "differs", "refused", "failed"] {
         metrics::counter!(PUSHES, "outcome" => outcome).increment(0);
     }
     for verdict in ["applied", "already_there", "key_taken", "invalid"] {

@@ -6,6 +6,7 @@
 //! | `hello` | `Hello` | `StoreState` | what was published last |
 //! | `claim` | `Claim` | `Granted` | the writer |
 //! | `push` | `Push` | `Pushed` | the writer |
+//! | `delta` | `PushDelta` | `PushedDelta` | the writer |
 //! | `synced` | `Synced` | `SyncVerdict` | the writer |
 //! | `heartbeat` | `Heartbeat` | `Ack` | the writer |
 //! | `release` | `Release` | `Ack` | the writer |
@@ -30,6 +31,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use contexts::delta::{PushDelta, PushedDelta};
 use contexts::limits;
 use contexts::name::Region;
 use contexts::push::{
@@ -92,6 +94,7 @@ pub fn routes(receive: Receive) -> Router {
         .route("/push/v1/hello", post(hello))
         .route("/push/v1/claim", post(claim))
         .route("/push/v1/push", post(push))
+        .route("/push/v1/delta", post(delta))
         .route("/push/v1/synced", post(synced))
         .route("/push/v1/heartbeat", post(heartbeat))
         .route("/push/v1/release", post(release))
@@ -122,6 +125,14 @@ impl Receive {
         }
         let decoded = tokio::task::spawn_blocking(move || decode(&body)).await;
         Ok(decoded.map_err(|error| BadBody::Malformed(error.to_string()))??)
+    }
+
+    async fn pushed(&self, push: PushDelta) -> Result<PushedDelta, Refused> {
+        // A push that carries but a beat has nothing to lose.
+        if !push.changes.is_empty() {
+            failpoint::hit(failpoint::AFTER_DECODE);
+        }
+        self.writer.ask(|reply| Command::Push(push, reply)).await
     }
 
     /// Reads from a snapshot where it holds up no other request.
@@ -159,11 +170,17 @@ async fn claim(State(my): State<Receive>, request: Request) -> Answer {
 
 async fn push(State(my): State<Receive>, request: Request) -> Answer {
     let push: Push = my.message(request).await?;
-    // A push that carries but a beat has nothing to lose.
-    if !push.bundles.is_empty() {
-        failpoint::hit(failpoint::AFTER_DECODE);
-    }
-    answer(&my.writer.ask(|reply| Command::Push(push, reply)).await)
+    let pushed = my.pushed(push.into()).await;
+    answer(&pushed.and_then(|pushed| match pushed {
+        PushedDelta::Pushed(pushed) => Ok(pushed),
+        // Whole bundles are for whatever is there. If not, the writer has to ask what that is.
+        PushedDelta::Differs { .. } => Err(Refused::Changed),
+    }))
+}
+
+async fn delta(State(my): State<Receive>, request: Request) -> Answer {
+    let push: PushDelta = my.message(request).await?;
+    answer(&my.pushed(push).await)
 }
 
 async fn synced(State(my): State<Receive>, request: Request) -> Answer {

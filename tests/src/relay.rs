@@ -1,10 +1,10 @@
-//! A TCP relay: counts bytes, adds the delay of a long link, can be cut, can lose an answer or hold up a request, and
-//! can vanish like a host whose address another one takes.
+//! A TCP relay: counts bytes, adds the delay of a long link, can be cut, can lose an answer or hold up a request, can have a server
+//! not know a call, and can vanish like a host whose address another one takes.
 
 use crate::Result;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -35,12 +35,28 @@ struct State {
     lose_from: AtomicUsize,
     /// A request of at least so many bytes does not arrive until this is 0.
     hold_from: AtomicUsize,
+    /// The path of a call that the server is not to know.
+    hidden: Mutex<Option<&'static str>>,
 }
 
 impl State {
     fn cut(&self) {
         self.cut.store(true, Ordering::SeqCst);
         self.cutting.notify_waiters();
+    }
+
+    fn hide(&self, path: Option<&'static str>) {
+        *self.hidden.lock().unwrap_or_else(PoisonError::into_inner) = path;
+    }
+
+    /// Asks for something else, if bytes are the beginning of a hidden call.
+    fn rename(&self, bytes: &mut [u8]) {
+        let hidden = *self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(path) = hidden else { return };
+        let line = format!("POST {path} ");
+        if bytes.starts_with(line.as_bytes()) {
+            bytes[line.len() - 2] = b'_';
+        }
     }
 
     fn set_delay(&self, delay: Duration) {
@@ -99,6 +115,12 @@ impl Relay {
         self.state.hold_from.store(bytes, Ordering::SeqCst);
     }
 
+    /// Until [`Relay::mend`] the server is asked for another path instead of this one, so that it answers what an older release of it
+    /// does.
+    pub fn hide(&self, path: &'static str) {
+        self.state.hide(Some(path));
+    }
+
     /// From now on nothing passes on the connections that there are, and nobody is told. New ones work.
     pub fn vanish(&self) {
         self.state.vanished.fetch_add(1, Ordering::SeqCst);
@@ -117,6 +139,7 @@ impl Relay {
     /// Accepts connections again, and lets everything pass.
     pub fn mend(&self) {
         self.state.hold_from.store(0, Ordering::SeqCst);
+        self.state.hide(None);
         self.state.cut.store(false, Ordering::SeqCst);
     }
 }
@@ -222,6 +245,7 @@ async fn pass(
             break;
         }
         if is_request {
+            talk.state.rename(&mut buffer[..n]);
             talk.asks(n).await;
         }
         talk.state.bytes.fetch_add(n as u64, Ordering::SeqCst);

@@ -61,7 +61,8 @@ impl Head {
 
     /// Whether a record of this name is a kept one, outside of the bundle's digest.
     pub fn keeps(&self, kind: &Kind, key: &Key) -> bool {
-        self.keeps_kind(kind) || self.held.iter().any(|h| h.kind == *kind && h.key == *key)
+        let place = |h: &HeldName| (&h.kind, &h.key).cmp(&(kind, key));
+        self.keeps_kind(kind) || self.held.binary_search_by(place).is_ok()
     }
 
     /// The digest that this head should have over the given records, as hashed from their bytes, sorted by name.

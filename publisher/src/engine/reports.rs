@@ -6,8 +6,8 @@ use crate::metrics as m;
 use crate::source::stopped::Stopped;
 use crate::spoke::Spoke;
 use crate::writer::{
-    BudgetNews, Level, Millis, Report, ScanSummary, StoreIx, StoreSpec, StoreSummary, UnitsUsed,
-    Writer,
+    BudgetNews, DeltaOutcome, Level, Millis, Report, ScanSummary, StoreIx, StoreSpec, StoreSummary,
+    UnitsUsed, Writer,
 };
 use contexts::push::Verdict;
 use contexts_dynamodb::units::{Cause, Used};
@@ -199,6 +199,26 @@ impl Engine<'_> {
                     metrics::histogram!(m::PUSH_SECONDS, &labels).record(seconds);
                     let [(_, region), (_, store)] = labels;
                     tracing::debug!(region, store, bundles = applied, seconds, "pushed");
+                }
+                Report::Delta {
+                    store,
+                    outcome,
+                    count,
+                } => {
+                    let labels = labels(&self.writer, store);
+                    let all = m::with(&labels, "outcome", outcome.word());
+                    metrics::counter!(m::DELTAS, &all).increment(count as u64);
+                    if outcome != DeltaOutcome::Taken {
+                        let [(_, region), (_, store)] = labels;
+                        let reason = outcome.word();
+                        tracing::info!(
+                            region,
+                            store,
+                            reason,
+                            bundles = count,
+                            "bundles that were sent as deltas go whole"
+                        );
+                    }
                 }
                 Report::Gone { store, gone } => {
                     self.parts.tail.tell(&spec(&self.writer, store), &gone);

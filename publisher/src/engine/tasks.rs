@@ -8,6 +8,7 @@ use crate::spoke::{CallError, Called, Spoke};
 use crate::writer::{
     AckRequest, Answer, BuildRequest, HoldWork, LookRequest, Request, StoreIx, Told, value_of,
 };
+use contexts::delta::PushedDelta;
 use contexts::name::TenantId;
 use contexts::push::TenantState;
 use contexts::version::Term;
@@ -245,6 +246,18 @@ async fn send(source: &Source, spoke: &Spoke, term: Term, request: Request) -> A
             pass(failpoint::AFTER_ACK);
             answer(answered, Answer::Pushed)
         }
+        Request::PushDelta(push) => {
+            failpoint::pass(failpoint::BEFORE_PUSH);
+            let answered = spoke.push_delta(&push).await;
+            failpoint::pass(failpoint::AFTER_ACK);
+            match answered {
+                Err(CallError::Unknown(_)) => Answer::KnowsNoDeltas,
+                answered => answer(answered, |pushed| match pushed {
+                    PushedDelta::Pushed(pushed) => Answer::Pushed(pushed),
+                    PushedDelta::Differs { tenants, reading } => Answer::Differs(tenants, reading),
+                }),
+            }
+        }
         Request::Synced(synced) => {
             let recording = source.record_synced(term, synced.id, &spoke.url);
             if let Err(e) = source.within(STATEMENT_WITHIN, recording).await {
@@ -285,7 +298,7 @@ async fn greet(source: &Source, spoke: &Spoke) -> Answer {
         },
         Ok(Err(refused)) => Answer::Refused(refused),
         Err(CallError::Lost(why)) => Answer::Lost(why),
-        Err(CallError::Rejected(why)) => Answer::Rejected(why),
+        Err(CallError::Rejected(why) | CallError::Unknown(why)) => Answer::Rejected(why),
     }
 }
 
@@ -294,6 +307,6 @@ fn answer<A>(answered: Called<A>, good: impl FnOnce(A) -> Answer) -> Answer {
         Ok(Ok(answer)) => good(answer),
         Ok(Err(refused)) => Answer::Refused(refused),
         Err(CallError::Lost(why)) => Answer::Lost(why),
-        Err(CallError::Rejected(why)) => Answer::Rejected(why),
+        Err(CallError::Rejected(why) | CallError::Unknown(why)) => Answer::Rejected(why),
     }
 }

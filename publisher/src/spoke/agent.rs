@@ -95,7 +95,7 @@ impl Agent {
                 "the agent refuses the token: spoke.token of region {:?} is not its push_token",
                 self.region
             ))),
-            StatusCode::NOT_FOUND => Err(CallError::Rejected(
+            StatusCode::NOT_FOUND => Err(CallError::Unknown(
                 "there is a server, but no agent's push listener: is the port that of push_listen?"
                     .into(),
             )),

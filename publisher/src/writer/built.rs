@@ -8,6 +8,7 @@ use super::receipts::{Delivery, HeldReport};
 use super::scan::TenantRange;
 use super::{BatchId, Millis, Report, Snapshot, StoreIx, Tick, Writer};
 use contexts::bundle::{Bundle, HoldReason};
+use contexts::delta::{Cut, Parts};
 use contexts::digest::{Digest, DigestKey};
 use contexts::name::{Kind, Region, TenantId};
 use contexts::push::Sent;
@@ -44,18 +45,26 @@ pub struct BuiltBundle {
     pub bundle: Arc<Bundle>,
     /// Its digest.
     pub digest: Digest,
+    /// Its parts, if it is large.
+    pub parts: Option<Arc<Parts>>,
     /// Its size, roughly, in bytes.
     pub weight: usize,
 }
 
 impl BuiltBundle {
-    /// Computes digest and size.
+    /// Computes digest, parts and size.
     pub fn new(bundle: Bundle, key: &DigestKey) -> Self {
-        let (digest, weight) = (bundle.digest(key), bundle.weight());
+        Self::with_cut(bundle, key, Cut::default())
+    }
+
+    /// The same, with parts of another size.
+    pub fn with_cut(bundle: Bundle, key: &DigestKey, cut: Cut) -> Self {
+        let digests = bundle.digests(key);
         Self {
+            digest: bundle.digest_over(key, &digests),
+            parts: Parts::of(&bundle, &digests, key, cut).map(Arc::new),
+            weight: bundle.weight(),
             bundle: Arc::new(bundle),
-            digest,
-            weight,
         }
     }
 
@@ -422,26 +431,36 @@ impl Writer {
                 continue;
             }
             self.stores[ix.0].owe(&built.tenant, n);
-            unit.bundles.push(self.queued(bundle, n, started));
+            unit.bundles.push(self.queued(ix, bundle, n, started));
         }
         self.enqueue(now, ix, unit);
     }
 
-    pub(super) fn queued(&self, bundle: &BuiltBundle, n: u64, started: Tick) -> Queued {
+    pub(super) fn queued(
+        &self,
+        ix: StoreIx,
+        bundle: &BuiltBundle,
+        n: u64,
+        started: Tick,
+    ) -> Queued {
         let version = Version {
             epoch: self.term.epoch,
             n,
         };
-        Queued {
+        let mut queued = Queued {
             sent: Sent {
                 version,
                 bundle: bundle.bundle.clone(),
             },
             digest: bundle.digest,
+            parts: bundle.parts.clone(),
             weight: bundle.weight,
+            to_send: bundle.weight,
             started,
             is_urgent: false,
-        }
+        };
+        queued.to_send = self.stores[ix.0].confirmed.cost(&queued);
+        queued
     }
 
     pub(super) fn enqueue(&mut self, now: Millis, ix: StoreIx, unit: Unit) {
@@ -507,7 +526,7 @@ impl Writer {
             }
             let held = self.clashes.hold(region, (*bundle.bundle).clone());
             if held != *bundle.bundle {
-                *bundle = Arc::new(BuiltBundle::new(held, &self.key));
+                *bundle = Arc::new(BuiltBundle::with_cut(held, &self.key, self.limits.cut));
             }
         }
     }

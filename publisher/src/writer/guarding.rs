@@ -141,7 +141,7 @@ impl Writer {
         let excused = excused.get(&built.tenant).map_or(&[][..], Vec::as_slice);
         for (region, bundle) in built.bundles.iter_mut().enumerate() {
             if let Some(kept) = self.guard.keep(region, &bundle.bundle, excused) {
-                *bundle = Arc::new(BuiltBundle::new(kept, &self.key));
+                *bundle = Arc::new(BuiltBundle::with_cut(kept, &self.key, self.limits.cut));
             }
         }
     }

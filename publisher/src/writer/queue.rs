@@ -2,10 +2,12 @@
 //! bytes by its owner, which drops all of it and has the store scanned instead.
 
 use super::Tick;
+use contexts::delta::Parts;
 use contexts::digest::Digest;
 use contexts::name::TenantId;
 use contexts::push::Sent;
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 
 /// A bundle that waits.
 #[derive(Debug, Clone)]
@@ -14,8 +16,12 @@ pub struct Queued {
     pub sent: Sent,
     /// The digest of its content.
     pub digest: Digest,
+    /// Its parts, if it is large.
+    pub parts: Option<Arc<Parts>>,
     /// Its size, roughly, in bytes.
     pub weight: usize,
+    /// Bytes that it costs to send, roughly: less, if it goes as a delta.
+    pub to_send: usize,
     /// When the build of it began.
     pub started: Tick,
     /// Whether it stood in the lane of small changes.
@@ -48,6 +54,10 @@ impl Unit {
     fn weight(&self) -> usize {
         self.bundles.iter().map(|q| q.weight).sum()
     }
+
+    fn to_send(&self) -> usize {
+        self.bundles.iter().map(|q| q.to_send).sum()
+    }
 }
 
 /// A change larger than this does not go before others: its way takes long.
@@ -75,7 +85,7 @@ impl Queue {
             None => Vec::new(),
         };
         let lane = match unit.sort {
-            Sort::Change if unit.weight() <= SMALL => 0,
+            Sort::Change if unit.to_send() <= SMALL => 0,
             Sort::Change | Sort::Bulk => 1,
             Sort::Fill => 2,
         };
@@ -144,12 +154,31 @@ impl Queue {
             None => self.passed = 0,
         }
         let max = if first == 0 { max } else { bulk };
-        let (out, bytes) = take(&mut self.lanes[first], max);
-        self.bytes -= bytes;
+        let out = take(&mut self.lanes[first], max);
         for queued in &out {
+            self.bytes -= queued.weight;
             self.tenants.remove(&queued.sent.bundle.tenant);
         }
         out
+    }
+
+    /// Puts bundles that were taken and not applied before all others of their lane, in one unit again; but for those of which a
+    /// newer build waits.
+    pub fn again(&mut self, mut bundles: Vec<Queued>) {
+        bundles.retain(|q| !self.tenants.contains(&q.sent.bundle.tenant));
+        if bundles.is_empty() {
+            return;
+        }
+        let unit = Unit {
+            bundles,
+            atomic: true,
+            sort: Sort::Change,
+        };
+        self.bytes += unit.weight();
+        let tenants = unit.bundles.iter().map(|q| q.sent.bundle.tenant.clone());
+        self.tenants.extend(tenants);
+        let lane = usize::from(unit.to_send() > SMALL);
+        self.lanes[lane].push_front(unit);
     }
 
     /// Drops everything and says what waited.
@@ -214,23 +243,23 @@ fn drop_tenants(
     place
 }
 
-/// Takes units from the front of a lane, up to `max` bytes; the last may be split unless it is atomic.
-fn take(lane: &mut VecDeque<Unit>, max: usize) -> (Vec<Queued>, usize) {
+/// Takes units from the front of a lane, up to `max` bytes to send; the last may be split unless it is atomic.
+fn take(lane: &mut VecDeque<Unit>, max: usize) -> Vec<Queued> {
     let (mut out, mut bytes) = (Vec::new(), 0);
     while let Some(mut unit) = lane.pop_front() {
-        let weight = unit.weight();
-        if bytes + weight <= max || (unit.atomic && out.is_empty()) {
-            bytes += weight;
+        let to_send = unit.to_send();
+        if bytes + to_send <= max || (unit.atomic && out.is_empty()) {
+            bytes += to_send;
             out.append(&mut unit.bundles);
             continue;
         }
         if out.is_empty() {
             let mut fits = 0;
             for queued in &unit.bundles {
-                if fits > 0 && bytes + queued.weight > max {
+                if fits > 0 && bytes + queued.to_send > max {
                     break;
                 }
-                bytes += queued.weight;
+                bytes += queued.to_send;
                 fits += 1;
             }
             out.extend(unit.bundles.drain(..fits));
@@ -240,7 +269,7 @@ fn take(lane: &mut VecDeque<Unit>, max: usize) -> (Vec<Queued>, usize) {
         }
         break;
     }
-    (out, bytes)
+    out
 }
 
 #[cfg(test)]
@@ -258,7 +287,9 @@ mod tests {
                 bundle,
             },
             digest: Digest([0; 16]),
+            parts: None,
             weight,
+            to_send: weight,
             started: Tick(n),
             is_urgent: false,
         }
@@ -365,5 +396,39 @@ mod tests {
         assert_eq!(passed, PASSES_MAX);
         assert_eq!(names(queue.next(1_000, 1_000)), ["small3"]);
         assert_eq!(names(queue.next(1_000, 1_000)), ["bulk2"]);
+    }
+    #[test]
+    fn what_goes_as_a_delta_is_small_to_send_and_large_to_keep() {
+        let mut queue = Queue::default();
+        let mut large = queued("large", 1, 9 * SMALL);
+        large.to_send = 10;
+        queue.push(unit(
+            vec![queued("other", 2, SMALL + 1)],
+            false,
+            Sort::Change,
+        ));
+        queue.push(unit(vec![large], false, Sort::Change));
+        queue.push(unit(vec![queued("small", 3, 10)], false, Sort::Change));
+        assert_eq!(queue.bytes(), 10 * SMALL + 11);
+        assert_eq!(names(queue.next(20, 20)), ["large1", "small3"]);
+        assert_eq!(queue.bytes(), SMALL + 1);
+    }
+
+    #[test]
+    fn what_was_not_applied_goes_next_and_together_unless_there_is_something_newer() {
+        let mut queue = Queue::default();
+        queue.push(unit(vec![queued("x", 1, 10)], false, Sort::Change));
+        queue.push(unit(vec![queued("b", 2, 10)], false, Sort::Change));
+        let taken = ["a", "b", "c"].map(|tenant| queued(tenant, 1, 60));
+        queue.again(taken.to_vec());
+        assert_eq!((queue.len(), queue.bytes()), (4, 140));
+        assert_eq!(names(queue.next(100, 100)), ["a1", "c1"]);
+        assert_eq!(names(queue.next(100, 100)), ["x1", "b2"]);
+        queue.push(unit(vec![queued("x", 3, 10)], false, Sort::Change));
+        queue.again(vec![queued("large", 1, SMALL + 1)]);
+        queue.again(vec![queued("x", 1, 10)]);
+        assert_eq!(names(queue.next(100, 100)), ["x3"]);
+        assert_eq!(names(queue.next(100, 100)), ["large1"]);
+        assert!(queue.is_empty() && queue.bytes() == 0);
     }
 }

@@ -129,6 +129,10 @@ impl Writer {
         let scan_id = scan.id.0;
         let wanted: HashSet<usize> = buckets.iter().map(|b| usize::from(*b)).collect();
         let held: HashSet<&TenantId> = listed.iter().map(|l| &l.tenant).collect();
+        let confirmed = &mut self.stores[ix.0].confirmed;
+        for found in listed {
+            confirmed.compare(&found.tenant, Some(found.digest));
+        }
         let missing = scan
             .in_buckets(&self.key, region, &wanted)
             .filter(|t| !held.contains(t))
@@ -159,6 +163,9 @@ impl Writer {
         let together = (2..=TOGETHER_MAX).contains(&differing.len());
         for tenant in &differing {
             self.stores[ix.0].forget(tenant);
+            if !held.contains(tenant) {
+                self.stores[ix.0].confirmed.forget(tenant);
+            }
             if !together {
                 self.mark(tenant, Lane::Repair);
             }

@@ -1,11 +1,12 @@
 //! What the writer knows of one store: how far the talk with it got, what waits for it, what it is known to hold.
 
+use super::deltas::Confirmed;
 use super::dirty::Lane;
 use super::queue::{Queue, Queued};
 use super::{Millis, ScanId, Snapshot, StoreIx, Tick};
 use contexts::digest::{Buckets, Digest};
 use contexts::name::{Region, TenantId};
-use contexts::push::{Reading, StoreState};
+use contexts::push::{Reading, Sent, StoreState, Verdict};
 use contexts::version::{Incarnation, SessionId};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -70,6 +71,8 @@ pub enum Outstanding {
     Push {
         /// Which.
         bundles: Vec<Queued>,
+        /// How many of them as deltas.
+        deltas: usize,
         /// The beat that travels with them.
         beat: Option<u64>,
         /// When they were sent.
@@ -133,6 +136,8 @@ pub struct Store {
     /// The last look before that scan began: whatever had ended then is here.
     pub scanned: Option<Snapshot>,
     known: HashMap<TenantId, Digest>,
+    /// What it confirmed of large tenants in this session.
+    pub confirmed: Confirmed,
     owed: HashMap<TenantId, Owed>,
     /// The first version that a fill gave to another store of the region and this one was not compared with since.
     beside: Option<u64>,
@@ -196,6 +201,7 @@ impl Store {
             synced_at: None,
             scanned: None,
             known: HashMap::new(),
+            confirmed: Confirmed::default(),
             owed: HashMap::new(),
             beside: None,
             lost: BTreeMap::new(),
@@ -279,6 +285,7 @@ impl Store {
         let waiting = self.queue.clear();
         self.lose(waiting.iter().map(of_queued));
         self.known.clear();
+        self.confirmed = Confirmed::default();
         self.beat = None;
         self.down_since.get_or_insert(now);
         let busy = matches!(
@@ -351,18 +358,39 @@ impl Store {
             && !self.in_flight(tenant)
     }
 
+    /// The bundles that were sent last and are not answered, whole, whatever they were sent as.
+    pub fn under_way(&self) -> impl Iterator<Item = &Sent> {
+        let bundles = match &self.outstanding {
+            Some(Outstanding::Push { bundles, .. }) => bundles.as_slice(),
+            _ => &[],
+        };
+        bundles.iter().map(|queued| &queued.sent)
+    }
+
     /// Whether a bundle of the tenant was sent and is not answered.
     pub fn in_flight(&self, tenant: &TenantId) -> bool {
-        matches!(&self.outstanding, Some(Outstanding::Push { bundles, .. })
-            if bundles.iter().any(|q| q.sent.bundle.tenant == *tenant))
+        self.under_way().any(|sent| sent.bundle.tenant == *tenant)
     }
 
     /// Remembers what the store holds of a tenant.
-    pub fn learn(&mut self, tenant: TenantId, digest: Digest) {
+    fn learn(&mut self, tenant: TenantId, digest: Digest) {
         if self.known.len() >= KNOWN_MAX {
             self.known.clear();
         }
         self.known.insert(tenant, digest);
+    }
+
+    /// The store answered to a bundle: remembers what it holds now, if it says so.
+    pub fn confirm(&mut self, queued: &Queued, verdict: &Verdict) {
+        let tenant = &queued.sent.bundle.tenant;
+        match verdict {
+            Verdict::Applied | Verdict::AlreadyThere => {
+                self.learn(tenant.clone(), queued.digest);
+                let sums = queued.parts.as_ref().map(|parts| &parts.sums);
+                self.confirmed.learn(tenant, queued.digest, sums);
+            }
+            Verdict::KeyTaken { .. } | Verdict::Invalid { .. } => self.confirmed.forget(tenant),
+        }
     }
 
     /// Forgets what the store holds of a tenant, so that its next build is sent whatever it is.

@@ -1,15 +1,17 @@
 //! The talk with one store: what to send next, and what an answer means.
 
+use super::deltas::DeltaOutcome;
 use super::dirty::Lane;
 use super::guard::Told;
 use super::queue::Queued;
 use super::scan::Outcome;
 use super::store::{Failure, FailureSort, Link, Outstanding};
 use super::{Millis, Report, StoreIx, Suspicion, Writer};
+use contexts::delta::PushDelta;
 use contexts::name::{Key, Kind, TenantId};
 use contexts::push::{
-    Ack, Claim, Granted, Heartbeat, ListBuckets, Listed, Push, Pushed, ReadTenant, Refused,
-    Release, Sent, StoreState, SyncVerdict, Synced, Verdict,
+    Ack, Claim, Granted, Heartbeat, ListBuckets, Listed, Push, Pushed, ReadTenant, Reading,
+    Refused, Release, StoreState, SyncVerdict, Synced, Verdict,
 };
 use contexts::version::{SessionId, Term};
 
@@ -22,6 +24,8 @@ pub enum Request {
     Claim(Claim),
     /// Send bundles.
     Push(Push),
+    /// Send bundles, some of them as deltas.
+    PushDelta(PushDelta),
     /// End a scan. To be recorded in the database first.
     Synced(Box<Synced>),
     /// Ask for the names of what it holds of some tenants.
@@ -46,6 +50,10 @@ pub enum Answer {
     Granted(Box<Granted>),
     /// Verdicts on bundles.
     Pushed(Pushed),
+    /// It does not have what the deltas of these tenants were made for, and applied nothing.
+    Differs(Vec<TenantId>, Reading),
+    /// It knows no deltas, and has not looked at them.
+    KnowsNoDeltas,
     /// Whether it is in step.
     Synced(SyncVerdict),
     /// The names of what it holds of some tenants.
@@ -119,22 +127,15 @@ impl Writer {
         bundles
             .iter()
             .for_each(|q| store.forget(&q.sent.bundle.tenant));
-        let (session, number) = store.next_number()?;
-        let sent: Vec<Sent> = bundles.iter().map(|q| q.sent.clone()).collect();
-        let region = store.spec.region.clone();
-        store.outstanding = Some(Outstanding::Push {
+        let numbered = store.next_number()?;
+        let (request, deltas) = self.message(ix, numbered, &bundles, beat);
+        self.stores[ix.0].outstanding = Some(Outstanding::Push {
             bundles,
+            deltas,
             beat,
             sent_at: now,
         });
-        Some(Request::Push(Push {
-            region,
-            session,
-            number,
-            bundles: sent,
-            fresh: self.fresh(ix),
-            beat,
-        }))
+        Some(request)
     }
 
     /// The answer to the message that is under way to a store.
@@ -150,14 +151,41 @@ impl Writer {
             (
                 Outstanding::Push {
                     bundles,
+                    deltas,
                     beat,
                     sent_at,
                 },
                 Answer::Pushed(pushed),
             ) if pushed.verdicts.len() == bundles.len() => {
                 self.stores[ix.0].reading = Some(pushed.reading);
+                self.tell_delta(ix, DeltaOutcome::Taken, deltas);
                 self.pushed(ix, now, bundles, pushed.verdicts, sent_at);
                 beat.into_iter().for_each(|n| self.beat_arrived(now, ix, n));
+            }
+            (
+                Outstanding::Push {
+                    bundles,
+                    deltas,
+                    beat,
+                    ..
+                },
+                Answer::Differs(tenants, reading),
+            ) if deltas > 0 => {
+                self.stores[ix.0].reading = Some(reading);
+                self.stores[ix.0].beat = self.stores[ix.0].beat.max(beat);
+                self.differed(ix, &tenants, bundles);
+            }
+            (
+                Outstanding::Push {
+                    bundles,
+                    deltas,
+                    beat,
+                    ..
+                },
+                Answer::KnowsNoDeltas,
+            ) if deltas > 0 => {
+                self.stores[ix.0].beat = self.stores[ix.0].beat.max(beat);
+                self.takes_no_deltas(ix, deltas, bundles);
             }
             (Outstanding::Synced(scan, expected), Answer::Synced(verdict)) => {
                 self.synced(ix, now, scan, &expected, verdict)
@@ -266,13 +294,13 @@ impl Writer {
         let mut applied = 0;
         for (queued, verdict) in bundles.into_iter().zip(verdicts) {
             let tenant = queued.sent.bundle.tenant.clone();
+            self.stores[ix.0].confirm(&queued, &verdict);
             match verdict {
                 Verdict::Applied | Verdict::AlreadyThere => {
                     applied += 1;
                     if verdict == Verdict::Applied {
                         self.note_gone(now, ix, &queued);
                     }
-                    self.stores[ix.0].learn(tenant.clone(), queued.digest);
                     if let Some(target) = self.scan.as_mut().and_then(|s| s.targets.get_mut(&ix)) {
                         target.pushed += u64::from(verdict == Verdict::Applied);
                     }

@@ -6,6 +6,7 @@ mod configuration;
 mod conformance;
 mod crash;
 mod damage;
+mod deltas;
 mod example_gateway;
 mod full_disk;
 mod inspection;

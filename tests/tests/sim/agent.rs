@@ -4,14 +4,15 @@
 use crate::clock::Clock;
 use crate::store::{Durable, Origin};
 use crate::variant::Variant;
-use contexts::apply::apply;
+use contexts::apply::{Record, apply_changes};
 use contexts::bundle::Bundle;
+use contexts::delta::{Change, Delta, PushDelta};
 use contexts::digest::Buckets;
 use contexts::gate::{Gate, GateState};
 use contexts::name::{Region, TenantId};
 use contexts::push::{
-    Ack, Claim, Granted, Heartbeat, ListBuckets, Listed, Push, Pushed, ReadTenant, Reading,
-    Refused, Release, Sent, StoreState, SyncVerdict, Synced, Verdict,
+    Ack, Claim, Granted, Heartbeat, ListBuckets, Listed, Pushed, ReadTenant, Reading, Refused,
+    Release, Sent, StoreState, SyncVerdict, Synced, Verdict,
 };
 use contexts::version::{Incarnation, SessionId, Version};
 use publisher::writer::{Request, Told, value_of};
@@ -32,6 +33,8 @@ pub enum Reply {
     Hello(Box<StoreState>),
     Granted(Box<Granted>),
     Pushed(Pushed),
+    Differs(Vec<TenantId>, Reading),
+    KnowsNoDeltas,
     Synced(SyncVerdict),
     Listed(Vec<Listed>),
     Names(Vec<(TenantId, Vec<Told>)>),
@@ -76,6 +79,8 @@ pub struct Agent {
     pub paused_until: u64,
     /// Raised when the disk is replaced by another one.
     pub line: u64,
+    /// Whether it is of a release that knows deltas.
+    pub knows_deltas: bool,
     /// The boot of its machine.
     boot: u128,
     variant: Variant,
@@ -102,6 +107,7 @@ impl Agent {
             backup: None,
             paused_until: 0,
             line: 0,
+            knows_deltas: true,
             boot: 0,
             variant,
             clock,
@@ -185,12 +191,18 @@ impl Agent {
             Message::Request(Request::Hello, _) => Ok(Reply::Hello(Box::new(self.state(now)))),
             Message::Request(Request::ListBuckets(list), _) => Ok(Reply::Listed(self.list(list))),
             Message::Request(Request::Names(ask), _) => Ok(Reply::Names(self.names(ask))),
+            Message::Request(Request::PushDelta(_), _) if !self.knows_deltas => {
+                Ok(Reply::KnowsNoDeltas)
+            }
             Message::Heartbeat(heartbeat) => self.heartbeat(now, heartbeat, db),
             Message::Request(request, origins) => {
                 let was = before.then(|| self.durable.clone());
                 let result = match request {
                     Request::Claim(claim) => self.claim(now, claim, id),
-                    Request::Push(push) => self.push(now, push, (origins, db), &mut applied),
+                    Request::Push(push) => {
+                        self.push(now, &push.clone().into(), (origins, db), &mut applied)
+                    }
+                    Request::PushDelta(push) => self.push(now, push, (origins, db), &mut applied),
                     Request::Synced(synced) => self.synced(now, synced, db),
                     Request::Release(release) => self.release(release),
                     Request::Hello | Request::ListBuckets(_) | Request::Names(_) => {
@@ -258,7 +270,14 @@ impl Agent {
     }
 
     /// A bundle as this store takes it: as it is, but for its mistakes.
-    fn taken(&self, sent: &Sent) -> Sent {
+    fn taken(&self, change: &Change) -> Change {
+        let sent = match change {
+            Change::Whole(sent) => sent,
+            Change::Delta(delta) if self.variant == Variant::TrustsDeltas => {
+                return Change::Whole(self.trusted(delta));
+            }
+            Change::Delta(_) => return change.clone(),
+        };
         let mut taken = sent.clone();
         let tenant = &sent.bundle.tenant;
         match self.variant {
@@ -275,7 +294,37 @@ impl Agent {
             }
             _ => {}
         }
-        taken
+        Change::Whole(taken)
+    }
+
+    /// What comes of a delta, whatever it should be.
+    fn trusted(&self, delta: &Delta) -> Sent {
+        let (d, tenant) = (&self.durable, &delta.tenant);
+        let (key, head) = (d.key.clone().expect("claimed"), d.heads.get(tenant));
+        let stays = |r: &&Record| {
+            let (kind, name) = r.context.name();
+            let part = key.place(kind, name) % delta.parts;
+            let is_kept = head.is_some_and(|h| h.keeps(kind, name));
+            !is_kept && !delta.replaced.contains(&part) && r.is_sound(&key)
+        };
+        let records = d.records.get(tenant).into_iter().flat_map(|r| r.values());
+        let stay = records.filter(stays).map(|r| r.context.clone());
+        let contexts = stay.chain(delta.contexts.iter().cloned()).collect();
+        let (held, held_kinds) = (delta.held.clone(), delta.held_kinds.clone());
+        let bundle = Bundle::new(tenant.clone(), contexts, held, held_kinds);
+        Sent {
+            version: delta.version,
+            bundle: bundle.expect("a sound bundle").into(),
+        }
+    }
+
+    /// A running process finds that bytes of its file changed.
+    pub fn scrub(&mut self) {
+        self.durable.reopen();
+        let buckets = self.durable.buckets(&BTreeSet::new());
+        if let Some(memory) = &mut self.memory {
+            memory.buckets = buckets;
+        }
     }
 
     /// What this store does wrong after a push.
@@ -291,7 +340,7 @@ impl Agent {
     fn push(
         &mut self,
         now: u64,
-        push: &Push,
+        push: &PushDelta,
         (origins, db): (&[Origin], usize),
         applied: &mut Vec<usize>,
     ) -> Result<Reply, Refused> {
@@ -299,17 +348,18 @@ impl Agent {
         let Some(key) = self.durable.key.clone() else {
             return Err(Refused::Session);
         };
-        let bundles: Vec<Sent> = push.bundles.iter().map(|s| self.taken(s)).collect();
-        let outcome = match apply(&mut self.durable, &key, &bundles) {
-            Ok(outcome) => outcome,
+        let changes: Vec<Change> = push.changes.iter().map(|c| self.taken(c)).collect();
+        let outcome = match apply_changes(&mut self.durable, &key, &changes) {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(tenants)) => return Ok(Reply::Differs(tenants, self.reading(now))),
             Err(never) => match never {},
         };
         for (i, verdict) in outcome.verdicts.iter().enumerate() {
             if matches!(verdict, Verdict::Applied | Verdict::AlreadyThere) {
-                let tenant = &push.bundles[i].bundle.tenant;
+                let tenant = push.changes[i].tenant();
                 self.durable.origins.insert(tenant.clone(), origins[i]);
                 self.durable.edited.remove(tenant);
-                self.durable.highest = self.durable.highest.max(push.bundles[i].version);
+                self.durable.highest = self.durable.highest.max(push.changes[i].version());
                 applied.push(i);
             }
         }
@@ -344,9 +394,7 @@ impl Agent {
         };
         let without: BTreeSet<_> = synced.in_flux.iter().cloned().collect();
         if synced.reread {
-            self.durable.reopen();
-            let buckets = self.durable.buckets(&BTreeSet::new());
-            self.memory.as_mut().expect("it runs").buckets = buckets;
+            self.scrub();
         }
         let buckets = self.durable.buckets(&without);
         if key.root(&buckets) != synced.root {

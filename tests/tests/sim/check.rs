@@ -14,7 +14,7 @@
 use crate::agent::{Handled, Message};
 use crate::publisher::Wish;
 use crate::state::{Name, State};
-use crate::store::{Before, Durable, Origin};
+use crate::store::{Before, Durable, Origin, pushed};
 use crate::world::{Checked, World, violated};
 use contexts::bundle::{Bundle, HoldReason};
 use contexts::name::TenantId;
@@ -62,9 +62,10 @@ impl World {
         handled: &Handled,
     ) -> Checked {
         match message {
-            Message::Request(Request::Push(push), origins) => {
-                let tenant = |i: &usize| &push.bundles[*i].bundle.tenant;
-                let applied: Vec<&TenantId> = handled.applied.iter().map(tenant).collect();
+            Message::Request(request @ (Request::Push(_) | Request::PushDelta(_)), origins) => {
+                let tenants = pushed(request);
+                let applied = handled.applied.iter().map(|i| tenants[*i]);
+                let applied: Vec<&TenantId> = applied.collect();
                 for (i, tenant) in handled.applied.iter().zip(&applied) {
                     self.check_step(s, db, (tenant, before.origins[*i]), origins[*i])?;
                 }

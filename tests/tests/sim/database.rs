@@ -6,6 +6,7 @@ use crate::outbox::{Line, Note, Outbox};
 use crate::state::{State, Writes, kinds};
 use crate::variant::Variant;
 use crate::xids::Xids;
+use contexts::delta::Cut;
 use contexts::digest::DigestKey;
 use contexts::name::{Region, TenantId};
 use contexts::version::{Holder, SyncId, Term};
@@ -15,6 +16,13 @@ use publisher::writer::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// Every tenant of this world is large enough for deltas, and every delta small enough.
+pub const CUT: Cut = Cut {
+    from_bytes: 0,
+    part_bytes: 100,
+    times: 0,
+};
 
 /// A commit.
 #[derive(Debug, Clone)]
@@ -335,7 +343,11 @@ impl Database {
             }
         }
         let built = |region: &Region, tenant: &TenantId| {
-            Arc::new(BuiltBundle::new(state.bundle(tenant, region), key))
+            Arc::new(BuiltBundle::with_cut(
+                state.bundle(tenant, region),
+                key,
+                CUT,
+            ))
         };
         batch.tenants = tenants
             .into_iter()

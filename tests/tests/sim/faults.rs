@@ -4,6 +4,7 @@
 use crate::store::Durable;
 use crate::variant::Variant;
 use crate::world::{Event, World};
+use contexts::name::TenantId;
 use contexts::version::StoreId;
 use rand::Rng;
 
@@ -146,9 +147,32 @@ impl World {
         self.log(|| format!("store {s} is wiped"));
     }
 
-    /// Changes the bytes of a value, not its hash.
+    /// Changes the bytes of a value while the store does not run.
     fn edit(&mut self, s: usize) {
         self.store_crash(s, 100, 2_000);
+        if let Some(tenant) = self.forge(s) {
+            self.log(|| format!("store {s}: a value of {tenant} is edited by hand"));
+        }
+    }
+
+    /// A value rots while its store runs. The scrub finds that, and the session goes on; the next scan mends it.
+    pub fn rot(&mut self) {
+        if self.calm {
+            return;
+        }
+        let s = self.rng.random_range(0..self.agents.len());
+        let agent = &self.agents[s];
+        let runs = agent.memory.is_some() && agent.paused_until <= self.now;
+        if let Some(tenant) = runs.then(|| self.forge(s)).flatten() {
+            self.agents[s].scrub();
+            self.log(|| format!("store {s}: a value of {tenant} rots"));
+        }
+        let gap = self.rng.random_range(300..2_000);
+        self.at(gap, Event::Rot);
+    }
+
+    /// Changes the bytes of a value, not its hash.
+    fn forge(&mut self, s: usize) -> Option<TenantId> {
         let durable = &mut self.agents[s].durable;
         let mut all = Vec::new();
         for (tenant, records) in &durable.records {
@@ -160,7 +184,7 @@ impl World {
             }
         }
         if all.is_empty() {
-            return;
+            return None;
         }
         let (tenant, name) = all.swap_remove(self.rng.random_range(0..all.len()));
         let records = durable.records.get_mut(&tenant);
@@ -168,6 +192,6 @@ impl World {
             record.context.value = "{\"rev\":\"forged\"}".into();
         }
         durable.edited.insert(tenant.clone());
-        self.log(|| format!("store {s}: a value of {tenant} is edited by hand"));
+        Some(tenant)
     }
 }

@@ -1,6 +1,7 @@
 //! What a publisher asks of its database: the lease, and snapshots to build from. Statements and results take their
 //! time, and may be lost on either way.
 
+use crate::database::CUT;
 use crate::publisher::{LeaseAnswer, LeaseOp, Office, Wish, duration};
 use crate::store::Origin;
 use crate::variant::Variant;
@@ -89,6 +90,7 @@ impl World {
             push_bytes: [200, 600, 8 << 20][self.rng.random_range(0..3)],
             queue_bytes: [1_500, 64 << 20][self.rng.random_range(0..2)],
             fill_bytes: [300, 16 << 20][self.rng.random_range(0..2)],
+            cut: CUT,
         };
         self.log(|| format!("p{p} takes epoch {}, {limits:?}", term.epoch));
         let mut writer = Writer::new(term, self.key.clone(), self.specs(), limits, now);

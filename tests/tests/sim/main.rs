@@ -39,6 +39,7 @@ mod variant;
 mod world;
 mod xids;
 
+use std::collections::BTreeMap;
 use variant::Variant;
 use world::{Trace, Violation, World};
 
@@ -118,6 +119,30 @@ fn the_invariants_hold_whatever_goes_wrong_3() {
 #[test]
 fn the_invariants_hold_whatever_goes_wrong_4() {
     hold(3);
+}
+
+/// Would catch deltas that are never sent, or never taken, and stores that are never asked to take what they cannot. Much
+/// changes, and values rot, while the stores and the way to them are well.
+#[test]
+fn deltas_are_taken_and_refused_and_unknown() {
+    let mut deltas = BTreeMap::new();
+    for seed in 0..12 {
+        let mut world = World::new(seed, Variant::Shipped, Trace::Off);
+        world.weather.calm();
+        (world.weather.schedule, world.weather.rots) = (true, true);
+        (world.weather.busy, world.weather.scan_every) = (150, 25_000);
+        let chaos = world.chaos();
+        assert!(chaos.is_ok(), "seed {seed}: {chaos:?}");
+        for (word, count) in world.deltas {
+            *deltas.entry(word).or_insert(0) += count;
+        }
+    }
+    println!("{deltas:?}");
+    let counts = ["taken", "differs", "unknown"].map(|word| deltas.get(word).copied());
+    let [Some(taken), Some(differs), Some(unknown)] = counts else {
+        panic!("{deltas:?}")
+    };
+    assert!(taken > 500 && differs > 5 && unknown > 5, "{deltas:?}");
 }
 
 #[test]

@@ -32,6 +32,11 @@ fn a_store_that_drops_a_part_of_a_bundle_is_caught() {
 }
 
 #[test]
+fn a_store_that_does_not_compare_what_comes_of_a_delta_is_caught() {
+    catches(Variant::TrustsDeltas, &["I2 all or nothing"]);
+}
+
+#[test]
 fn a_store_that_keeps_what_was_deleted_is_caught() {
     catches(Variant::KeepsDeleted, &["I3 deletes travel"]);
 }

@@ -4,6 +4,7 @@
 use crate::agent::{Crash, Message, Reply};
 use crate::traffic::Mood;
 use crate::world::{Checked, Event, Step, World};
+use contexts::delta::Change;
 use rand::Rng;
 use rand::rngs::SmallRng;
 use std::collections::BTreeSet;
@@ -44,6 +45,8 @@ pub struct Weather {
     pub clone: bool,
     /// Whether somebody disables triggers by hand.
     pub alter: bool,
+    /// Whether values rot under stores that run.
+    pub rots: bool,
     /// Whether there are bulk changes.
     pub bulk: bool,
     /// Whether most changes are those of plans, and of who is on which.
@@ -94,6 +97,7 @@ impl Weather {
             rollbacks: 0.1,
             clone: pick(&[0.0, 0.0, 0.0, 0.0, 1.0]) > 0.5,
             alter: pick(&[0.0, 0.0, 1.0]) > 0.5,
+            rots: pick(&[0.0, 0.0, 1.0]) > 0.5,
             bulk: pick(&[0.0, 0.0, 0.0, 0.0, 0.0, 1.0]) > 0.5,
             replace: pick(&[0.0, 0.0, 0.0, 1.0]) > 0.5,
             fault_every: pick(&[700.0, 2_000.0, 6_000.0]) as u64,
@@ -115,6 +119,8 @@ impl Weather {
             (weather.fault_every, weather.slow_database) = (6_000, 0.0);
             (weather.cap, weather.max_rows) = (1_000_000, 20_000);
         }
+        // Only a scan mends them.
+        weather.rots &= weather.schedule;
         if weather.frail {
             (weather.busy, weather.rollbacks) = (150, 0.4);
         }
@@ -247,6 +253,19 @@ fn ask(message: &Message) -> String {
                 .collect();
             format!("push {} {all:?}", push.number)
         }
+        Message::Request(Request::PushDelta(push), origins) => {
+            let each = push.changes.iter().zip(origins);
+            let all: Vec<String> = each
+                .map(|(c, o)| {
+                    let form = match c {
+                        Change::Whole(_) => "",
+                        Change::Delta(_) => "~",
+                    };
+                    format!("{form}{}@{}#{}", c.tenant(), c.version(), o.commit)
+                })
+                .collect();
+            format!("delta {} {all:?}", push.number)
+        }
         Message::Request(Request::Synced(s), _) => {
             let in_flux: BTreeSet<_> = s.in_flux.iter().collect();
             format!("synced {} but for {in_flux:?}", s.number)
@@ -260,6 +279,7 @@ fn ask(message: &Message) -> String {
 fn brief(reply: &Reply) -> String {
     match reply {
         Reply::Pushed(pushed) => format!("{:?}", pushed.verdicts),
+        Reply::Differs(tenants, _) => format!("differs: {tenants:?}"),
         Reply::Hello(_) => "hello".into(),
         Reply::Granted(_) => "granted".into(),
         other => format!("{other:?}").chars().take(60).collect(),

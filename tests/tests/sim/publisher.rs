@@ -8,6 +8,7 @@ use crate::store::Origin;
 use crate::variant::Variant;
 use crate::world::{Checked, Event, Step, Violation, World};
 use contexts::name::TenantId;
+use contexts::push::Sent;
 use contexts::version::{Holder, SessionId, Term};
 use publisher::writer::lease::{LeaseRow, Observer, Tenure};
 use publisher::writer::{
@@ -445,10 +446,16 @@ impl World {
                 database.synced.insert(id);
             }
             let mut origins = Vec::new();
-            if let Request::Push(push) = &request {
-                let regions = self.regions();
-                let region = regions.iter().position(|r| *r == push.region);
-                for sent in &push.bundles {
+            let sent: Vec<Sent> = office
+                .writer
+                .store(StoreIx(s))
+                .under_way()
+                .cloned()
+                .collect();
+            if !sent.is_empty() {
+                let region = self.agents[s].region.clone();
+                let region = self.regions().into_iter().position(|r| r == region);
+                for sent in &sent {
                     let run = (p, self.publishers[p].run);
                     let found = region.and_then(|r| self.origins.of(run, r, &sent.bundle));
                     let Some(origin) = found else {
@@ -492,6 +499,9 @@ impl World {
                 Report::Visible(visible) => self.answered_visible(p, visible)?,
                 Report::Beat { store, ms } => self.check_beat(p, store, ms)?,
                 Report::Pushed { .. } => {}
+                Report::Delta { outcome, count, .. } => {
+                    *self.deltas.entry(outcome.word()).or_default() += count;
+                }
                 other => self.log(|| {
                     let text = format!("{other:?}");
                     format!(
@@ -533,6 +543,8 @@ impl World {
             }
             Some(Reply::Granted(granted)) => Answer::Granted(granted),
             Some(Reply::Pushed(pushed)) => Answer::Pushed(pushed),
+            Some(Reply::Differs(tenants, reading)) => Answer::Differs(tenants, reading),
+            Some(Reply::KnowsNoDeltas) => Answer::KnowsNoDeltas,
             Some(Reply::Synced(verdict)) => Answer::Synced(verdict),
             Some(Reply::Listed(listed)) => Answer::Listed(listed),
             Some(Reply::Names(names)) => Answer::Names(names),

@@ -4,6 +4,7 @@
 use crate::agent::Message;
 use crate::state::Name;
 use contexts::apply::{Head, Owner, Record, StoreTxn};
+use contexts::delta::Change;
 use contexts::digest::{Buckets, Digest, DigestKey};
 use contexts::name::{Key, Kind, TenantId};
 use contexts::version::{StoreId, SyncId, Term, Version};
@@ -69,6 +70,15 @@ pub struct Durable {
     pub forced: Option<usize>,
 }
 
+/// Whose bundles a message brings.
+pub fn pushed(request: &Request) -> Vec<&TenantId> {
+    match request {
+        Request::Push(push) => push.bundles.iter().map(|s| &s.bundle.tenant).collect(),
+        Request::PushDelta(push) => push.changes.iter().map(Change::tenant).collect(),
+        _ => Vec::new(),
+    }
+}
+
 /// What a store was before a message, as far as the checks ask.
 #[derive(Debug)]
 pub struct Before {
@@ -85,12 +95,11 @@ impl Durable {
     /// What the checks ask for after a message.
     pub fn before(&self, message: &Message) -> Before {
         let origins = match message {
-            Message::Request(Request::Push(push), _) => {
-                let sent = push.bundles.iter();
-                sent.map(|s| self.origins.get(&s.bundle.tenant).copied())
-                    .collect()
+            Message::Request(request, _) => {
+                let tenants = pushed(request).into_iter();
+                tenants.map(|t| self.origins.get(t).copied()).collect()
             }
-            _ => Vec::new(),
+            Message::Heartbeat(_) => Vec::new(),
         };
         Before {
             origins,

@@ -10,6 +10,8 @@ pub enum Variant {
     IgnoresSessions,
     /// Stores drop the last context of each bundle.
     HalfBundles,
+    /// Stores do not compare what comes of a delta with what should.
+    TrustsDeltas,
     /// Stores take no notice of a bundle that removes a tenant.
     KeepsDeleted,
     /// Stores answer before they commit.

@@ -82,6 +82,7 @@ pub enum Event {
     /// Somebody runs `takeover --force` for a database.
     Force(usize),
     Fault,
+    Rot,
     StoreTick(usize),
     StoreStart(usize),
     ToStore {
@@ -145,6 +146,8 @@ pub struct World {
     pub messages: u64,
     pub builds: u64,
     pub events: u64,
+    /// How many deltas came to what.
+    pub deltas: BTreeMap<&'static str, usize>,
     /// A store that stays dead until the others have healed.
     pub dead: Option<usize>,
     queue: BTreeMap<(u64, u64), Event>,
@@ -180,6 +183,7 @@ impl World {
             messages: 0,
             builds: 0,
             events: 0,
+            deltas: BTreeMap::new(),
             dead: None,
             queue: BTreeMap::new(),
             seq: 0,
@@ -260,6 +264,9 @@ impl World {
         self.at(500, Event::Transaction);
         self.at(500, Event::Copy);
         self.at(1_500, Event::Fault);
+        if self.weather.rots {
+            self.at(1_500, Event::Rot);
+        }
         for event in [Event::Clone, Event::Replace] {
             let later = self.rng.random_range(0..self.weather.chaos);
             self.at(later, event);
@@ -299,6 +306,7 @@ impl World {
             Event::Person(db) => self.person(db),
             Event::Force(db) => self.force(db),
             Event::Fault => self.fault(),
+            Event::Rot => self.rot(),
             Event::StoreTick(s) => self.store_tick(s),
             Event::StoreStart(s) => return self.store_start(s),
             Event::ToStore { to, from, message } => return self.deliver(to, from, message),
@@ -322,8 +330,10 @@ impl World {
         let (now, id) = (self.now, self.id());
         let boots = self.rng.random_bool(0.3);
         let boots = boots.then(|| Clock::random(&mut self.rng));
+        let knows_deltas = self.rng.random_bool(0.8);
+        self.agents[s].knows_deltas = knows_deltas;
         self.agents[s].start(now, id, boots);
-        self.log(|| format!("store {s} starts"));
+        self.log(|| format!("store {s} starts, knows deltas: {knows_deltas}"));
         self.check_store(s)
     }
 }

@@ -13,6 +13,7 @@ mod capture;
 mod copies;
 mod cut_off;
 mod decommissioned;
+mod deltas;
 mod drift;
 mod failover;
 mod followed;

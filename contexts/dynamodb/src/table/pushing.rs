@@ -1,6 +1,8 @@
 //! Applies bundles: reads what a push concerns, lets the rules of all stores decide, and writes the difference.
 //!
-//! It never writes for a session before what an earlier one left in the middle was ended.
+//! It never writes for a session before what an earlier one left in the middle was ended. It takes whole bundles only: each item
+//! carries the build that it is of, so of a delta nobody could say which items are of the bundle that it is for, and what is
+//! written is no more than what differs anyway.
 
 use super::{Answered, Open, Said, Table};
 use crate::audit::Round;

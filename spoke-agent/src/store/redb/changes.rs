@@ -11,8 +11,8 @@
 use super::StoreError;
 use super::rows;
 use super::tables::{Bytes, Tables};
+use contexts::delta;
 use contexts::name::{Key, Kind, TenantId};
-use contexts::push::Sent;
 use contexts::version::Version;
 use redb::ReadableTable;
 use serde::{Deserialize, Serialize};
@@ -64,10 +64,10 @@ impl Touched {
     }
 
     /// These bundles were what touched their tenants.
-    pub fn by(&mut self, bundles: &[Sent]) {
-        for sent in bundles {
-            if let Some(changed) = self.tenants.get_mut(&sent.bundle.tenant) {
-                changed.version = Some(sent.version);
+    pub fn by(&mut self, push: &[delta::Change]) {
+        for change in push {
+            if let Some(changed) = self.tenants.get_mut(change.tenant()) {
+                changed.version = Some(change.version());
             }
         }
     }

@@ -12,35 +12,37 @@ use super::redo::{Mark, Missing};
 use super::rows;
 use super::tables::Tables;
 use super::txn::Txn;
-use contexts::apply::apply;
+use contexts::apply::apply_changes;
+use contexts::delta::Change;
 use contexts::digest::DigestKey;
 use contexts::push::Sent;
 use contexts::version::Term;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-/// The layout of [`Record`]. One with another layout is of another release.
-const LAYOUT: u8 = 2;
+/// The layouts of [`Record`]: all bundles whole, and some of them deltas. One with another layout is of another release.
+const WHOLE: u8 = 2;
+const CHANGES: u8 = 3;
 
 /// What one commit applied: the bundles of each push, and where the store was with them.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct Record<'a> {
     /// The writer whose pushes they are.
     pub granted: Option<Term>,
-    /// The bundles of each push.
-    pub pushes: Vec<&'a [Sent]>,
+    /// The bundles of each push. None of them was refused for a delta that was made for something else.
+    pub pushes: Vec<&'a [Change]>,
     /// The facts that move with every commit.
     pub progress: &'a Progress,
 }
 
 #[derive(Deserialize)]
-struct Read {
+struct Read<C> {
     granted: Option<Term>,
-    pushes: Vec<Vec<Sent>>,
+    pushes: Vec<Vec<C>>,
     progress: Progress,
 }
 
 /// Records that were read, each with the mark of a state that contains it.
-type Records = Vec<(Mark, Read)>;
+type Records = Vec<(Mark, Read<Change>)>;
 
 impl Record<'_> {
     /// As the log keeps it.
@@ -48,13 +50,47 @@ impl Record<'_> {
     /// # Errors
     /// Never for the types of this crate; postcard can refuse others.
     pub fn encode(&self) -> Result<Vec<u8>, StoreError> {
-        rows::encode(&(LAYOUT, self))
+        let Self {
+            granted, progress, ..
+        } = self;
+        match self.whole() {
+            Some(pushes) => rows::encode(&(WHOLE, granted, pushes, progress)),
+            None => rows::encode(&(CHANGES, granted, &self.pushes, progress)),
+        }
+    }
+
+    /// The bundles, if all of them are whole: then an agent that knows no deltas can read the record.
+    fn whole(&self) -> Option<Vec<Vec<&Sent>>> {
+        let whole = |change| match change {
+            &Change::Whole(ref sent) => Some(sent),
+            Change::Delta(_) => None,
+        };
+        let pushes = self.pushes.iter();
+        pushes
+            .map(|changes| changes.iter().map(whole).collect())
+            .collect()
     }
 }
 
-fn decode(bytes: &[u8]) -> Option<Read> {
-    let (layout, record) = bytes.split_first()?;
-    (*layout == LAYOUT).then(|| postcard::from_bytes(record).ok())?
+fn decode(bytes: &[u8]) -> Option<Read<Change>> {
+    match bytes.split_first()? {
+        (&CHANGES, record) => postcard::from_bytes(record).ok(),
+        (&WHOLE, record) => {
+            let Read::<Sent> {
+                granted,
+                pushes,
+                progress,
+            } = postcard::from_bytes(record).ok()?;
+            let pushes = pushes.into_iter();
+            let pushes = pushes.map(|push| push.into_iter().map(Change::Whole).collect());
+            Some(Read {
+                granted,
+                pushes: pushes.collect(),
+                progress,
+            })
+        }
+        _ => None,
+    }
 }
 
 /// Applies what the log has and the file has not. Readers must not see the file before this returns.
@@ -135,7 +171,11 @@ fn apply_all(db: &Db, missing: &Missing, last: Mark) -> Result<(), StoreError> {
 }
 
 /// Applies records, if need be with the rows mended that they meet. Returns how many could be applied.
-fn apply_mended(db: &Db, key: &DigestKey, records: &[(Mark, Read)]) -> Result<usize, StoreError> {
+fn apply_mended(
+    db: &Db,
+    key: &DigestKey,
+    records: &[(Mark, Read<Change>)],
+) -> Result<usize, StoreError> {
     match apply_at_once(db, key, records) {
         Ok(()) => return Ok(records.len()),
         Err(StoreError::Damaged { what }) => tracing::warn!(
@@ -154,7 +194,11 @@ fn apply_mended(db: &Db, key: &DigestKey, records: &[(Mark, Read)]) -> Result<us
     Ok(records.len())
 }
 
-fn apply_at_once(db: &Db, key: &DigestKey, records: &[(Mark, Read)]) -> Result<(), StoreError> {
+fn apply_at_once(
+    db: &Db,
+    key: &DigestKey,
+    records: &[(Mark, Read<Change>)],
+) -> Result<(), StoreError> {
     let Some((last, _)) = records.last() else {
         return Ok(());
     };
@@ -162,9 +206,13 @@ fn apply_at_once(db: &Db, key: &DigestKey, records: &[(Mark, Read)]) -> Result<(
     let mut tables = Tables::open(&write)?;
     for (_, record) in records {
         let mut touched = Touched::default();
-        for bundles in &record.pushes {
-            apply(&mut Txn::new(&mut tables, key, &mut touched), key, bundles)?;
-            touched.by(bundles);
+        for push in &record.pushes {
+            let mut txn = Txn::new(&mut tables, key, &mut touched);
+            // It was applied to this very state, so what it does not fit to has been damaged since.
+            apply_changes(&mut txn, key, push)?.map_err(|tenants| StoreError::Damaged {
+                what: format!("what the redo log has a delta for, of {tenants:?}"),
+            })?;
+            touched.by(push);
         }
         changes::append(&mut tables, &touched)?;
         record.progress.save(&mut tables.meta)?;

@@ -63,12 +63,18 @@ impl StoreTxn for Txn<'_, '_> {
     }
 
     fn records(&self, tenant: &TenantId) -> Result<Vec<Record>, StoreError> {
-        let mut records = Vec::new();
+        let mut records: Vec<Record> = Vec::new();
         each_of_tenant(
             &self.tables.contexts,
             tenant.as_str(),
             |kind, key, bytes| {
-                records.push(rows::record(rows::kind(kind)?, rows::key(key)?, bytes));
+                // A tenant has few kinds, and each stands together.
+                let last = records.last().map(|record| &record.context.kind);
+                let kind = match last.filter(|last| last.as_str().as_bytes() == kind) {
+                    Some(last) => last.clone(),
+                    None => rows::kind(kind)?,
+                };
+                records.push(rows::record(kind, rows::key(key)?, bytes));
                 Ok::<(), StoreError>(())
             },
         )?;

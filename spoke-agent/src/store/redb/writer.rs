@@ -21,11 +21,12 @@ use crate::peer::take::Peers;
 use crate::store::index::Index;
 use crate::store::live::Live;
 use crate::store::view::Views;
+use contexts::delta::{PushDelta, PushedDelta};
 use contexts::digest::{Buckets, Digest};
 use contexts::gate::Gate;
 use contexts::name::{Kind, Region};
 use contexts::push::{
-    Ack, Claim, Granted, Heartbeat, Push, Pushed, Reading, Refused, Release, SyncVerdict, Synced,
+    Ack, Claim, Granted, Heartbeat, Reading, Refused, Release, SyncVerdict, Synced,
 };
 use contexts::version::Incarnation;
 use std::sync::Arc;
@@ -46,8 +47,8 @@ pub type Reply<T> = oneshot::Sender<Result<T, Refused>>;
 pub enum Command {
     /// Grant the store to a writer of the hub.
     Claim(Box<Claim>, Reply<Granted>),
-    /// Apply bundles.
-    Push(Push, Reply<Pushed>),
+    /// Apply bundles, whole or from deltas.
+    Push(PushDelta, Reply<PushedDelta>),
     /// Compare with what the hub expects.
     Synced(Box<Synced>, Reply<SyncVerdict>),
     /// The writer of the hub is alive.
@@ -169,8 +170,8 @@ impl State {
 
 /// A push that was admitted and waits for its commit.
 struct Waiting {
-    push: Push,
-    reply: Reply<Pushed>,
+    push: PushDelta,
+    reply: Reply<PushedDelta>,
 }
 
 /// A writer on its thread.
@@ -312,7 +313,7 @@ impl Writer {
         }
     }
 
-    fn admit(&mut self, push: &Push) -> Result<(), Refused> {
+    fn admit(&mut self, push: &PushDelta) -> Result<(), Refused> {
         if push.region != self.region {
             return Err(Refused::Region {
                 mine: self.region.clone(),

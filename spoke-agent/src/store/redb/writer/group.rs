@@ -8,9 +8,14 @@ use crate::store::redb::changes::{self, Touched};
 use crate::store::redb::replay::Record;
 use crate::store::redb::tables::Tables;
 use crate::store::redb::txn::Txn;
-use contexts::apply::{Applied, apply};
+use contexts::apply::{Applied, apply_changes};
+use contexts::delta::{PushDelta, PushedDelta};
+use contexts::name::TenantId;
 use contexts::push::{Pushed, Verdict};
 use std::time::Instant;
+
+/// What came of a push: what was applied, or the tenants whose deltas were made for something else.
+type Outcome = Result<Applied, Vec<TenantId>>;
 
 impl Writer {
     pub(super) fn commit_group(&mut self, group: &mut Vec<Waiting>) {
@@ -20,19 +25,27 @@ impl Writer {
         let group = std::mem::take(group);
         match self.apply_group(&group) {
             Ok(outcomes) => {
-                self.state.last_push = Some(self.clock.reading());
-                if !is_beat(&group) {
-                    self.settle_later();
+                if outcomes.iter().any(Result::is_ok) {
+                    self.state.last_push = Some(self.clock.reading());
+                    if !is_beat(&group) {
+                        self.settle_later();
+                    }
+                    self.state.roll_up();
+                    self.publish();
+                    pass(&group, failpoint::AFTER_COMMIT);
                 }
-                self.state.roll_up();
-                self.publish();
-                pass(&group, failpoint::AFTER_COMMIT);
-                for (waiting, applied) in group.into_iter().zip(outcomes) {
-                    count_push("committed");
-                    applied.verdicts.iter().for_each(count_verdict);
-                    let _ = waiting.reply.send(Ok(Pushed {
-                        verdicts: applied.verdicts,
-                        reading: self.clock.reading(),
+                for (waiting, outcome) in group.into_iter().zip(outcomes) {
+                    let reading = self.clock.reading();
+                    let _ = waiting.reply.send(Ok(match outcome {
+                        Ok(Applied { verdicts, .. }) => {
+                            count_push("committed");
+                            verdicts.iter().for_each(count_verdict);
+                            PushedDelta::Pushed(Pushed { verdicts, reading })
+                        }
+                        Err(tenants) => {
+                            count_push("differs");
+                            PushedDelta::Differs { tenants, reading }
+                        }
                     }));
                 }
             }
@@ -47,7 +60,7 @@ impl Writer {
     }
 
     /// Applies a group in one commit; the memory of the store follows only what is committed.
-    fn apply_group(&mut self, group: &[Waiting]) -> Result<Vec<Applied>, StoreError> {
+    fn apply_group(&mut self, group: &[Waiting]) -> Result<Vec<Outcome>, StoreError> {
         let Some(key) = self.state.meta.digest_key.clone() else {
             // No session without a claim, and no claim without the key.
             return Err(StoreError::Damaged {
@@ -60,13 +73,24 @@ impl Writer {
         let mut touched = Touched::default();
         for waiting in group {
             let mut view = Txn::new(&mut tables, &key, &mut touched);
-            outcomes.push(apply(&mut view, &key, &waiting.push.bundles)?);
-            touched.by(&waiting.push.bundles);
+            let outcome = apply_changes(&mut view, &key, &waiting.push.changes)?;
+            if outcome.is_ok() {
+                touched.by(&waiting.push.changes);
+            }
+            outcomes.push(outcome);
+        }
+        let pairs = group.iter().zip(&outcomes);
+        let applied: Vec<&PushDelta> = pairs
+            .filter(|(_, outcome)| outcome.is_ok())
+            .map(|(waiting, _)| &waiting.push)
+            .collect();
+        if applied.is_empty() {
+            return Ok(outcomes);
         }
         changes::append(&mut tables, &touched)?;
         let commit = changes::end(&tables.changes)?.commit;
         let now = self.clock.reading();
-        for Waiting { push, .. } in group {
+        for push in &applied {
             self.state.meta.beat = push.beat.unwrap_or(0).max(self.state.meta.beat);
             self.state.meta.freshen(push.fresh, now);
         }
@@ -74,11 +98,10 @@ impl Writer {
         progress.save(&mut tables.meta)?;
         let (contexts, bundles) = tables.counts()?;
         drop(tables);
-        let pushes = group.iter().map(|w| w.push.bundles.as_slice()).collect();
         let granted = self.state.meta.granted;
         let record = Record {
             granted,
-            pushes,
+            pushes: applied.iter().map(|p| p.changes.as_slice()).collect(),
             progress,
         };
         let record = record.encode()?;
@@ -88,7 +111,7 @@ impl Writer {
         metrics::histogram!(crate::metrics::COMMIT_SECONDS).record(started.elapsed());
         (self.state.contexts, self.state.bundles) = (contexts, bundles);
         self.state.commit = commit;
-        for moved in outcomes.iter().flat_map(|applied| &applied.moved) {
+        for moved in outcomes.iter().flatten().flat_map(|a| &a.moved) {
             if let Some(before) = &moved.before {
                 self.state.buckets.remove(&key, &moved.tenant, before);
             }
@@ -104,7 +127,7 @@ impl Writer {
 /// Whether a group carries but beats. They are durable like anything else, since the hub measures by them when that is;
 /// but there is nothing to lose, and no reason to touch the store file every two seconds.
 fn is_beat(group: &[Waiting]) -> bool {
-    group.iter().all(|w| w.push.bundles.is_empty())
+    group.iter().all(|w| w.push.changes.is_empty())
 }
 
 fn pass(group: &[Waiting], name: &'static str) {
