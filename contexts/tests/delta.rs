@@ -20,7 +20,7 @@ use std::sync::Arc;
 const KINDS: [&str; 3] = ["a", "b", "c"];
 const TENANTS: usize = 3;
 /// Names of a tenant; some of them another one has as well.
-const NAMES: usize = 150;
+const NAMES: usize = 90;
 const STEPS: usize = 150;
 const CUT: Cut = Cut {
     from_bytes: 0,

@@ -431,23 +431,17 @@ impl Writer {
                 continue;
             }
             self.stores[ix.0].owe(&built.tenant, n);
-            unit.bundles.push(self.queued(ix, bundle, n, started));
+            unit.bundles.push(self.queued(bundle, n, started));
         }
         self.enqueue(now, ix, unit);
     }
 
-    pub(super) fn queued(
-        &self,
-        ix: StoreIx,
-        bundle: &BuiltBundle,
-        n: u64,
-        started: Tick,
-    ) -> Queued {
+    pub(super) fn queued(&self, bundle: &BuiltBundle, n: u64, started: Tick) -> Queued {
         let version = Version {
             epoch: self.term.epoch,
             n,
         };
-        let mut queued = Queued {
+        Queued {
             sent: Sent {
                 version,
                 bundle: bundle.bundle.clone(),
@@ -455,12 +449,10 @@ impl Writer {
             digest: bundle.digest,
             parts: bundle.parts.clone(),
             weight: bundle.weight,
-            to_send: bundle.weight,
             started,
             is_urgent: false,
-        };
-        queued.to_send = self.stores[ix.0].confirmed.cost(&queued);
-        queued
+            is_joined: false,
+        }
     }
 
     pub(super) fn enqueue(&mut self, now: Millis, ix: StoreIx, unit: Unit) {
@@ -471,7 +463,7 @@ impl Writer {
         // Looked at before the unit is added: one that is larger than the bound has to pass as well. What fills a store
         // does not count: its ranges wait for the store (see `next_scan_build`), not the other way round.
         let full = unit.sort != Sort::Fill && store.queue.bytes() > self.limits.queue_bytes;
-        let unfilled = store.queue.push(unit);
+        let unfilled = store.queue.push(unit, &|q| store.confirmed.cost(q));
         if full {
             let why = format!(
                 "more than {} MiB waited for it",

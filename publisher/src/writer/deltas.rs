@@ -102,8 +102,8 @@ impl Confirmed {
 
     /// What differs from what the store confirmed, if that is known and little.
     pub fn delta(&self, queued: &Queued) -> Option<Delta> {
-        let known = self.known.get(&queued.sent.bundle.tenant)?;
         let parts = queued.parts.as_ref()?;
+        let known = self.known.get(&queued.sent.bundle.tenant)?;
         Delta::of(&queued.sent, queued.digest, parts, &known.sums)
     }
 
@@ -164,10 +164,14 @@ impl Writer {
         (Request::Push(push), 0)
     }
 
-    /// The store applied nothing, for it does not have what these tenants' deltas were made for.
+    /// The store applied nothing, for it does not have what these tenants' deltas were made for. Should it name none of those
+    /// that were sent, all of them go whole, or this would have no end.
     pub(super) fn differed(&mut self, ix: StoreIx, tenants: &[TenantId], bundles: Vec<Queued>) {
-        let store = &mut self.stores[ix.0];
-        tenants.iter().for_each(|t| store.confirmed.forget(t));
+        let confirmed = &mut self.stores[ix.0].confirmed;
+        let sent = bundles.iter().map(|q| &q.sent.bundle.tenant);
+        let (named, others): (Vec<_>, Vec<_>) = sent.partition(|t| tenants.contains(t));
+        let differing = if named.is_empty() { others } else { named };
+        differing.into_iter().for_each(|t| confirmed.forget(t));
         self.tell_delta(ix, DeltaOutcome::Differs, tenants.len());
         self.send_again(ix, bundles);
     }
@@ -202,11 +206,83 @@ impl Writer {
         let recalled = recalled.iter().map(of_queued);
         recalled.for_each(|(tenant, lane)| self.mark(tenant, lane));
         let store = &mut self.stores[ix.0];
-        let to_send = |mut queued: Queued| {
-            queued.to_send = store.confirmed.cost(&queued);
-            queued
+        store.queue.again(again, &|q| store.confirmed.cost(q));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use contexts::bundle::{Bundle, Context};
+    use contexts::delta::{Cut, Parts};
+    use contexts::digest::DigestKey;
+    use contexts::name::{Key, Kind};
+
+    fn tenant(n: usize) -> TenantId {
+        TenantId::new(&format!("t{n}")).expect("a tenant")
+    }
+
+    fn sums(contexts: usize) -> Arc<Sums> {
+        let context = |n| Context {
+            kind: Kind::new("k").expect("a kind"),
+            key: Key::new(&format!("{n}")).expect("a key"),
+            value: "0".into(),
+            expires: None,
         };
-        let again = again.into_iter().map(to_send).collect();
-        store.queue.again(again);
+        let contexts = (0..contexts).map(context).collect();
+        let bundle = Bundle::new(tenant(0), contexts, vec![], vec![]).expect("a bundle");
+        let key = DigestKey([1; 32]);
+        let cut = Cut {
+            from_bytes: 0,
+            part_bytes: 1,
+            times: 2,
+        };
+        let parts = Parts::of(&bundle, &bundle.digests(&key), &key, cut);
+        parts.expect("it has parts").sums
+    }
+
+    fn knows(confirmed: &Confirmed, n: usize) -> bool {
+        confirmed.known.contains_key(&tenant(n))
+    }
+
+    #[test]
+    fn what_was_confirmed_long_ago_is_forgotten_before_it_takes_too_much() {
+        let (mut confirmed, sums) = (Confirmed::default(), sums(4_096));
+        let most = limits::DELTA_SUMS_BYTES / sums.bytes();
+        for n in 0..most {
+            confirmed.learn(&tenant(n), Digest([0; 16]), Some(&sums));
+        }
+        // The first one again, so that the second is the oldest; then one more.
+        confirmed.learn(&tenant(0), Digest([0; 16]), Some(&sums));
+        assert!(knows(&confirmed, 1));
+        confirmed.learn(&tenant(most), Digest([0; 16]), Some(&sums));
+        assert!(knows(&confirmed, 0) && knows(&confirmed, most) && !knows(&confirmed, 1));
+        assert_eq!(confirmed.bytes, most * sums.bytes());
+        (0..=most).for_each(|n| confirmed.forget(&tenant(n)));
+        assert!(confirmed.order.is_empty() && confirmed.bytes == 0);
+    }
+
+    #[test]
+    fn only_what_was_confirmed_and_found_so_is_known() {
+        let (mut confirmed, sums) = (Confirmed::default(), sums(10));
+        let learn = |confirmed: &mut Confirmed| {
+            (0..4).for_each(|n| confirmed.learn(&tenant(n), Digest([7; 16]), Some(&sums)));
+        };
+        learn(&mut confirmed);
+        // It is small by now; the store has it; the store has another one; the store has none.
+        confirmed.learn(&tenant(0), Digest([8; 16]), None);
+        confirmed.compare(&tenant(1), Some(Digest([7; 16])));
+        confirmed.compare(&tenant(2), Some(Digest([8; 16])));
+        confirmed.compare(&tenant(3), None);
+        assert_eq!(
+            [0, 1, 2, 3].map(|n| knows(&confirmed, n)),
+            [false, true, false, false]
+        );
+        confirmed.takes_none();
+        learn(&mut confirmed);
+        assert!(
+            confirmed.known.is_empty(),
+            "it would be remembered for nothing"
+        );
     }
 }

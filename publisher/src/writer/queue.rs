@@ -1,5 +1,7 @@
 //! What waits to be sent to one store. Pure. A tenant stands in it at most once, with its latest build; bounded in
 //! bytes by its owner, which drops all of it and has the store scanned instead.
+//!
+//! What a bundle *costs* to send is asked each time: less than its weight if it goes as a delta, and that may end at any time.
 
 use super::Tick;
 use contexts::delta::Parts;
@@ -20,12 +22,12 @@ pub struct Queued {
     pub parts: Option<Arc<Parts>>,
     /// Its size, roughly, in bytes.
     pub weight: usize,
-    /// Bytes that it costs to send, roughly: less, if it goes as a delta.
-    pub to_send: usize,
     /// When the build of it began.
     pub started: Tick,
     /// Whether it stood in the lane of small changes.
     pub is_urgent: bool,
+    /// Whether it was taken in one unit with the bundle before it, and may not be parted from that.
+    pub is_joined: bool,
 }
 
 /// How urgent a unit is.
@@ -55,8 +57,8 @@ impl Unit {
         self.bundles.iter().map(|q| q.weight).sum()
     }
 
-    fn to_send(&self) -> usize {
-        self.bundles.iter().map(|q| q.to_send).sum()
+    fn to_send(&self, cost: &impl Fn(&Queued) -> usize) -> usize {
+        self.bundles.iter().map(cost).sum()
     }
 }
 
@@ -78,14 +80,14 @@ pub struct Queue {
 impl Queue {
     /// Adds a unit. Older builds of its tenants are dropped; in its lane the unit takes the place of the first of them,
     /// so that a tenant that changes all the time still gets its turn. Returns the tenants whose *fill* it replaced.
-    pub fn push(&mut self, mut unit: Unit) -> Vec<TenantId> {
+    pub fn push(&mut self, mut unit: Unit, cost: &impl Fn(&Queued) -> usize) -> Vec<TenantId> {
         // An urgent change stays urgent when its tenant is built once more for another reason.
         let mut unfilled = match self.split_urgent(&mut unit) {
-            Some(urgent) => self.push(urgent),
+            Some(urgent) => self.push(urgent, cost),
             None => Vec::new(),
         };
         let lane = match unit.sort {
-            Sort::Change if unit.to_send() <= SMALL => 0,
+            Sort::Change if unit.to_send(cost) <= SMALL => 0,
             Sort::Change | Sort::Bulk => 1,
             Sort::Fill => 2,
         };
@@ -143,7 +145,12 @@ impl Queue {
 
     /// Takes what goes into the next push: small changes, up to `max` bytes, before the rest, up to `bulk` bytes; more if
     /// one bundle, or one unit that may not be split, is larger.
-    pub fn next(&mut self, max: usize, bulk: usize) -> Vec<Queued> {
+    pub fn next(
+        &mut self,
+        max: usize,
+        bulk: usize,
+        cost: &impl Fn(&Queued) -> usize,
+    ) -> Vec<Queued> {
         let Some(mut first) = self.lanes.iter().position(|l| !l.is_empty()) else {
             return Vec::new();
         };
@@ -154,7 +161,7 @@ impl Queue {
             None => self.passed = 0,
         }
         let max = if first == 0 { max } else { bulk };
-        let out = take(&mut self.lanes[first], max);
+        let out = take(&mut self.lanes[first], max, cost);
         for queued in &out {
             self.bytes -= queued.weight;
             self.tenants.remove(&queued.sent.bundle.tenant);
@@ -162,23 +169,32 @@ impl Queue {
         out
     }
 
-    /// Puts bundles that were taken and not applied before all others of their lane, in one unit again; but for those of which a
-    /// newer build waits.
-    pub fn again(&mut self, mut bundles: Vec<Queued>) {
-        bundles.retain(|q| !self.tenants.contains(&q.sent.bundle.tenant));
-        if bundles.is_empty() {
-            return;
+    /// Puts bundles that were taken and not applied before all others of their lane, in the units that they were of; but for
+    /// those of which a newer build waits.
+    pub fn again(&mut self, bundles: Vec<Queued>, cost: &impl Fn(&Queued) -> usize) {
+        let mut units: Vec<Vec<Queued>> = Vec::new();
+        for queued in bundles {
+            match units.last_mut() {
+                Some(unit) if queued.is_joined => unit.push(queued),
+                _ => units.push(vec![queued]),
+            }
         }
-        let unit = Unit {
-            bundles,
-            atomic: true,
-            sort: Sort::Change,
-        };
-        self.bytes += unit.weight();
-        let tenants = unit.bundles.iter().map(|q| q.sent.bundle.tenant.clone());
-        self.tenants.extend(tenants);
-        let lane = usize::from(unit.to_send() > SMALL);
-        self.lanes[lane].push_front(unit);
+        for mut bundles in units.into_iter().rev() {
+            bundles.retain(|q| !self.tenants.contains(&q.sent.bundle.tenant));
+            if bundles.is_empty() {
+                continue;
+            }
+            let unit = Unit {
+                atomic: bundles.len() > 1,
+                bundles,
+                sort: Sort::Change,
+            };
+            self.bytes += unit.weight();
+            let tenants = unit.bundles.iter().map(|q| q.sent.bundle.tenant.clone());
+            self.tenants.extend(tenants);
+            let lane = usize::from(unit.to_send(cost) > SMALL);
+            self.lanes[lane].push_front(unit);
+        }
     }
 
     /// Drops everything and says what waited.
@@ -243,31 +259,34 @@ fn drop_tenants(
     place
 }
 
-/// Takes units from the front of a lane, up to `max` bytes to send; the last may be split unless it is atomic.
-fn take(lane: &mut VecDeque<Unit>, max: usize) -> Vec<Queued> {
+/// Takes units from the front of a lane, up to `max` bytes to send; the first may be split unless it is atomic.
+fn take(lane: &mut VecDeque<Unit>, max: usize, cost: &impl Fn(&Queued) -> usize) -> Vec<Queued> {
     let (mut out, mut bytes) = (Vec::new(), 0);
-    while let Some(mut unit) = lane.pop_front() {
-        let to_send = unit.to_send();
-        if bytes + to_send <= max || (unit.atomic && out.is_empty()) {
-            bytes += to_send;
-            out.append(&mut unit.bundles);
-            continue;
-        }
-        if out.is_empty() {
-            let mut fits = 0;
-            for queued in &unit.bundles {
-                if fits > 0 && bytes + queued.to_send > max {
-                    break;
-                }
-                bytes += queued.to_send;
-                fits += 1;
+    while let Some(unit) = lane.front_mut() {
+        let (all, mut fits) = (unit.bundles.len(), 0);
+        for queued in &unit.bundles {
+            bytes += cost(queued);
+            if bytes > max {
+                break;
             }
-            out.extend(unit.bundles.drain(..fits));
+            fits += 1;
         }
-        if !unit.bundles.is_empty() {
-            lane.push_front(unit);
+        let count = match (out.is_empty(), unit.atomic) {
+            _ if fits == all => all,
+            (true, true) => all,
+            (true, false) => fits.max(1),
+            (false, _) => 0,
+        };
+        for (i, mut queued) in unit.bundles.drain(..count).enumerate() {
+            queued.is_joined = unit.atomic && i > 0;
+            out.push(queued);
         }
-        break;
+        if count == all {
+            lane.pop_front();
+        }
+        if fits < all {
+            break;
+        }
     }
     out
 }
@@ -289,9 +308,9 @@ mod tests {
             digest: Digest([0; 16]),
             parts: None,
             weight,
-            to_send: weight,
             started: Tick(n),
             is_urgent: false,
+            is_joined: false,
         }
     }
 
@@ -303,6 +322,14 @@ mod tests {
         }
     }
 
+    fn put(queue: &mut Queue, unit: Unit) -> Vec<TenantId> {
+        queue.push(unit, &|q| q.weight)
+    }
+
+    fn next(queue: &mut Queue, max: usize, bulk: usize) -> Vec<Queued> {
+        queue.next(max, bulk, &|q| q.weight)
+    }
+
     fn names(out: Vec<Queued>) -> Vec<String> {
         out.iter()
             .map(|q| format!("{}{}", q.sent.bundle.tenant, q.sent.version.n))
@@ -312,123 +339,175 @@ mod tests {
     #[test]
     fn a_later_build_replaces_the_earlier_one_in_its_place() {
         let mut queue = Queue::default();
-        queue.push(unit(vec![queued("a", 1, 10)], false, Sort::Change));
-        queue.push(unit(vec![queued("b", 2, 10)], false, Sort::Change));
-        queue.push(unit(vec![queued("a", 3, 10)], false, Sort::Change));
+        put(
+            &mut queue,
+            unit(vec![queued("a", 1, 10)], false, Sort::Change),
+        );
+        put(
+            &mut queue,
+            unit(vec![queued("b", 2, 10)], false, Sort::Change),
+        );
+        put(
+            &mut queue,
+            unit(vec![queued("a", 3, 10)], false, Sort::Change),
+        );
         assert_eq!((queue.len(), queue.bytes()), (2, 20));
-        assert_eq!(names(queue.next(100, 100)), ["a3", "b2"]);
+        assert_eq!(names(next(&mut queue, 100, 100)), ["a3", "b2"]);
         assert!(queue.is_empty() && queue.bytes() == 0);
     }
 
     #[test]
     fn a_push_is_bounded_but_an_atomic_unit_is_never_split() {
         let mut queue = Queue::default();
-        queue.push(unit(
-            vec![queued("a", 1, 60), queued("b", 2, 60)],
-            false,
-            Sort::Change,
-        ));
-        queue.push(unit(
-            vec![queued("c", 3, 80), queued("d", 4, 80)],
-            true,
-            Sort::Change,
-        ));
-        assert_eq!(names(queue.next(100, 100)), ["a1"]);
-        assert_eq!(names(queue.next(100, 100)), ["b2"]);
-        assert_eq!(names(queue.next(100, 100)), ["c3", "d4"]);
+        put(
+            &mut queue,
+            unit(
+                vec![queued("a", 1, 60), queued("b", 2, 60)],
+                false,
+                Sort::Change,
+            ),
+        );
+        put(
+            &mut queue,
+            unit(
+                vec![queued("c", 3, 80), queued("d", 4, 80)],
+                true,
+                Sort::Change,
+            ),
+        );
+        assert_eq!(names(next(&mut queue, 100, 100)), ["a1"]);
+        assert_eq!(names(next(&mut queue, 100, 100)), ["b2"]);
+        assert_eq!(names(next(&mut queue, 100, 100)), ["c3", "d4"]);
     }
 
     #[test]
     fn changes_go_before_fills_and_tell_which_fills_they_replace() {
         let mut queue = Queue::default();
-        queue.push(unit(
-            vec![queued("a", 1, 10), queued("b", 2, 10)],
-            false,
-            Sort::Fill,
-        ));
-        let replaced = queue.push(unit(vec![queued("b", 3, 10)], false, Sort::Change));
+        put(
+            &mut queue,
+            unit(
+                vec![queued("a", 1, 10), queued("b", 2, 10)],
+                false,
+                Sort::Fill,
+            ),
+        );
+        let replaced = put(
+            &mut queue,
+            unit(vec![queued("b", 3, 10)], false, Sort::Change),
+        );
         assert_eq!(replaced.len(), 1);
-        assert_eq!(names(queue.next(100, 100)), ["b3"]);
+        assert_eq!(names(next(&mut queue, 100, 100)), ["b3"]);
         assert!(queue.has_fill());
-        assert_eq!(names(queue.next(100, 100)), ["a1"]);
+        assert_eq!(names(next(&mut queue, 100, 100)), ["a1"]);
         assert!(!queue.has_fill());
     }
 
     #[test]
     fn a_change_that_waits_is_not_put_behind_a_bulk_change_of_its_tenant() {
         let mut queue = Queue::default();
-        queue.push(unit(vec![queued("bulk", 1, 10)], false, Sort::Bulk));
-        queue.push(unit(vec![queued("a", 2, 10)], false, Sort::Change));
+        put(
+            &mut queue,
+            unit(vec![queued("bulk", 1, 10)], false, Sort::Bulk),
+        );
+        put(
+            &mut queue,
+            unit(vec![queued("a", 2, 10)], false, Sort::Change),
+        );
         let bulk = vec![queued("a", 3, 10), queued("b", 4, 10)];
-        queue.push(unit(bulk, false, Sort::Bulk));
+        put(&mut queue, unit(bulk, false, Sort::Bulk));
         assert_eq!((queue.len(), queue.bytes()), (3, 30));
-        assert_eq!(names(queue.next(100, 100)), ["a3"]);
-        assert_eq!(names(queue.next(100, 100)), ["bulk1", "b4"]);
-        queue.push(unit(vec![queued("a", 5, 10)], false, Sort::Change));
-        queue.push(unit(vec![queued("a", 6, 10)], false, Sort::Bulk));
-        assert_eq!(names(queue.next(100, 100)), ["a6"]);
+        assert_eq!(names(next(&mut queue, 100, 100)), ["a3"]);
+        assert_eq!(names(next(&mut queue, 100, 100)), ["bulk1", "b4"]);
+        put(
+            &mut queue,
+            unit(vec![queued("a", 5, 10)], false, Sort::Change),
+        );
+        put(
+            &mut queue,
+            unit(vec![queued("a", 6, 10)], false, Sort::Bulk),
+        );
+        assert_eq!(names(next(&mut queue, 100, 100)), ["a6"]);
         assert!(queue.is_empty() && queue.bytes() == 0);
-        queue.push(unit(vec![queued("bulk", 7, 10)], false, Sort::Bulk));
-        queue.push(unit(vec![queued("a", 8, 10)], false, Sort::Change));
+        put(
+            &mut queue,
+            unit(vec![queued("bulk", 7, 10)], false, Sort::Bulk),
+        );
+        put(
+            &mut queue,
+            unit(vec![queued("a", 8, 10)], false, Sort::Change),
+        );
         let together = vec![queued("a", 9, 10), queued("c", 10, 10)];
-        queue.push(unit(together, true, Sort::Bulk));
-        assert_eq!(names(queue.next(100, 100)), ["a9", "c10"]);
-        assert_eq!(names(queue.next(100, 100)), ["bulk7"]);
+        put(&mut queue, unit(together, true, Sort::Bulk));
+        assert_eq!(names(next(&mut queue, 100, 100)), ["a9", "c10"]);
+        assert_eq!(names(next(&mut queue, 100, 100)), ["bulk7"]);
     }
 
     #[test]
     fn what_is_large_or_one_of_many_waits_but_not_for_ever() {
         let mut queue = Queue::default();
-        queue.push(unit(
-            vec![queued("large", 1, SMALL + 1)],
-            false,
-            Sort::Change,
-        ));
-        queue.push(unit(vec![queued("bulk", 2, 10)], false, Sort::Bulk));
+        put(
+            &mut queue,
+            unit(vec![queued("large", 1, SMALL + 1)], false, Sort::Change),
+        );
+        put(
+            &mut queue,
+            unit(vec![queued("bulk", 2, 10)], false, Sort::Bulk),
+        );
         let mut passed = 0;
         loop {
-            queue.push(unit(vec![queued("small", 3, 10)], false, Sort::Change));
-            if names(queue.next(1_000, 1_000)) == ["large1"] {
+            put(
+                &mut queue,
+                unit(vec![queued("small", 3, 10)], false, Sort::Change),
+            );
+            if names(next(&mut queue, 1_000, 1_000)) == ["large1"] {
                 break;
             }
             passed += 1;
         }
         assert_eq!(passed, PASSES_MAX);
-        assert_eq!(names(queue.next(1_000, 1_000)), ["small3"]);
-        assert_eq!(names(queue.next(1_000, 1_000)), ["bulk2"]);
+        assert_eq!(names(next(&mut queue, 1_000, 1_000)), ["small3"]);
+        assert_eq!(names(next(&mut queue, 1_000, 1_000)), ["bulk2"]);
     }
+
     #[test]
-    fn what_goes_as_a_delta_is_small_to_send_and_large_to_keep() {
+    fn what_goes_as_a_delta_is_small_to_send_and_large_to_keep_until_it_has_to_go_whole() {
         let mut queue = Queue::default();
-        let mut large = queued("large", 1, 9 * SMALL);
-        large.to_send = 10;
-        queue.push(unit(
-            vec![queued("other", 2, SMALL + 1)],
-            false,
-            Sort::Change,
-        ));
-        queue.push(unit(vec![large], false, Sort::Change));
-        queue.push(unit(vec![queued("small", 3, 10)], false, Sort::Change));
-        assert_eq!(queue.bytes(), 10 * SMALL + 11);
-        assert_eq!(names(queue.next(20, 20)), ["large1", "small3"]);
+        let small = |q: &Queued| q.weight.min(10);
+        let change = |q| unit(vec![q], false, Sort::Change);
+        put(&mut queue, change(queued("other", 1, SMALL + 1)));
+        for n in 2..6 {
+            queue.push(change(queued("large", n, 9 * SMALL)), &small);
+            queue.push(change(queued(&format!("{n}"), n, 9 * SMALL)), &small);
+        }
+        assert_eq!(queue.bytes(), 46 * SMALL + 1);
+        assert_eq!(names(queue.next(30, 30, &small)), ["large5", "22", "33"]);
+        assert_eq!(names(next(&mut queue, 30, 30)), ["44"]);
+        assert_eq!(names(next(&mut queue, 30, 30)), ["55"]);
         assert_eq!(queue.bytes(), SMALL + 1);
     }
 
     #[test]
-    fn what_was_not_applied_goes_next_and_together_unless_there_is_something_newer() {
+    fn what_was_not_applied_goes_next_in_its_units_unless_there_is_something_newer() {
         let mut queue = Queue::default();
-        queue.push(unit(vec![queued("x", 1, 10)], false, Sort::Change));
-        queue.push(unit(vec![queued("b", 2, 10)], false, Sort::Change));
-        let taken = ["a", "b", "c"].map(|tenant| queued(tenant, 1, 60));
-        queue.again(taken.to_vec());
-        assert_eq!((queue.len(), queue.bytes()), (4, 140));
-        assert_eq!(names(queue.next(100, 100)), ["a1", "c1"]);
-        assert_eq!(names(queue.next(100, 100)), ["x1", "b2"]);
-        queue.push(unit(vec![queued("x", 3, 10)], false, Sort::Change));
-        queue.again(vec![queued("large", 1, SMALL + 1)]);
-        queue.again(vec![queued("x", 1, 10)]);
-        assert_eq!(names(queue.next(100, 100)), ["x3"]);
-        assert_eq!(names(queue.next(100, 100)), ["large1"]);
+        let weight = |q: &Queued| q.weight;
+        let single = |tenant, n, weight| unit(vec![queued(tenant, n, weight)], false, Sort::Change);
+        let many = ["a", "b", "c", "d"].map(|tenant| queued(tenant, 1, 60));
+        put(&mut queue, unit(many.to_vec(), true, Sort::Change));
+        put(&mut queue, single("e", 1, 10));
+        let taken = queue.next(250, 250, &weight);
+        put(&mut queue, single("x", 1, 10));
+        put(&mut queue, single("b", 2, 10));
+        queue.again(taken, &weight);
+        assert_eq!((queue.len(), queue.bytes()), (6, 210));
+        assert_eq!(names(next(&mut queue, 100, 100)), ["a1", "c1", "d1"]);
+        assert_eq!(names(next(&mut queue, 100, 100)), ["e1", "x1", "b2"]);
+
+        let taken = ["large", "a", "x"].map(|tenant| queued(tenant, 1, SMALL + 1));
+        put(&mut queue, single("x", 3, 10));
+        queue.again(taken.to_vec(), &weight);
+        assert_eq!(names(next(&mut queue, 100, 100)), ["x3"]);
+        assert_eq!(names(next(&mut queue, 100, 100)), ["large1"]);
+        assert_eq!(names(next(&mut queue, 100, 100)), ["a1"]);
         assert!(queue.is_empty() && queue.bytes() == 0);
     }
 }

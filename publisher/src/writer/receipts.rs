@@ -249,6 +249,7 @@ impl Writer {
         for tenant in &tenants {
             for (i, store) in self.stores.iter_mut().enumerate() {
                 store.forget(tenant);
+                store.confirmed.forget(tenant);
                 if regions.has(&store.spec.region) {
                     pending.insert((tenant.clone(), StoreIx(i)), ());
                 }

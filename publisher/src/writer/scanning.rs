@@ -349,7 +349,7 @@ impl Writer {
                 .enumerate()
                 .filter(|(_, t)| t.bundles[region].presence().is_some());
             let bundles = there
-                .map(|(i, t)| self.queued(*ix, &t.bundles[region], first + i as u64, started))
+                .map(|(i, t)| self.queued(&t.bundles[region], first + i as u64, started))
                 .collect();
             let unit = Unit {
                 bundles,

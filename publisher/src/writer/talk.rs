@@ -119,7 +119,8 @@ impl Writer {
     fn next_push(&mut self, ix: StoreIx, now: Millis) -> Option<Request> {
         let store = &mut self.stores[ix.0];
         let bulk = store.bulk_bytes.min(self.limits.push_bytes);
-        let bundles = store.queue.next(self.limits.push_bytes, bulk);
+        let most = self.limits.push_bytes;
+        let bundles = store.queue.next(most, bulk, &|q| store.confirmed.cost(q));
         let beat = store.beat.take();
         if bundles.is_empty() && beat.is_none() {
             return None;
