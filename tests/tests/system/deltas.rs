@@ -9,7 +9,7 @@ use system_tests::relay::Relay;
 use system_tests::server::Server;
 use system_tests::{Result, until};
 
-const ITEMS: u32 = 20_000;
+const ITEMS: u32 = 8_000;
 
 /// Pads of their own, so that compression does not make a small thing of them; and what the last value was that was not too
 /// large.
@@ -29,7 +29,7 @@ const TRUTH: &[Kind] = &[Kind {
 
 /// More than the largest push of a part and everything beside it takes, and far less than the tenant.
 const SMALL: u64 = 32 << 10;
-const LARGE: u64 = 256 << 10;
+const LARGE: u64 = 128 << 10;
 
 struct Stage {
     world: World,
@@ -165,6 +165,18 @@ async fn one_change_of_a_very_large_tenant_is_small_and_what_comes_of_it_is_righ
             "item-7",
         )
         .await?;
+    // What a person asks for goes whole, whatever is known, and the next change is small again.
+    let (before, taken) = (stage.relay.bytes(), stage.deltas("taken").await?);
+    let republished = stage
+        .world
+        .hub
+        .run(&["republish", "tenant", "large"])
+        .await?;
+    assert_eq!(republished.code, 0, "{republished:?}");
+    assert!(stage.relay.bytes() - before > LARGE);
+    assert_eq!(stage.deltas("taken").await?, taken);
+    stage.confirmed = stage.session()?;
+    stage.one().await?;
     stage.world.is_true().await?;
     assert_eq!(stage.deltas("differs").await?, 0.0);
     assert_eq!(stage.deltas("unknown").await?, 0.0);
@@ -233,9 +245,10 @@ async fn an_answer_to_a_delta_that_is_lost_costs_a_whole_bundle() -> Result<()> 
     let mut stage = Stage::new().await?;
     stage.change(ONE, "item-7").await?;
     stage.one().await?;
-    // More than a heartbeat has, less than a delta.
-    stage.relay.lose_answer_to(1_200);
-    stage.world.database.execute(ONE).await?;
+    // Of ten parts: more than a heartbeat, however small the parts are, and less than the tenant.
+    stage.relay.lose_answer_to(2_400);
+    let ten = "UPDATE items SET n = n + 1 WHERE id ~ '^item-1[0-9]$'";
+    stage.world.database.execute(ten).await?;
     until("the relay to be cut", Duration::from_secs(60), || async {
         stage.relay.is_cut().then_some(())
     })
