@@ -40,11 +40,14 @@ fn tenant(n: usize) -> TenantId {
     TenantId::new(&format!("t{n}")).expect("a tenant")
 }
 
+/// A value, by its number, with its expiry; or why there is none.
+type Row = Result<(u32, Option<i64>), HoldReason>;
+
 /// A tenant as the hub has it.
 #[derive(Clone, Default)]
 struct Hub {
-    /// A value, or why the name is held.
-    names: BTreeMap<(Kind, Key), Result<(u32, Option<i64>), HoldReason>>,
+    /// What it has of each name.
+    names: BTreeMap<(Kind, Key), Row>,
     held_kinds: BTreeSet<Kind>,
 }
 

@@ -61,10 +61,12 @@ impl Record<'_> {
 
     /// The bundles, if all of them are whole: then an agent that knows no deltas can read the record.
     fn whole(&self) -> Option<Vec<Vec<&Sent>>> {
-        let whole = |change| match change {
-            &Change::Whole(ref sent) => Some(sent),
-            Change::Delta(_) => None,
-        };
+        fn whole(change: &Change) -> Option<&Sent> {
+            match change {
+                Change::Whole(sent) => Some(sent),
+                Change::Delta(_) => None,
+            }
+        }
         let pushes = self.pushes.iter();
         pushes
             .map(|changes| changes.iter().map(whole).collect())
