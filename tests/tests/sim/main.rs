@@ -126,7 +126,7 @@ fn the_invariants_hold_whatever_goes_wrong_4() {
 #[test]
 fn deltas_are_taken_and_refused_and_unknown() {
     let mut deltas = BTreeMap::new();
-    for seed in 0..12 {
+    for seed in 0..40 {
         let mut world = World::new(seed, Variant::Shipped, Trace::Off);
         world.weather.calm();
         (world.weather.schedule, world.weather.rots) = (true, true);
