@@ -126,11 +126,13 @@ fn the_invariants_hold_whatever_goes_wrong_4() {
 #[test]
 fn deltas_are_taken_and_refused_and_unknown() {
     let mut deltas = BTreeMap::new();
-    for seed in 0..40 {
+    for seed in 0..6 {
         let mut world = World::new(seed, Variant::Shipped, Trace::Off);
-        world.weather.calm();
-        (world.weather.schedule, world.weather.rots) = (true, true);
-        (world.weather.busy, world.weather.scan_every) = (150, 25_000);
+        let weather = &mut world.weather;
+        weather.calm();
+        (weather.schedule, weather.rots, weather.guard) = (true, true, None);
+        (weather.busy, weather.scan_every) = (150, 25_000);
+        (weather.fault_every, weather.chaos) = (20_000, 90_000);
         let chaos = world.chaos();
         assert!(chaos.is_ok(), "seed {seed}: {chaos:?}");
         for (word, count) in world.deltas {
