@@ -7,11 +7,12 @@
 //! | I3 | one owner per key, and the owners, heads, digests and buckets agree with the records ([`crate::books`]) |
 //! | I5 | what is shown is as new as the age says; a key that was there all the time is never called absent ([`crate::age`]) |
 //! | I6 | what was acknowledged is on disk, and a receipt shows what it was asked for |
+//! | delta | what a delta is for is what the store has, unless somebody edited it: the hub believes only what was confirmed |
 //! | fence | a store goes to a database that does not know its writer only if a person forced it, and takes from no other |
 //!
 //! A tenant with a value that was edited by hand is left out until the value is written again.
 
-use crate::agent::{Handled, Message};
+use crate::agent::{Handled, Message, Reply};
 use crate::publisher::Wish;
 use crate::state::{Name, State};
 use crate::store::{Before, Durable, Origin, pushed};
@@ -68,6 +69,13 @@ impl World {
                 let applied: Vec<&TenantId> = applied.collect();
                 for (i, tenant) in handled.applied.iter().zip(&applied) {
                     self.check_step(s, db, (tenant, before.origins[*i]), origins[*i])?;
+                }
+                if let Some(Reply::Differs(tenants, _)) = &handled.reply {
+                    let edited = &self.agents[s].durable.edited;
+                    if let Some(tenant) = tenants.iter().find(|t| !edited.contains(*t)) {
+                        let what = format!("store {s} has another {tenant} than it confirmed");
+                        return violated("delta", what);
+                    }
                 }
                 if applied.is_empty() {
                     return self.check_age(s);
