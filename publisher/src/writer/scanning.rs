@@ -240,7 +240,7 @@ impl Writer {
     pub(super) fn bounds_read(&mut self, started: Tick, result: BuiltBatch) {
         if let Some(scan) = self.scan.as_mut().filter(|s| started >= s.started) {
             scan.failures = 0;
-            scan.problems.extend(result.problems);
+            scan.note(result.problems, result.warnings);
             scan.ranges = (result.ranges.len(), 0);
             let waiting = VecDeque::from(result.ranges);
             scan.phase = Phase::Ranges {

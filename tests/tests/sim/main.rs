@@ -48,7 +48,7 @@ const SEEDS: u64 = 2_000;
 /// Events that a run has at least.
 const EVENTS: u64 = 500;
 /// Parts that run side by side.
-const PARTS: u64 = 4;
+const PARTS: u64 = 8;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -60,7 +60,7 @@ fn run(seed: u64, variant: Variant, tracing: Trace) -> (World, Option<Violation>
     (world, outcome.err())
 }
 
-/// Runs every fourth seed.
+/// Runs one part of the seeds.
 fn hold(part: u64) {
     let seeds: Vec<u64> = match number("HUBCAST_SIM_SEED") {
         Some(seed) => (seed..=seed).filter(|_| part == 0).collect(),
@@ -119,6 +119,26 @@ fn the_invariants_hold_whatever_goes_wrong_3() {
 #[test]
 fn the_invariants_hold_whatever_goes_wrong_4() {
     hold(3);
+}
+
+#[test]
+fn the_invariants_hold_whatever_goes_wrong_5() {
+    hold(4);
+}
+
+#[test]
+fn the_invariants_hold_whatever_goes_wrong_6() {
+    hold(5);
+}
+
+#[test]
+fn the_invariants_hold_whatever_goes_wrong_7() {
+    hold(6);
+}
+
+#[test]
+fn the_invariants_hold_whatever_goes_wrong_8() {
+    hold(7);
 }
 
 /// Would catch deltas that are never sent, or never taken, and stores that are never asked to take what they cannot. Much
