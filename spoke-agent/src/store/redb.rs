@@ -48,8 +48,10 @@ pub enum StoreError {
         /// Which row.
         what: String,
     },
-    /// The file could not be opened again after a failure.
-    #[error("the file is closed after a failure and cannot be opened again yet")]
+    /// The agent has stopped, or the file could not be opened again after a failure.
+    #[error(
+        "the file is closed: the agent has stopped, or it failed and cannot be opened again yet"
+    )]
     Closed,
 }
 

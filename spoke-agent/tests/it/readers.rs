@@ -45,10 +45,13 @@ async fn says(reader: &impl ContextReader, key: &str, wanted: &str) {
     }
 }
 
+/// The value of the key `a`.
+const VALUE: &str = "{\"n\":1}";
+
 fn content() -> Bundle {
     let mut gone = context("k", "gone", "0");
     gone.expires = Some(1);
-    let contexts = vec![context("k", "a", "{\"n\":1}"), context("l", "b", "2"), gone];
+    let contexts = vec![context("k", "a", VALUE), context("l", "b", "2"), gone];
     Bundle::new(tenant("t"), contexts, vec![held("k", "held")], vec![]).expect("a bundle")
 }
 
@@ -147,6 +150,25 @@ async fn bounds_on_the_age_are_answers_of_their_own() {
     let config = RemoteConfig::new([agent(&spoke)]);
     let reader = Remote::connect(config, bounds).expect("connects");
     assert_eq!(said(&reader, "a").await, "TooOld");
+}
+
+#[tokio::test]
+async fn a_reader_that_outlives_its_agent_does_not_keep_the_next_one_from_the_file() {
+    let dir = filled().await.0.stop().await;
+    for (memory_bytes, after) in [(usize::MAX, VALUE), (0, "NotReady")] {
+        let mut config = config(dir.path());
+        config.memory_bytes = memory_bytes;
+        let spoke = Spoke::start_with(dir.clone(), config)
+            .await
+            .expect("starts");
+        let reader = spoke.reader(Options::default());
+        says(&reader, "a", VALUE).await;
+        spoke.stop().await;
+        assert_eq!(said(&reader, "a").await, after);
+        let next = Spoke::start_in(dir.clone()).await.expect("has the file");
+        says(&next.reader(Options::default()), "a", VALUE).await;
+        next.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -237,21 +237,29 @@ impl Db {
         Ok(Write { txn, redo })
     }
 
+    /// Closes the file, with its log, whoever reads it still: snapshots that are open fail from then on.
+    ///
+    /// # Errors
+    /// If redb fails, as it does on a file that failed before. It is closed all the same.
+    pub fn close(&self) -> Result<(), StoreError> {
+        let database = {
+            let mut open = self.change();
+            open.is_published = false;
+            open.database.take()
+        };
+        *self.redo() = Redo::closed();
+        // It may take long, and readers are refused meanwhile, not held up.
+        database.map_or(Ok(()), |database| Ok(database.close()?))
+    }
+
     /// Closes the file and opens it again, with its log. Snapshots that are still open fail from then on, and there are
     /// no new ones before [`Db::publish`].
     ///
     /// # Errors
     /// If it cannot be opened; it stays closed then, and the next call tries again.
     pub fn reopen(&self) -> Result<(), StoreError> {
-        let failed = {
-            let mut open = self.change();
-            open.is_published = false;
-            open.database.take()
-        };
-        // It may take long, and readers are refused meanwhile, not held up. What closing says of the failed file is
-        // what is known already.
-        drop(failed.map(Database::close));
-        *self.redo() = Redo::closed();
+        // What closing says of the failed file is what is known already.
+        let _ = self.close();
         let database = open_file(&self.file, self.cache_bytes)?;
         self.open_log()?;
         self.change().database = Some(database);

@@ -125,8 +125,18 @@ impl Writer {
         );
     }
 
-    /// Writes down what only heartbeats said, so that a restart knows it.
+    /// Writes down what only heartbeats said, so that a restart knows it, and closes the file: a reader that outlives the
+    /// agent must not keep the next one from it.
     pub(super) fn stop(self) {
+        self.save_position();
+        if let Err(error) = self.db.close()
+            && !self.failed
+        {
+            tracing::warn!(%error, "the file was not closed in order");
+        }
+    }
+
+    fn save_position(&self) {
         if self.failed || self.state.meta.granted.is_none() {
             return;
         }
