@@ -191,9 +191,15 @@ pub struct Keys {
     /// A role to take on for the table.
     #[arg(long, global = true, value_name = "ARN")]
     role_arn: Option<String>,
-    /// What is cached of a table and older than this is read again behind the answers (default 10).
+    /// What is cached of a table and was read longer ago is read again before it is answered (default 10).
     #[arg(long, global = true, value_name = "SECONDS")]
     refresh_seconds: Option<String>,
+    /// Keys of a table that are not cached and are read at once (default 64).
+    #[arg(long, global = true, value_name = "N")]
+    fills: Option<String>,
+    /// Cached keys of a table that are read again at once (default 16).
+    #[arg(long, global = true, value_name = "N")]
+    refreshes: Option<String>,
 }
 
 /// The keys that only `follow` has.
@@ -260,6 +266,8 @@ impl Keys {
             endpoint,
             role_arn,
             refresh_seconds,
+            fills,
+            refreshes,
         } = self;
         let all = [
             ("region", region),
@@ -286,6 +294,8 @@ impl Keys {
             ("endpoint", endpoint),
             ("role_arn", role_arn),
             ("refresh_seconds", refresh_seconds),
+            ("fills", fills),
+            ("refreshes", refreshes),
         ];
         let given = all.into_iter().filter_map(|(key, text)| Some((key, text?)));
         given.collect()

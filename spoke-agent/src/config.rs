@@ -19,7 +19,8 @@
 //! | `store` | `"file"`, the default, or `"dynamodb"`: the region's contexts are in a table, and this agent caches them |
 //! | `table`, `aws_region` | of a table: its name, and the AWS region that it is in |
 //! | `endpoint`, `role_arn` | of a table: another server than AWS itself; a role to take on |
-//! | `refresh_seconds` | of a table: what is older is read again behind the answers, default 10 |
+//! | `refresh_seconds` | of a table: what was read longer ago is read again before it is answered, default 10 |
+//! | `fills`, `refreshes` | of a table: keys that are not cached, and cached ones, that are read at once, default 64 and 16 |
 //! | `from` | for `follow`: the agents of the region that are followed, in the order of preference |
 //! | `from_token`, `from_ca` | for `follow`: the gateways' token of those agents; the CA of agents with `https` |
 //! | `kinds`, `tenants` | for `follow`: only these; all without any |
@@ -60,7 +61,7 @@ pub const DEFAULT_CACHE_MIB: usize = 24;
 const MAX_CACHE_MIB: usize = 1 << 20;
 
 /// The keys, in the order in which messages list them.
-pub const KEYS: [&str; 29] = [
+pub const KEYS: [&str; 31] = [
     "region",
     "data",
     "push_listen",
@@ -85,6 +86,8 @@ pub const KEYS: [&str; 29] = [
     "endpoint",
     "role_arn",
     "refresh_seconds",
+    "fills",
+    "refreshes",
     "from",
     "from_token",
     "from_ca",
@@ -271,6 +274,8 @@ impl Run {
                     ),
                     ("memory_mib", text(&config.reader.memory_bytes)),
                     ("refresh_seconds", text(&config.reader.refresh_after)),
+                    ("fills", text(&config.reader.fills)),
+                    ("refreshes", text(&config.reader.refreshes)),
                 ];
                 all.extend(read(&config.read));
                 all

@@ -212,8 +212,7 @@ fn store_lines(out: &mut String, store: &StoreReport, width: usize) {
     if let Some(why) = why {
         let _ = writeln!(out, "{:width$}    {why}", "");
     } else if store.store.contains(" dynamodb://") {
-        let caches =
-            "durable in the table; in every gateway's cache within its refresh_seconds (10 s)";
+        let caches = "what is durable here at T is in every cache by T + 10 s (refresh_seconds of its readers)";
         let _ = writeln!(out, "{:width$}    {caches}", "");
     }
 }

@@ -285,7 +285,9 @@ fn scalar(key: &str, value: &DeValue<'_>) -> Result<String, String> {
             other => Err(format!("must be true or false, not {}", type_of(other))),
         };
     }
-    match (key.ends_with("_mib") || key.ends_with("_seconds"), value) {
+    let is_number =
+        key.ends_with("_mib") || key.ends_with("_seconds") || ["fills", "refreshes"].contains(&key);
+    match (is_number, value) {
         (true, DeValue::Integer(number)) => Ok(number.to_string()),
         (true, other) => Err(format!("must be a whole number, not {}", type_of(other))),
         (false, other) if LISTS.contains(&key) => {

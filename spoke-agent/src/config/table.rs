@@ -3,12 +3,14 @@
 use super::{ConfigError, Layers, none};
 
 /// Keys that only a table has.
-const OF_TABLES: [&str; 5] = [
+const OF_TABLES: [&str; 7] = [
     "table",
     "aws_region",
     "endpoint",
     "role_arn",
     "refresh_seconds",
+    "fills",
+    "refreshes",
 ];
 
 /// Sees that no key is set that only a table has.
@@ -74,6 +76,14 @@ mod with_tables {
         }
         if let Some(set) = layers.optional("refresh_seconds")? {
             reader.refresh_after = Duration::from_secs(set.number(1, 3_600)? as u64);
+        }
+        for (key, share) in [
+            ("fills", &mut reader.fills),
+            ("refreshes", &mut reader.refreshes),
+        ] {
+            if let Some(set) = layers.optional(key)? {
+                *share = set.number(1, 10_000)?;
+            }
         }
         Ok(TableRunConfig {
             reader,

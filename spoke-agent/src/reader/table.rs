@@ -16,14 +16,16 @@
 //!   what is of a lower one is a miss.
 //! * No key goes back: an entry is replaced only by what was read after it.
 //! * Absence is an answer like any other: it is cached, and said only of kinds that the table is complete in.
+//! * What was read longer ago than [`TableReaderConfig::refresh_after`] is read again before it is answered, as long as the
+//!   table answers in time. What is nearly as old is read again behind the answer, so that a key that is asked for often
+//!   never waits.
 //! * A flood of misses cannot flood the table: so many fills are under way at once, each key once. Refreshes have a
 //!   share of their own, so that misses do not starve them.
 //! * When the table does not answer, the cache goes on with what it has, and its age grows.
 //!
 //! Changes are told of what is cached; of what nobody asked for yet there is nothing to tell.
 //!
-//! What is written becomes visible here after [`TableReaderConfig::refresh_after`] at the latest, while the table answers:
-//! durable at T, in every cache by T + 10 s.
+//! So what is written is visible here after that time at the latest: durable at T, in every cache by T + 10 s.
 
 mod batch;
 mod cache;
@@ -44,15 +46,17 @@ use contexts_dynamodb::lookup::Standing;
 use entry::{Content, Entry};
 use named::{Named, Pair};
 use seen::Tenants;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::{Semaphore, SemaphorePermit, broadcast};
 
 /// How often the table is asked how far it is.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long a read waits for its turn to fill.
+/// How long a read waits for its turn to ask the table.
 const TURN_WITHIN: Duration = Duration::from_secs(2);
+/// How long an answer waits for what is to replace what is too old.
+const RENEWED_WITHIN: Duration = Duration::from_millis(500);
 /// How long it is remembered that a key could not be loaded.
 const FAILED_FOR: Duration = Duration::from_millis(500);
 /// How often a key is filled whose tenant changes meanwhile.
@@ -69,7 +73,8 @@ pub struct TableReaderConfig {
     pub region: Region,
     /// Bytes of memory for what is cached.
     pub memory_bytes: u64,
-    /// What is older is loaded again, behind the answer; each key a little earlier or later than the others.
+    /// What is older is loaded again before it is answered, as long as the table answers within half a second; what is
+    /// nearly as old behind the answer, each key at its own moment.
     pub refresh_after: Duration,
     /// Fills that may be under way at once.
     pub fills: usize,
@@ -103,8 +108,12 @@ struct Inner {
     standing: ArcSwapOption<Standing>,
     entries: Cache,
     tenants: Arc<Tenants>,
+    /// Whether the table answered in time when it was last asked.
+    answers: AtomicBool,
     fills: Semaphore,
-    refreshes: Arc<Semaphore>,
+    refreshes: Semaphore,
+    /// Refreshes that are behind answers, so that they never are more than their share.
+    behind: Arc<Semaphore>,
     changed: broadcast::Sender<Changed>,
     counts: Counts,
 }
@@ -112,10 +121,17 @@ struct Inner {
 /// In whose share a key is read.
 #[derive(Debug, Clone, Copy)]
 enum Turn {
-    /// In that of the fills, once it is its turn.
     Fill,
-    /// In one that was given already.
-    Taken,
+    Refresh,
+}
+
+/// What is cached of a key.
+enum AtHand {
+    /// It can be answered.
+    Good(Arc<Entry>),
+    /// It can be answered if nothing newer is to be had.
+    Old(Arc<Entry>),
+    Nothing,
 }
 
 /// How often the table was read.
@@ -162,8 +178,10 @@ impl TableReader {
             standing: ArcSwapOption::empty(),
             entries: Cache::of(config.memory_bytes),
             tenants: Arc::default(),
+            answers: AtomicBool::new(false),
             fills: Semaphore::new(config.fills),
-            refreshes: Arc::new(Semaphore::new(config.refreshes)),
+            refreshes: Semaphore::new(config.refreshes),
+            behind: Arc::new(Semaphore::new(config.refreshes)),
             changed: broadcast::channel(CHANGES).0,
             counts: Counts::default(),
         });
@@ -214,7 +232,11 @@ async fn look_again(reader: Weak<Inner>) {
 
 impl Inner {
     async fn look(&self) -> Result<(), TableError> {
-        let Some(standing) = self.db.standing().await? else {
+        let begin = Instant::now();
+        let looked = self.db.standing().await;
+        let answers = looked.is_ok() && begin.elapsed() < RENEWED_WITHIN;
+        self.answers.store(answers, Ordering::Relaxed);
+        let Some(standing) = looked? else {
             self.standing.store(None);
             return Ok(());
         };
@@ -248,28 +270,35 @@ impl Inner {
         }
     }
 
-    /// What is cached of a key, if it can be answered.
-    fn cached(self: &Arc<Self>, pair: Pair<'_>, now: Instant) -> Option<Arc<Entry>> {
-        let entry = self.entries.get(pair)?;
+    /// What is cached of a key.
+    fn at_hand(self: &Arc<Self>, pair: Pair<'_>, now: Instant) -> AtHand {
+        let Some(entry) = self.entries.get(pair) else {
+            return AtHand::Nothing;
+        };
         if self.is_wanting(pair.kind, &entry) {
-            return None;
+            return AtHand::Nothing;
         }
         if entry.is_due(now) {
+            let is_old = entry.read.answered + self.refresh_after <= now;
+            if is_old && self.answers.load(Ordering::Relaxed) {
+                return AtHand::Old(entry);
+            }
             self.refresh(pair, &entry);
         }
-        Some(entry)
+        AtHand::Good(entry)
     }
 
     /// What is cached of a key, or is read now.
     async fn entry(self: &Arc<Self>, name: &Named) -> Arc<Entry> {
         let pair = name.pair();
-        if let Some(entry) = self.cached(pair, Instant::now()) {
-            return entry;
-        }
-        let mut entry = self
-            .entries
-            .get_or_load(name, self.read(name, None, Turn::Fill))
-            .await;
+        let mut entry = match self.at_hand(pair, Instant::now()) {
+            AtHand::Good(entry) => return entry,
+            AtHand::Old(entry) => self.renewed(name, entry).await,
+            AtHand::Nothing => {
+                let read = self.read(name, None, Turn::Fill);
+                self.entries.get_or_load(name, read).await
+            }
+        };
         for _ in 0..TRIES {
             if !self.is_wanting(pair.kind, &entry) {
                 return entry;
@@ -285,6 +314,21 @@ impl Inner {
     /// What is read of a key now, in place of this.
     async fn replaced(&self, name: &Named, entry: &Arc<Entry>) -> Arc<Entry> {
         self.succeeded(name, entry, Turn::Fill).await
+    }
+
+    /// What is read of a key in place of this, which is too old; this if the table does not answer in time.
+    async fn renewed(self: &Arc<Self>, name: &Named, old: Arc<Entry>) -> Arc<Entry> {
+        let next = self.succeeded(name, &old, Turn::Refresh);
+        match tokio::time::timeout(RENEWED_WITHIN, next).await {
+            Ok(next) if !next.is_failed() => next,
+            Ok(_) => old,
+            Err(_) => {
+                // Nobody waits again before the table was seen to answer in time.
+                self.answers.store(false, Ordering::Relaxed);
+                self.refresh(name.pair(), &old);
+                old
+            }
+        }
     }
 
     /// What is read of a key after this, once, whoever wants it. If that fails, what was known of it and can be answered stays.
@@ -305,18 +349,18 @@ impl Inner {
     async fn read(&self, name: &Named, before: Option<&Arc<Entry>>, turn: Turn) -> Arc<Entry> {
         let before = before.map(|before| &**before);
         let read = async {
-            let _permit = match turn {
-                Turn::Taken => None,
-                Turn::Fill => {
-                    self.counts.fills.fetch_add(1, Ordering::Relaxed);
-                    let turn = tokio::time::timeout(TURN_WITHIN, self.fills.acquire()).await;
-                    let busy = "too many keys that are not cached are asked for at once";
-                    Some(turn.map_err(|_| busy)?.map_err(|_| busy)?)
-                }
+            let _turn = self.turn(turn).await.map_err(|error| error.to_string())?;
+            let count = match turn {
+                Turn::Fill => &self.counts.fills,
+                Turn::Refresh => &self.counts.refreshes,
             };
+            count.fetch_add(1, Ordering::Relaxed);
             let stored = name.name().ok_or("no such name can be stored")?;
             // What the SDK needs for a call is kept off the way of a hit.
             let loaded = Box::pin(load::load(self, &stored, before)).await;
+            if matches!(loaded, Err(TableError::Lost(_))) {
+                self.answers.store(false, Ordering::Relaxed);
+            }
             loaded.map_err(|error| error.to_string())
         };
         match read.await {
@@ -328,6 +372,19 @@ impl Inner {
             }
             Err(why) => Arc::new(Entry::failed(why, FAILED_FOR)),
         }
+    }
+
+    /// Waits for room to ask the table.
+    async fn turn(&self, turn: Turn) -> Result<SemaphorePermit<'_>, TableError> {
+        let share = match turn {
+            Turn::Fill => &self.fills,
+            Turn::Refresh => &self.refreshes,
+        };
+        let given = tokio::time::timeout(TURN_WITHIN, share.acquire()).await;
+        given.ok().and_then(Result::ok).ok_or_else(|| {
+            let busy = "too many keys that are not cached are asked for at once";
+            TableError::Lost(busy.into())
+        })
     }
 
     /// Tells of a change of what is cached.
@@ -345,15 +402,14 @@ impl Inner {
         let Some(name) = Named::new(pair.kind, pair.key) else {
             return;
         };
-        let Ok(permit) = self.refreshes.clone().try_acquire_owned() else {
+        let Ok(room) = self.behind.clone().try_acquire_owned() else {
             entry.end_refresh();
             return;
         };
-        self.counts.refreshes.fetch_add(1, Ordering::Relaxed);
         let (this, before) = (self.clone(), entry.clone());
         tokio::spawn(async move {
-            let _permit = permit;
-            this.succeeded(&name, &before, Turn::Taken).await;
+            let _room = room;
+            this.succeeded(&name, &before, Turn::Refresh).await;
         });
     }
 
@@ -369,7 +425,7 @@ impl Inner {
 
     async fn get(self: &Arc<Self>, kind: &str, key: &str) -> Reply {
         let now = Instant::now();
-        if let Some(entry) = self.cached(Pair { kind, key }, now) {
+        if let AtHand::Good(entry) = self.at_hand(Pair { kind, key }, now) {
             return self.reply(&entry, now);
         }
         let Some(name) = Named::new(kind, key) else {

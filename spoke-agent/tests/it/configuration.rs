@@ -81,7 +81,7 @@ fn a_value_can_come_from_a_file_and_its_last_line_break_is_not_part_of_it() {
 #[test]
 fn keys_that_are_unknown_missing_or_mistyped_are_named_with_their_place() {
     assert_snapshot!(with("read_lisen = \"127.0.0.1:1\""), @r#"agent.toml:7: there is no key "read_lisen"; did you mean "read_listen"?"#);
-    assert_snapshot!(with("colour = \"red\""), @r#"agent.toml:7: there is no key "colour"; the keys are region, data, push_listen, push_token, push_token_next, push_cert, push_key, push_client_ca, read_listen, read_token, read_token_next, read_cert, read_key, read_socket, peers, insecure, cache_mib, memory_mib, store, table, aws_region, endpoint, role_arn, refresh_seconds, from, from_token, from_ca, kinds, tenants, authorize"#);
+    assert_snapshot!(with("colour = \"red\""), @r#"agent.toml:7: there is no key "colour"; the keys are region, data, push_listen, push_token, push_token_next, push_cert, push_key, push_client_ca, read_listen, read_token, read_token_next, read_cert, read_key, read_socket, peers, insecure, cache_mib, memory_mib, store, table, aws_region, endpoint, role_arn, refresh_seconds, fills, refreshes, from, from_token, from_ca, kinds, tenants, authorize"#);
     assert_snapshot!(with("cache_mib = \"much\""), @"agent.toml:7: cache_mib must be a whole number, not a text");
     assert_snapshot!(with("cache_mib = 0"), @r#"agent.toml:7: cache_mib must be a whole number from 1 to 1048576, not "0""#);
     assert_snapshot!(with("read_token = 5"), @"agent.toml:7: read_token must be a text in quotes, not a number");

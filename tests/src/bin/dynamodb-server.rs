@@ -1,10 +1,10 @@
-//! A server that speaks the API of DynamoDB, in memory, for the tour, for benchmarks and for trying things out.
+//! A server that speaks the API of DynamoDB, for the tour, for benchmarks and for trying things out.
 //!
 //! ```sh
-//! cargo run --bin dynamodb-server -- 127.0.0.1:8000
+//! cargo run --bin dynamodb-server -- 127.0.0.1:8000 [FILE]
 //! ```
 //!
-//! What it holds is gone when it ends, and it lets everybody do everything: it listens on this machine only.
+//! Without a file what it holds is gone when it ends. It lets everybody do everything: it listens on this machine only.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -17,13 +17,14 @@ async fn main() -> ExitCode {
     let address = args.next().unwrap_or_else(|| "127.0.0.1:8000".to_owned());
     let parsed = address.parse::<SocketAddr>();
     let local = parsed.ok().filter(|address| address.ip().is_loopback());
+    let file = args.next();
     let (Some(local), None) = (local, args.next()) else {
         eprintln!(
-            "dynamodb-server: {address:?} is no address of this machine; usage: dynamodb-server [127.0.0.1:PORT]"
+            "dynamodb-server: {address:?} is no address of this machine; usage: dynamodb-server [127.0.0.1:PORT [FILE]]"
         );
         return ExitCode::from(2);
     };
-    match serve(local).await {
+    match serve(local, file).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("dynamodb-server: {local}: {e}");
@@ -32,8 +33,11 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn serve(address: SocketAddr) -> Result<()> {
-    let db = dynoxide::Database::memory()?;
+async fn serve(address: SocketAddr, file: Option<String>) -> Result<()> {
+    let db = match file {
+        Some(file) => dynoxide::Database::new(&file)?,
+        None => dynoxide::Database::memory()?,
+    };
     let listener = TcpListener::bind(address).await?;
     println!("http://{}", listener.local_addr()?);
     let ended = async {

@@ -41,7 +41,7 @@ impl Agent {
         let config = dir.path().join("agent.toml");
         let keys = format!(
             "region = \"{REGION}\"\nstore = \"dynamodb\"\ntable = \"{}\"\naws_region = \"{REGION}\"\n\
-             endpoint = \"{endpoint}\"\nread_listen = \"127.0.0.1:{port}\"\nrefresh_seconds = 1\n",
+             endpoint = \"{endpoint}\"\nread_listen = \"127.0.0.1:{port}\"\nrefresh_seconds = 1\nfills = 8\nrefreshes = 4\n",
             region.table
         );
         std::fs::write(&config, keys + POLICY)?;
@@ -203,6 +203,45 @@ async fn gateways_go_on_while_the_table_is_gone() -> Result<()> {
     agent.until(known, 200, "2").await?;
     agent.until("/v1/contexts/item/t1%202", 200, "2").await?;
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gateways_go_on_while_the_server_is_dead_and_with_it_when_it_is_back() -> Result<()> {
+    let (dir, address) = (TempDir::new()?, format!("127.0.0.1:{}", free_port()?));
+    let serve = || {
+        let mut command = Command::new(program("dynamodb-server")?);
+        command.arg(&address).arg(dir.path().join("tables"));
+        Process::start(command, &dir.path().join("server.log"))
+    };
+    let region = TableRegion::at(REGION, &format!("http://{address}"), "contexts");
+    let answers = async || {
+        let check = || async { region.db().check().await.ok() };
+        until("the server", Duration::from_secs(30), check).await
+    };
+    let mut server = serve()?;
+    answers().await?;
+    let mut hub = Hub::new(&region).await?;
+    let first = hub.push("t1", None, 0..3, 1).await?;
+    hub.synced().await?;
+    let agent = Agent::start(&region, &region.endpoint).await?;
+    let (known, unknown) = ("/v1/contexts/item/t1%200", "/v1/contexts/item/nobody%27s");
+    agent.until(known, 200, "1").await?;
+    agent.until(unknown, 404, "not_found").await?;
+    server.kill()?;
+    until("the age to grow", Duration::from_secs(20), || async {
+        let asked = agent.asked("/readyz?max_age=3").await.ok()?;
+        (asked.0 == 503).then_some(())
+    })
+    .await?;
+    assert_eq!(agent.asked(known).await?, (200, "1".into()));
+    assert_eq!(agent.asked(unknown).await?.0, 404);
+    let other = "/v1/contexts/item/t1%202";
+    assert_eq!(agent.asked(other).await?.0, 503);
+    let _server = serve()?;
+    answers().await?;
+    hub.push("t1", Some(&first), 0..3, 2).await?;
+    agent.until(known, 200, "2").await?;
+    agent.until(other, 200, "2").await
 }
 
 #[tokio::test(flavor = "multi_thread")]

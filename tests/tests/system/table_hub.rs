@@ -58,7 +58,6 @@ impl Hub {
         keys: impl IntoIterator<Item = usize>,
         value: u32,
     ) -> Result<Bundle> {
-        (self.number, self.n) = (self.number + 1, self.n + 1);
         let context = |n| {
             Ok(Context {
                 kind: Kind::new("item")?,
@@ -69,6 +68,12 @@ impl Hub {
         };
         let contexts: Result<Vec<Context>> = keys.into_iter().map(context).collect();
         let bundle = Bundle::new(TenantId::new(tenant)?, contexts?, vec![], vec![])?;
+        self.push_bundle(before, bundle).await
+    }
+
+    /// Pushes a bundle in place of what its tenant had.
+    pub async fn push_bundle(&mut self, before: Option<&Bundle>, bundle: Bundle) -> Result<Bundle> {
+        (self.number, self.n) = (self.number + 1, self.n + 1);
         let push = Push {
             region: Region::new(REGION)?,
             session: self.session,
@@ -88,7 +93,9 @@ impl Hub {
             self.buckets
                 .remove(&KEY, &before.tenant, &before.digest(&KEY));
         }
-        self.buckets.add(&KEY, &bundle.tenant, &bundle.digest(&KEY));
+        if !bundle.is_empty() {
+            self.buckets.add(&KEY, &bundle.tenant, &bundle.digest(&KEY));
+        }
         Ok(bundle)
     }
 

@@ -4,7 +4,10 @@
 //! nothing to say when the table is gone.
 
 use super::table_hub::{Hub, REGION};
-use contexts::name::Region;
+use aws_sdk_dynamodb::types::AttributeValue;
+use contexts::bundle::{Bundle, Context, Held, HoldReason};
+use contexts::name::{Key, Kind, Region, TenantId};
+use contexts_dynamodb::layout::{Place, SETTLED};
 use spoke_agent::reader::table::{TableReader, TableReaderConfig};
 use spoke_agent::reader::{Answer, ContextReader, Options, Reply};
 use std::time::Duration;
@@ -71,6 +74,117 @@ async fn what_the_table_has_is_read_and_absence_is_said_where_it_is_known() -> R
         (value(&reader, "t1 3").await == "3").then_some(())
     })
     .await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_asked_for_in_a_while_is_read_again_before_it_is_answered() -> Result<()> {
+    let region = TableRegion::start(REGION).await?;
+    let mut hub = Hub::new(&region).await?;
+    let mut last = hub.push("t1", None, 0..3, 1).await?;
+    hub.synced().await?;
+    let refresh = Duration::from_millis(300);
+    let reader = reader(&region, &region.endpoint, refresh).await?;
+    for (n, keys) in [(2, 0..5), (3, 0..3), (4, 0..5)] {
+        let asked = [("item", "t1 0"), ("item", "t1 4"), ("item", "nobody's")];
+        reader.get_many(&asked).await;
+        let there = keys.contains(&4);
+        last = hub.push("t1", Some(&last), keys, n).await?;
+        // No question in between by which the cache would learn of it.
+        tokio::time::sleep(refresh).await;
+        let now = [value(&reader, "t1 4").await, value(&reader, "t1 0").await];
+        let fourth = if there {
+            n.to_string()
+        } else {
+            "Absent".into()
+        };
+        assert_eq!(now, [fourth, n.to_string()]);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_cannot_be_confused() -> Result<()> {
+    let region = TableRegion::start(REGION).await?;
+    let mut hub = Hub::new(&region).await?;
+    let context = |kind: &str, key: &str, expires| {
+        Ok(Context {
+            kind: Kind::new(kind)?,
+            key: Key::new(key)?,
+            value: "1".into(),
+            expires,
+        })
+    };
+    let contexts: Result<Vec<Context>> = [
+        ("item", "there", None),
+        ("item", "rotten", None),
+        ("item", "over", Some(1)),
+        ("other", "there", None),
+    ]
+    .map(|(kind, key, expires)| context(kind, key, expires))
+    .into_iter()
+    .collect();
+    let held = Held {
+        kind: Kind::new("item")?,
+        key: Key::new("held")?,
+        why: HoldReason::Duplicate,
+    };
+    let bundle = Bundle::new(TenantId::new("t1")?, contexts?, vec![held], vec![])?;
+    hub.push_bundle(None, bundle).await?;
+    hub.synced().await?;
+    let rotten = (Kind::new("item")?, Key::new("rotten")?);
+    let update = region.client(&region.endpoint).update_item();
+    update
+        .table_name(&region.table)
+        .set_key(Some(Place::context(&rotten, SETTLED).to_key()))
+        .update_expression("SET #value = :other")
+        .expression_attribute_names("#value", "value")
+        .expression_attribute_values(":other", AttributeValue::S("2".into()))
+        .send()
+        .await?;
+    let reader = reader(&region, &region.endpoint, Duration::from_secs(60)).await?;
+    let wanted = [
+        ("item", "there", "Found"),
+        ("item", "over", "Expired"),
+        ("item", "held", "Held"),
+        ("item", "none", "Absent"),
+        ("item", "rotten", "NotReady"),
+        ("other", "there", "Found"),
+        // The table was never found in step for this kind.
+        ("other", "none", "NotReady"),
+        ("no kind", "none", "NotReady"),
+    ];
+    let said = |reply: &Reply| format!("{:?}", reply.answer);
+    let names = wanted.map(|(kind, key, _)| (kind, key));
+    let many = reader.get_many(&names).await;
+    for ((kind, key, wanted), reply) in wanted.into_iter().zip(many) {
+        let one = reader.get(kind, key).await;
+        assert!(said(&one).starts_with(wanted), "{kind} {key}: {one:?}");
+        assert!(said(&reply).starts_with(wanted), "{kind} {key}: {reply:?}");
+    }
+    let Answer::Found(found) = reader.get("item", "there").await.answer else {
+        return Err("it was there".into());
+    };
+    assert_eq!(found.tenant(), "t1");
+    assert_eq!(found.version().to_string(), "1.1");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_seen_to_be_gone_is_gone_with_all_that_is_cached_of_it() -> Result<()> {
+    let region = TableRegion::start(REGION).await?;
+    let mut hub = Hub::new(&region).await?;
+    let before = hub.push("t1", None, 0..2, 1).await?;
+    hub.synced().await?;
+    let refresh = Duration::from_secs(2);
+    let reader = reader(&region, &region.endpoint, refresh).await?;
+    assert_eq!(value(&reader, "t1 0").await, "1");
+    tokio::time::sleep(refresh).await;
+    // Read later than the other one, so that only what is seen of its tenant can make it too old.
+    assert_eq!(value(&reader, "t1 1").await, "1");
+    hub.push("t1", Some(&before), [], 2).await?;
+    assert_eq!(value(&reader, "t1 0").await, "Absent");
+    assert_eq!(value(&reader, "t1 1").await, "Absent");
     Ok(())
 }
 
@@ -179,18 +293,31 @@ async fn a_flood_of_unknown_keys_has_its_share_of_the_table_and_no_more() -> Res
     let flood = tokio::spawn({
         let reader = reader.clone();
         async move {
-            let unknown: Vec<String> = (0..10_000).map(|n| format!("unknown {n}")).collect();
-            let asking = unknown.iter().map(|key| value(&reader, key));
-            futures_util::future::join_all(asking).await
+            let mut seconds = tokio::time::interval(Duration::from_secs(1));
+            let mut asking = tokio::task::JoinSet::new();
+            for key in 0..40_000 {
+                if key % 10_000 == 0 {
+                    seconds.tick().await;
+                }
+                let reader = reader.clone();
+                asking.spawn(async move { value(&reader, &format!("unknown {key}")).await });
+            }
+            asking.join_all().await
         }
     });
-    // The known key is refreshed all the while: its change comes although the fills are taken.
-    hub.push("t1", Some(&first), 0..3, 2).await?;
-    until("the change", Duration::from_secs(20), || async {
-        (value(&reader, "t1 0").await == "2").then_some(())
-    })
-    .await?;
-    assert!(!flood.is_finished(), "the change came by way of its own");
+    // The known keys are refreshed all the while: each change comes although the fills are taken.
+    let mut last = first;
+    for n in 2..5 {
+        last = hub.push("t1", Some(&last), 0..3, n).await?;
+        until("the change", Duration::from_secs(20), || async {
+            (value(&reader, "t1 0").await == n.to_string()).then_some(())
+        })
+        .await?;
+    }
+    assert!(
+        !flood.is_finished(),
+        "the changes came by a way of their own"
+    );
     let answers = flood.await?;
     let are = |wanted: &str| answers.iter().filter(|a| a.starts_with(wanted)).count();
     assert_eq!(are("Absent") + are("Unreachable"), answers.len());
@@ -216,6 +343,30 @@ async fn many_misses_of_one_key_are_one_read() -> Result<()> {
     assert!(values.iter().all(|v| v == "1"));
     let units = reader.units().read - before;
     // The item twice and its head once, and what is asked each second beside.
+    assert!(units < 20.0, "{units} units");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_batches_that_want_the_same_head_ask_for_it_once() -> Result<()> {
+    let region = TableRegion::start(REGION).await?;
+    let mut hub = Hub::new(&region).await?;
+    hub.push("t1", None, 0..3, 1).await?;
+    hub.synced().await?;
+    let reader = reader(&region, &region.endpoint, Duration::from_secs(60)).await?;
+    for key in ["t1 0", "nobody's"] {
+        value(&reader, key).await;
+    }
+    let before = reader.units().read;
+    // Whether the key was absent while the tenant was at this bundle is not known yet.
+    let asked = [("item", "t1 0"), ("item", "nobody's")];
+    let replies =
+        futures_util::future::join_all((0..10_000).map(|_| reader.get_many(&asked))).await;
+    let is_right = |replies: &Vec<Reply>| {
+        matches!(replies[0].answer, Answer::Found(_)) && matches!(replies[1].answer, Answer::Absent)
+    };
+    assert!(replies.iter().all(is_right));
+    let units = reader.units().read - before;
     assert!(units < 20.0, "{units} units");
     Ok(())
 }

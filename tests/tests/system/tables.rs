@@ -203,6 +203,9 @@ async fn a_table_and_an_agent_hold_the_same_under_one_hub() -> Result<()> {
         })
         .await?;
     }
+    let status = mixed.hub.run(&["status"]).await?.ok()?;
+    let caches = "what is durable here at T is in every cache by T + 10 s";
+    assert!(status.stdout.contains(caches), "{}", status.stdout);
     mixed.hub.run(&["diff"]).await?.ok()?;
     let got = mixed.hub.run(&["get", "counter", "k1"]).await?.ok()?;
     assert!(got.stdout.contains("dynamodb://"), "{}", got.stdout);

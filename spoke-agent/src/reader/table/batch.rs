@@ -67,8 +67,9 @@ async fn wanting(reader: &Inner, entries: &[Arc<Entry>]) -> Wanting {
     for tenant in tenants.into_values() {
         let until = tenant.seen().until;
         let unconfirmed = which(&|entry| entry.is_nothing() && entry.read.answered > until);
-        if !unconfirmed.is_empty()
-            && let Err(error) = load::confirm(reader, tenant).await
+        let answered = unconfirmed.iter().map(|at| entries[*at].read.answered);
+        if let Some(last) = answered.max()
+            && let Err(error) = load::confirm(reader, tenant, last).await
         {
             let why = |at| (at, error.to_string());
             wanting.unsure.extend(unconfirmed.into_iter().map(why));

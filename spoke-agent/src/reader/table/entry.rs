@@ -93,7 +93,7 @@ impl Entry {
         far: Far,
         refresh_after: Duration,
     ) -> Self {
-        // From three quarters of the time on, each at its own moment.
+        // Before the time is over, so that a key that is asked for often need not wait then; each at its own moment.
         let spread = RandomState::new().hash_one(0) as u16;
         let spread = f64::from(spread) / f64::from(u16::MAX);
         Self {
@@ -102,7 +102,7 @@ impl Entry {
             read,
             fresh: far.fresh,
             position: far.position,
-            due: read.answered + refresh_after.mul_f64(0.75 + 0.25 * spread),
+            due: read.answered + refresh_after.mul_f64(0.7 + 0.2 * spread),
             is_refreshing: AtomicBool::new(false),
             next: OnceCell::new(),
         }

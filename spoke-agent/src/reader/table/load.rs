@@ -6,9 +6,9 @@
 //! * the head surely named that bundle already before the item was read, or
 //! * the item is the same when it is read again behind the head: a build that changes it leaves a mark in it.
 
-use super::Inner;
 use super::entry::{Content, Entry, Far, Of};
 use super::seen::{Seen, Span, Tenant};
+use super::{Inner, Turn};
 use crate::store::index::known::Known;
 use contexts::apply::{Head, Name};
 use contexts::digest::DigestKey;
@@ -16,6 +16,7 @@ use contexts::name::TenantId;
 use contexts_dynamodb::client::TableError;
 use contexts_dynamodb::layout::{Build, StoredContext};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// How often a key is read that changes each time.
 const TRIES: u32 = 5;
@@ -114,11 +115,20 @@ async fn head(reader: &Inner, key: &DigestKey, id: &TenantId) -> Result<Option<N
     }))
 }
 
-/// Asks whether the head of a tenant still names what was seen.
-pub(super) async fn confirm(reader: &Inner, tenant: &Tenant) -> Result<(), TableError> {
+/// Asks whether the head of a tenant still named what was seen at this moment, if nobody asked since.
+pub(super) async fn confirm(
+    reader: &Inner,
+    tenant: &Tenant,
+    at: Instant,
+) -> Result<(), TableError> {
+    let _alone = tenant.confirming().await;
     let Some(standing) = reader.standing.load_full() else {
         return Ok(());
     };
+    if at <= tenant.seen().until {
+        return Ok(());
+    }
+    let _turn = reader.turn(Turn::Fill).await?;
     head(reader, &standing.facts.digest_key, tenant.id()).await?;
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::entry::{Content, Entry};
 use super::named::Named;
-use super::{Inner, TableReader, batch};
+use super::{Inner, TableReader, Turn, batch};
 use crate::store::index::Lookup;
 use crate::store::index::known::Known;
 use crate::store::redb::reader::Whole;
@@ -118,7 +118,7 @@ impl TableReader {
             return Err(TableError::Lost(why.into()));
         };
         let fresh = self.0.local(standing.pulse.fresh);
-        let _turn = self.0.fills.acquire().await;
+        let _turn = self.0.turn(Turn::Fill).await?;
         let key = &standing.facts.digest_key;
         let whole = self.0.db.whole(key, tenant).await?;
         let known = |WholeTenant { head, contexts }| {

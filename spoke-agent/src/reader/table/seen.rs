@@ -25,6 +25,8 @@ pub(super) struct Tenant {
     /// How often a higher version was seen, so that a reader compares one number.
     rises: AtomicU64,
     seen: Mutex<Seen>,
+    /// Held by who asks for the head again, so that all who want the same wait for one answer.
+    confirming: tokio::sync::Mutex<()>,
     all: Weak<Tenants>,
 }
 
@@ -90,6 +92,7 @@ impl Tenants {
                         id: id.clone(),
                         rises: AtomicU64::new(0),
                         seen: Mutex::new(first),
+                        confirming: tokio::sync::Mutex::default(),
                         all: Arc::downgrade(self),
                     });
                     all.insert(id.clone(), Arc::downgrade(&tenant));
@@ -121,6 +124,11 @@ impl Tenant {
     /// Whether it is still this one of its versions.
     pub(super) fn is_at(&self, rise: u64) -> bool {
         self.rises.load(Ordering::Acquire) == rise
+    }
+
+    /// Waits until nobody else asks for the head again.
+    pub(super) async fn confirming(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.confirming.lock().await
     }
 
     fn note(&self, told: Seen) -> Seen {
