@@ -1,7 +1,7 @@
 //! `publisher migrate`: the database, and the tables of regions on DynamoDB.
 
 use super::{Context, Exit, Stop};
-use crate::config::StoreConfig;
+use crate::config::{SpokeConfig, StoreConfig};
 use crate::source::Source;
 use crate::source::describe::Undescribed;
 use crate::source::migrate::desired;
@@ -41,7 +41,7 @@ pub(super) async fn run(context: &Context, print: bool, create_tables: bool) -> 
     }
     if print {
         let sql = source.migrate_script(&desired, user.as_deref()).await?;
-        let tables = definitions(context);
+        let tables = definitions(context, |_| true);
         // The SQL stays something that can be piped into psql: of a table it has only comments.
         let commented = tables.lines().map(|line| format!("-- {line}\n"));
         let text = format!("{sql}{}", commented.collect::<String>());
@@ -60,7 +60,11 @@ pub(super) async fn run(context: &Context, print: bool, create_tables: bool) -> 
                 let failed = |error: TableError| Stop::Failed(format!("{}: {error}", spoke.name()));
                 lines.extend(table.db().create().await.map_err(failed)?);
             }
-            false => warn(&spoke.name(), table.db().check().await),
+            false => {
+                if warn(&spoke.name(), table.db().check().await) {
+                    eprint!("{}", definitions(context, |s| s.region == spoke.region));
+                }
+            }
         }
     }
     context.print(&json!({ "changes": lines }), || match lines.is_empty() {
@@ -70,22 +74,28 @@ pub(super) async fn run(context: &Context, print: bool, create_tables: bool) -> 
     Ok(Exit::Done)
 }
 
-/// What creates the tables of the configuration.
-fn definitions(context: &Context) -> String {
-    let tables = context.config.spokes.iter().filter_map(|s| match &s.store {
+/// What creates the tables of these regions.
+fn definitions(context: &Context, is_wanted: impl Fn(&SpokeConfig) -> bool) -> String {
+    let spokes = context.config.spokes.iter().filter(|s| is_wanted(s));
+    let tables = spokes.filter_map(|s| match &s.store {
         StoreConfig::Table(table, _) => Some(definition(&table.table, &table.aws_region)),
         StoreConfig::Agents { .. } => None,
     });
     tables.collect()
 }
 
-/// Says what is wrong with a table; that it cannot be reached from here must not stop the database's part.
-fn warn(name: &str, checked: Result<Checked, TableError>) {
-    let lines = match checked {
-        Ok(Checked { errors, warnings }) => [errors, warnings].concat(),
-        Err(error) => vec![error.to_string()],
+/// Says what is wrong with a table, and returns whether it is not as it has to be; that it cannot be reached from here must
+/// not stop the database's part.
+fn warn(name: &str, checked: Result<Checked, TableError>) -> bool {
+    let (lines, is_wrong) = match checked {
+        Ok(Checked { errors, warnings }) => {
+            let is_wrong = !errors.is_empty();
+            ([errors, warnings].concat(), is_wrong)
+        }
+        Err(error) => (vec![error.to_string()], false),
     };
     for line in lines {
         eprintln!("warning: {name}: {line}");
     }
+    is_wrong
 }

@@ -131,6 +131,9 @@ async fn a_table_and_an_agent_hold_the_same_under_one_hub() -> Result<()> {
         "{}",
         printed.stdout
     );
+    let without = mixed.hub.run(&["migrate"]).await?.ok()?;
+    let definition = "aws dynamodb create-table";
+    assert!(without.stderr.contains(definition), "{}", without.stderr);
     let created = mixed.hub.run(&["migrate", "--create-tables"]).await?.ok()?;
     assert!(
         created.stdout.contains("created table"),

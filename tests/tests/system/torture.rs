@@ -39,7 +39,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use system_tests::region::Agent;
 use system_tests::{Result, until};
-use table::TableReader;
+use table::{Cached, Direct};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use trouble::Troubles;
@@ -70,6 +70,7 @@ struct Counts {
     cuts: AtomicU64,
     disconnects: AtomicU64,
     reads: AtomicU64,
+    cached: AtomicU64,
     unready: AtomicU64,
     ageless: AtomicU64,
     visible: AtomicU64,
@@ -88,6 +89,7 @@ impl Counts {
             cuts: zero(),
             disconnects: zero(),
             reads: zero(),
+            cached: zero(),
             unready: zero(),
             ageless: zero(),
             visible: zero(),
@@ -121,7 +123,7 @@ impl fmt::Display for Counts {
         write!(
             f,
             "{} transactions, {} rolled back, {} in conflict; {} kills, {} pauses, {} cuts, {} disconnections; \
-             {} reads, {} not ready, {} without an age; {} visible answers",
+             {} reads, {} tenants from a cache, {} not ready, {} without an age; {} visible answers",
             n(&self.transactions),
             n(&self.rolled_back),
             n(&self.conflicts),
@@ -130,6 +132,7 @@ impl fmt::Display for Counts {
             n(&self.cuts),
             n(&self.disconnects),
             n(&self.reads),
+            n(&self.cached),
             n(&self.unready),
             n(&self.ageless),
             n(&self.visible),
@@ -185,7 +188,9 @@ async fn crowd(
     for reader in readers.iter().map(Reader::another) {
         crowd.join(reader.run());
     }
-    crowd.join(TableReader::new(&stage.table, &claims, &counts)?.run());
+    crowd.join(Direct::new(&stage.table, &claims, &counts)?.run());
+    let cached = Cached::new(&stage.table, &claims, &counts).await?;
+    crowd.join(cached.run());
     let readers = Arc::new(readers);
     let (follow, ended) = mpsc::channel(FOLLOWERS);
     let ended = Arc::new(Mutex::new(ended));
@@ -358,6 +363,11 @@ async fn torture() -> Result<()> {
     let end = run(&mut stage, readers, seed, Duration::from_secs(seconds)).await;
     let gaps = claims.gaps.load(Ordering::Relaxed);
     println!("{counts}, {gaps} reads of a key between its tenants");
+    let is_judged = counts.cached.load(Ordering::Relaxed) > 0;
+    let end = end.and_then(|()| match is_judged {
+        true => Ok(()),
+        false => Err("nothing was ever read through the cache".into()),
+    });
     end.map_err(|e| {
         stage.dir.disable_cleanup(true);
         format!(

@@ -1,7 +1,7 @@
 //! What an agent, or the table, must show: what it has shown, what the hub says is visible there, and what was committed before the
 //! moment from which an answer counts its age.
 
-use super::stage::{EVERYWHERE, REGIONS, Regions, is_steady, region_of};
+use super::stage::{CACHE_INDEX, EVERYWHERE, REGIONS, Regions, is_steady, region_of};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -71,7 +71,7 @@ const COMMITS_MAX: usize = 512;
 /// Everything that is known.
 #[derive(Debug, Default)]
 pub struct Claims {
-    floors: [Mutex<Floors>; 4],
+    floors: [Mutex<Floors>; CACHE_INDEX + 1],
     committed: Mutex<BTreeMap<Subject, VecDeque<(Instant, Claim)>>>,
     /// Per subject and region the last number with which somebody tried to take it away.
     taken: Mutex<BTreeMap<(Subject, usize), i64>>,

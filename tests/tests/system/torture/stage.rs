@@ -21,6 +21,8 @@ pub const ON_TABLE: &str = "ap-southeast-1";
 const AGENTS: [usize; 3] = [0, 1, 1];
 /// The number of the table, behind those of the agents.
 pub const TABLE_INDEX: usize = AGENTS.len();
+/// The number of the cache in front of it.
+pub const CACHE_INDEX: usize = TABLE_INDEX + 1;
 /// The agent that the publishers reach through a relay.
 const BEHIND_RELAY: usize = 1;
 
