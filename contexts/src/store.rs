@@ -10,7 +10,8 @@
 //! * **Tenants that exchange a key** within a push are applied together: nobody sees the key of both or of none.
 //! * ***Synced*** compares what is stored with what the hub expects, and changes nothing if it differs.
 //! * **Questions** ([`Store::hello`], [`Store::buckets`], [`Store::read`]) need no session. A tenant that is read is of one
-//!   state. Counts, position and beat are at least those of the last heartbeat.
+//!   state. Counts, position and beat are at least those of the last heartbeat; counts only from the next *synced* on where a
+//!   claim ended a session that had not given the store back.
 //!
 //! Only redb promises, and nobody may rely on it:
 //! * *One commit for all bundles of a push.* A table writes tenants that have nothing to do with each other one after the

@@ -63,6 +63,10 @@ pub enum Misclaim {
 pub enum Deed {
     Claim {
         epoch: u64,
+        /// By a person, while somebody else has the store.
+        force: bool,
+        /// Whether the writer knows the store's state from its database.
+        known: bool,
         wrong: Misclaim,
     },
     Push {
@@ -190,9 +194,10 @@ impl Deeds {
         }
     }
 
-    /// A claim by the next writer where the last one released the store, else by the one that has it.
+    /// A claim by the next writer where the last one released the store or is to be ended, else by the one that has it.
     fn claim(&mut self, wrong: Misclaim) -> Deed {
-        if wrong == Misclaim::Nothing && !self.is_open {
+        let force = self.random.random_ratio(1, 4);
+        if wrong == Misclaim::Nothing && (force || !self.is_open) {
             self.epoch += 1;
             self.is_open = true;
         }
@@ -200,7 +205,12 @@ impl Deeds {
             Misclaim::Epoch => self.epoch.saturating_sub(1),
             _ => self.epoch,
         };
-        Deed::Claim { epoch, wrong }
+        Deed::Claim {
+            epoch,
+            force,
+            known: self.random.random_ratio(3, 4),
+            wrong,
+        }
     }
 
     fn push(&mut self) -> Deed {

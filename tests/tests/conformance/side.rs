@@ -42,6 +42,8 @@ pub struct Side<'a, S> {
     store: &'a S,
     session: SessionId,
     number: u64,
+    /// Whether no claim ended a session since the last *synced* that had not given the store back.
+    is_counted: bool,
 }
 
 fn answered<T, E: std::fmt::Debug>(
@@ -67,12 +69,18 @@ impl<'a, S: Store> Side<'a, S> {
             store,
             session: SessionId(0),
             number: 0,
+            is_counted: true,
         }
     }
 
     pub async fn does(&mut self, deed: &Deed) -> Result<Outcome> {
         match deed {
-            Deed::Claim { epoch, wrong } => self.claim(*epoch, *wrong).await,
+            Deed::Claim {
+                epoch,
+                force,
+                known,
+                wrong,
+            } => self.claim(*epoch, (*force, *known), *wrong).await,
             Deed::Push {
                 bundles,
                 beat,
@@ -113,7 +121,8 @@ impl<'a, S: Store> Side<'a, S> {
             Deed::Hello => {
                 let beat = self.heartbeat(self.session, None).await?;
                 let state = answered(self.store.hello().await)?;
-                let told = |state| Outcome::Told(told(state, beat == Outcome::Acked));
+                let is_counted = self.is_counted && beat == Outcome::Acked;
+                let told = |state| Outcome::Told(told(state, is_counted));
                 Ok(state.map_or_else(Outcome::Refused, told))
             }
         }
@@ -142,7 +151,12 @@ impl<'a, S: Store> Side<'a, S> {
         answer
     }
 
-    async fn claim(&mut self, epoch: u64, wrong: Misclaim) -> Result<Outcome> {
+    async fn claim(
+        &mut self,
+        epoch: u64,
+        (force, known): (bool, bool),
+        wrong: Misclaim,
+    ) -> Result<Outcome> {
         let state = match answered(self.store.hello().await)? {
             Ok(state) => state,
             Err(refused) => return Ok(Outcome::Refused(refused)),
@@ -165,10 +179,11 @@ impl<'a, S: Store> Side<'a, S> {
                 Misclaim::Deployment => DigestKey([8; 32]),
                 _ => KEY,
             },
-            force: false,
-            known: true,
+            force,
+            known,
         };
         let granted = answered(self.store.claim(&claim).await)?;
+        self.is_counted &= state.released || granted.is_err();
         Ok(granted.map_or_else(Outcome::Refused, |granted| {
             (self.session, self.number) = (granted.session, 0);
             Outcome::Granted(told(granted.state, false))
@@ -205,7 +220,10 @@ impl<'a, S: Store> Side<'a, S> {
         let verdict = answered(self.store.synced(&synced).await)?;
         let verdict = self.counted(wrong, verdict);
         Ok(match verdict {
-            Ok(SyncVerdict::InStep { .. }) => Outcome::InStep,
+            Ok(SyncVerdict::InStep { .. }) => {
+                self.is_counted = true;
+                Outcome::InStep
+            }
             Ok(SyncVerdict::Differs { buckets }) => Outcome::Differs(buckets),
             Err(refused) => Outcome::Refused(refused),
         })
