@@ -358,9 +358,6 @@ impl Inner {
             let stored = name.name().ok_or("no such name can be stored")?;
             // What the SDK needs for a call is kept off the way of a hit.
             let loaded = Box::pin(load::load(self, &stored, before)).await;
-            if matches!(loaded, Err(TableError::Lost(_))) {
-                self.answers.store(false, Ordering::Relaxed);
-            }
             loaded.map_err(|error| error.to_string())
         };
         match read.await {
