@@ -12,12 +12,15 @@ use axum::routing::future::RouteFuture;
 use futures_util::future::Either;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use tower_service::Service;
 
-/// What answers on the read listener. Cheap to clone, which happens for each connection.
+/// What answers on the read listener. Cloned for each request, so it is one count of references.
 #[derive(Clone)]
-pub struct Reads {
+pub struct Reads(Arc<Both>);
+
+struct Both {
     serve: Serve,
     routes: Router,
 }
@@ -25,7 +28,7 @@ pub struct Reads {
 impl Reads {
     /// Gets from here, everything by these routes.
     pub fn new(serve: Serve, routes: Router) -> Self {
-        Self { serve, routes }
+        Self(Arc::new(Both { serve, routes }))
     }
 }
 
@@ -51,8 +54,8 @@ impl Service<Request> for Reads {
 
     fn call(&mut self, request: Request) -> Self::Future {
         match is_get(&request) {
-            true => Either::Left(ready(Ok(answer_get(&self.serve, &request)))),
-            false => Either::Right(self.routes.call(request)),
+            true => Either::Left(ready(Ok(answer_get(&self.0.serve, &request)))),
+            false => Either::Right(self.0.routes.clone().call(request)),
         }
     }
 }

@@ -52,7 +52,7 @@ fn answer(my: &Serve, path: &str, headers: &HeaderMap) -> Result<Response, Failu
     let least = min_version(headers)?;
     // What was published is taken before the view, so that the view has at least that.
     let far = Far::of(&my.live.borrow(), my.clock.reading());
-    let found = my.views.take()?.look_up(&kind, &key)?;
+    let found = my.views.look_up(&kind, &key)?;
     told(found, far, least, headers)
 }
 

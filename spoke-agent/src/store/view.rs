@@ -109,6 +109,18 @@ impl Views {
         })
     }
 
+    /// What the store knows of one key as of now. Where all is in memory it counts no references, which the readers of other
+    /// processors would wait for.
+    ///
+    /// # Errors
+    /// If the file is needed and cannot be read.
+    pub fn look_up(&self, kind: &str, key: &str) -> Result<Lookup, StoreError> {
+        match self.guard().as_ref() {
+            Some(index) if index.is_whole() => Ok(index.look_up(kind, key)),
+            _ => self.take()?.look_up(kind, key),
+        }
+    }
+
     /// Whether [`Views::take`] reads the file.
     pub fn reads_file(&self) -> bool {
         !self
