@@ -3,13 +3,17 @@
 //! It never writes for a session before what an earlier one left in the middle was ended. It takes whole bundles only: each item
 //! carries the build that it is of, so of a delta nobody could say which items are of the bundle that it is for, and what is
 //! written is no more than what differs anyway.
+//!
+//! One tenant must never stop the others: what an item has no room for is refused with its bundle.
 
 use super::{Answered, Open, Said, Table};
 use crate::audit::Round;
 use crate::client::TableError;
 use crate::commit::Writing;
+use crate::random;
+use crate::sizes::{self, Refused as WithoutRoom};
 use crate::units::Cause;
-use crate::{random, sizes, working};
+use crate::working::Working;
 use contexts::apply::{Applied, apply};
 use contexts::push::{Push, Pushed, Refused, Sent, Verdict};
 use contexts::version::SessionId;
@@ -50,21 +54,10 @@ impl Table {
     ) -> Result<Vec<Verdict>, TableError> {
         let (mut verdicts, mut is_seen) = (Vec::new(), false);
         if !push.bundles.is_empty() {
-            let writing = self.writing(open);
-            self.recover(&writing).await?;
-            let (sound, invalid): (Vec<Sent>, Vec<_>) = sizes::split(&push.bundles);
-            let key = &open.facts.digest_key;
-            let kinds = &open.facts.synced_kinds;
-            let read = working::Working::read(&self.db, key, kinds, &sound).await?;
-            let mut after = read.maps.clone();
-            let Ok(applied) = apply(&mut after, key, &sound);
-            let groups = read.differences(&after, &sound, random::id)?;
-            for changed in groups.iter().flat_map(|group| &group.heads) {
-                round.writes(&changed.stored.tenant);
-            }
-            is_seen = writing.commit(&groups).await?;
+            self.recover(&self.writing(open)).await?;
+            let (applied, seen) = self.write(open, &push.bundles, round).await?;
             self.count(open.session, &applied);
-            verdicts = sizes::join(applied.verdicts, invalid);
+            (verdicts, is_seen) = (applied.verdicts, seen);
         }
         let said = (None, self.named(open, push.fresh), push.beat);
         match is_seen {
@@ -73,6 +66,41 @@ impl Table {
             false => self.beat(open.session, said, None).await?,
         }
         Ok(verdicts)
+    }
+
+    /// Writes the difference that these bundles make, as far as there is room for it.
+    async fn write(
+        &self,
+        open: &Open,
+        bundles: &[Sent],
+        round: &mut Round,
+    ) -> Result<(Applied, bool), TableError> {
+        let key = &open.facts.digest_key;
+        let read = Working::read(&self.db, key, &open.facts.synced_kinds, bundles).await?;
+        let mut refused = WithoutRoom::new();
+        let (mut applied, groups) = loop {
+            let mut after = read.maps.clone();
+            let is_sound = |sent: &&Sent| !refused.contains_key(&sent.bundle.tenant);
+            let sound: Vec<Sent> = bundles.iter().filter(is_sound).cloned().collect();
+            let Ok(applied) = apply(&mut after, key, &sound);
+            let groups = read.differences(&after, &sound, random::id)?;
+            let without_room = sizes::without_room(key, &groups)?;
+            if without_room.is_empty() {
+                break (applied, groups);
+            }
+            refused.extend(without_room);
+        };
+        for changed in groups.iter().flat_map(|group| &group.heads) {
+            round.writes(&changed.stored.tenant);
+        }
+        let is_seen = self.writing(open).commit(&groups).await?;
+        let mut sound = std::mem::take(&mut applied.verdicts).into_iter();
+        let verdict = |sent: &Sent| match refused.get(&sent.bundle.tenant) {
+            Some(why) => Some(Verdict::Invalid { why: why.clone() }),
+            None => sound.next(),
+        };
+        applied.verdicts = bundles.iter().filter_map(verdict).collect();
+        Ok((applied, is_seen))
     }
 
     /// Keeps how many there are for the next move of the pulse.

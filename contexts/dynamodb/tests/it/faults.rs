@@ -4,6 +4,7 @@ use super::model::*;
 use super::proxy::{Fault, Proxy};
 use super::support::*;
 use contexts::apply::maps::Maps;
+use contexts::bundle::{Bundle, Held, HoldReason};
 use contexts::push::{SyncVerdict, Verdict};
 use contexts_dynamodb::client::TableError;
 
@@ -170,6 +171,35 @@ async fn a_value_without_room_is_refused_and_the_rest_goes_on() {
     );
     expected(&mut world.maps, &[push[0].clone(), push[2].clone()]);
     world.assert_in_step("without the huge one").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_held_names_than_a_head_has_room_for_are_refused_and_the_rest_goes_on() {
+    let mut world = World::new().await;
+    world.push(3, "1").await;
+    let held = (0..10_000).map(|n| {
+        let (kind, key) = name("a", &format!("{n:064}"));
+        let why = HoldReason::Paused;
+        Held { kind, key, why }
+    });
+    let of_many = Bundle::new(tenant("t1"), vec![], held.collect(), vec![]).expect("a bundle");
+    let version = world.writer.version();
+    let another = names().into_iter().skip(10).take(1);
+    let push = vec![
+        sent(version, of_many),
+        sent(version, bundle(&tenant("t2"), another, "1")),
+    ];
+    let pushed = world.writer.push(push.clone()).await;
+    let pushed = pushed.expect("answers").expect("is open");
+    let [Verdict::Invalid { why }, Verdict::Applied] = &pushed.verdicts[..] else {
+        panic!("{:?}", pushed.verdicts);
+    };
+    assert!(
+        why.contains("10000 held") && why.contains("400 KB"),
+        "{why}"
+    );
+    expected(&mut world.maps, &push[1..]);
+    world.assert_in_step("without the held ones").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
