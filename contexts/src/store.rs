@@ -18,7 +18,9 @@
 //!   other.
 //! * *Damage is found at once.* An agent checks all records when it opens its file, and its digests are those of what is
 //!   on disk. A table compares its items in rounds, within a day, or when *synced* asks for it.
-//! * *Room.* A table has none for values over 400 KB: such a bundle is invalid there.
+//! * *Room.* A table has none for values over 400 KB, nor for held names of a tenant over that: such a bundle is invalid
+//!   there. Nor has it for more than some hundred tenants that exchange keys: those are applied one by one, and a key on
+//!   its way is held for a moment.
 //!
 //! What an implementation must never do: decide for itself what `gate` and `apply` decide.
 

@@ -14,6 +14,8 @@
 //! | 4 settle | "=" as "+" has it, or nothing | both say the same |
 //! | 5 collect | removes "+", pages that were replaced, the journal | "=" has it all |
 //!
+//! A group of which the heads alone have no room in one transaction is left, to be written in rounds that have (`moves`).
+//!
 //! Who claims the table looks into the journal before anything else: a build that a head names goes on at step 4, any
 //! other at step 5.
 
@@ -36,6 +38,15 @@ pub(crate) struct Writing<'a> {
     pub(crate) db: &'a Db,
     pub(crate) key: &'a DigestKey,
     pub(crate) session: SessionId,
+}
+
+/// What became of some groups.
+pub(crate) struct Committed<'g> {
+    /// Whether the fence was seen with the last of what was written: of what is written in steps, the next writer may have
+    /// done the last ones.
+    pub(crate) is_seen: bool,
+    /// Those of which the heads have no room in one transaction. Nothing of them was written.
+    pub(crate) left: Vec<&'g Group>,
 }
 
 /// One action of a transaction.
@@ -66,14 +77,24 @@ impl ChangedHead {
             (_, names) => names.clone(),
         }
     }
+
+    /// Where they are if all is written in steps.
+    fn written_apart(&self) -> Names {
+        self.stored.names.clone()
+    }
 }
 
 impl Writing<'_> {
-    /// Writes all groups. Returns whether the fence was seen with the last of what was written: of what is written in
-    /// steps, the next writer may have done the last ones.
-    pub(crate) async fn commit(&self, groups: &[Group]) -> Result<bool, TableError> {
+    /// Writes all groups that can be written.
+    pub(crate) async fn commit<'g>(
+        &self,
+        groups: &'g [Group],
+    ) -> Result<Committed<'g>, TableError> {
         let mut shared = self.begin()?;
-        let mut is_seen = !groups.is_empty();
+        let mut done = Committed {
+            is_seen: !groups.is_empty(),
+            left: Vec::new(),
+        };
         for group in groups {
             let actions = self.at_once(group)?;
             let bytes: usize = actions.iter().map(|a| a.bytes() + 200).sum();
@@ -81,18 +102,20 @@ impl Writing<'_> {
                 let full = std::mem::replace(&mut shared, self.begin()?);
                 self.send(full).await?;
             }
-            match shared.has_room(actions.len(), bytes) {
-                true => actions
+            if shared.has_room(actions.len(), bytes) {
+                actions
                     .into_iter()
-                    .try_for_each(|a| self.add(&mut shared, a))?,
-                false => {
-                    self.in_steps(group).await?;
-                    is_seen = false;
-                }
+                    .try_for_each(|a| self.add(&mut shared, a))?;
+                continue;
+            }
+            done.is_seen = false;
+            match self.apart(group)? {
+                Some(flip) => self.in_steps(group, flip).await?,
+                None => done.left.push(group),
             }
         }
         self.send(shared).await?;
-        Ok(is_seen)
+        Ok(done)
     }
 
     /// Ends what a writer left in the middle.
@@ -207,25 +230,25 @@ impl Writing<'_> {
         Ok(items)
     }
 
-    async fn in_steps(&self, group: &Group) -> Result<(), TableError> {
-        let build = group.build;
-        let tenants = group.heads.iter().map(|h| h.stored.tenant.clone());
-        let tenants: Vec<TenantId> = tenants.collect();
-        let names: Vec<Name> = group.contexts.iter().map(|c| c.name.clone()).collect();
+    /// The third of the steps; none if one transaction has no room for it.
+    fn apart(&self, group: &Group) -> Result<Option<Transaction>, TableError> {
         let mut flip = self.begin()?;
-        let apart = |changed: &ChangedHead| changed.stored.names.clone();
-        let actions = self.flip(group, apart)?;
-        if !flip.has_room(actions.len(), actions.iter().map(|a| a.bytes() + 200).sum()) {
-            let why = format!(
-                "table {:?}: {} tenants that exchange keys are more than one transaction has room for",
-                self.db.table,
-                tenants.len()
-            );
-            return Err(TableError::Rejected(why));
+        let actions = self.flip(group, ChangedHead::written_apart)?;
+        let bytes = actions.iter().map(|a| a.bytes() + 200).sum();
+        if !flip.has_room(actions.len(), bytes) {
+            return Ok(None);
         }
         actions
             .into_iter()
             .try_for_each(|action| self.add(&mut flip, action))?;
+        Ok(Some(flip))
+    }
+
+    async fn in_steps(&self, group: &Group, flip: Transaction) -> Result<(), TableError> {
+        let build = group.build;
+        let tenants = group.heads.iter().map(|h| h.stored.tenant.clone());
+        let tenants: Vec<TenantId> = tenants.collect();
+        let names: Vec<Name> = group.contexts.iter().map(|c| c.name.clone()).collect();
         // The entry comes last: whoever finds it finds its pages.
         let pages = paginate(&names).into_iter().enumerate();
         let pages: Result<Vec<Item>, _> = pages
@@ -235,7 +258,8 @@ impl Writing<'_> {
             .await?;
         let entry = layout::journal(build, &tenants)?;
         self.row(vec![Action::Put(entry)]).await?;
-        let pages = self.pages(group, apart)?.into_iter().map(Action::Put);
+        let pages = self.pages(group, ChangedHead::written_apart)?;
+        let pages = pages.into_iter().map(Action::Put);
         self.row(pages.collect()).await?;
         let staged = |c: &Changed| layout::staged(&c.name, build, &c.by, c.stored.as_ref());
         let staged = group.contexts.iter().map(|c| Action::Put(staged(c)));

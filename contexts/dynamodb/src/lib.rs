@@ -9,6 +9,7 @@
 //! | [`layout`] | the items of a table, drawn |
 //! | `working` | what a push concerns, read; and the difference that it makes |
 //! | `commit` | writes a difference, at once or in steps that each keep the invariants |
+//! | `moves` | keys that move between more tenants than can be written at once |
 //! | `transaction` | the only way to write: with a look at the fence |
 //! | `pulse` | what moves every second |
 //! | [`lookup`] | what a reader asks |
@@ -31,6 +32,7 @@ mod commit;
 mod heads;
 pub mod layout;
 pub mod lookup;
+mod moves;
 mod pulse;
 mod random;
 mod read;

@@ -4,12 +4,14 @@
 //! carries the build that it is of, so of a delta nobody could say which items are of the bundle that it is for, and what is
 //! written is no more than what differs anyway.
 //!
-//! One tenant must never stop the others: what an item has no room for is refused with its bundle.
+//! One tenant must never stop the others: what an item has no room for is refused with its bundle, and tenants that are too many
+//! to be written at once go one by one.
 
 use super::{Answered, Open, Said, Table};
 use crate::audit::Round;
 use crate::client::TableError;
 use crate::commit::Writing;
+use crate::moves::{Moves, ROUNDS};
 use crate::random;
 use crate::sizes::{self, Refused as WithoutRoom};
 use crate::units::Cause;
@@ -17,6 +19,19 @@ use crate::working::Working;
 use contexts::apply::{Applied, apply};
 use contexts::push::{Push, Pushed, Refused, Sent, Verdict};
 use contexts::version::SessionId;
+
+/// What was written.
+struct Written {
+    applied: Applied,
+    /// Whether the fence was seen with the last of it.
+    is_seen: bool,
+    /// Groups of which nothing was.
+    left: Vec<Moves>,
+}
+
+fn is_accepted(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Applied | Verdict::AlreadyThere)
+}
 
 impl Table {
     /// Applies bundles: each group of tenants that have to do with one another at once.
@@ -55,9 +70,17 @@ impl Table {
         let (mut verdicts, mut is_seen) = (Vec::new(), false);
         if !push.bundles.is_empty() {
             self.recover(&self.writing(open)).await?;
-            let (applied, seen) = self.write(open, &push.bundles, round).await?;
-            self.count(open.session, &applied);
-            (verdicts, is_seen) = (applied.verdicts, seen);
+            let written = self.write(open, &push.bundles, round).await?;
+            if !written.left.is_empty() {
+                let verdicts = push.bundles.iter().zip(&written.applied.verdicts);
+                let accepted = verdicts.filter(|(_, verdict)| is_accepted(verdict));
+                let accepted: Vec<Sent> = accepted.map(|(sent, _)| sent.clone()).collect();
+                for moves in &written.left {
+                    self.write_in_rounds(open, moves, &accepted, round).await?;
+                }
+            }
+            self.count(open.session, &written.applied);
+            (verdicts, is_seen) = (written.applied.verdicts, written.is_seen);
         }
         let said = (None, self.named(open, push.fresh), push.beat);
         match is_seen {
@@ -68,13 +91,13 @@ impl Table {
         Ok(verdicts)
     }
 
-    /// Writes the difference that these bundles make, as far as there is room for it.
+    /// Writes the difference that these bundles make, as far as their tenants can be written at once.
     async fn write(
         &self,
         open: &Open,
         bundles: &[Sent],
         round: &mut Round,
-    ) -> Result<(Applied, bool), TableError> {
+    ) -> Result<Written, TableError> {
         let key = &open.facts.digest_key;
         let read = Working::read(&self.db, key, &open.facts.synced_kinds, bundles).await?;
         let mut refused = WithoutRoom::new();
@@ -93,14 +116,73 @@ impl Table {
         for changed in groups.iter().flat_map(|group| &group.heads) {
             round.writes(&changed.stored.tenant);
         }
-        let is_seen = self.writing(open).commit(&groups).await?;
+        let done = self.writing(open).commit(&groups).await?;
         let mut sound = std::mem::take(&mut applied.verdicts).into_iter();
         let verdict = |sent: &Sent| match refused.get(&sent.bundle.tenant) {
             Some(why) => Some(Verdict::Invalid { why: why.clone() }),
             None => sound.next(),
         };
         applied.verdicts = bundles.iter().filter_map(verdict).collect();
-        Ok((applied, is_seen))
+        let left = done.left.into_iter();
+        Ok(Written {
+            applied,
+            is_seen: done.is_seen,
+            left: left.map(|group| Moves::of(group, &read.maps)).collect(),
+        })
+    }
+
+    /// Writes the bundles of tenants that cannot be written at once. What the rules accepted together they accept in rounds,
+    /// unless somebody else wrote meanwhile.
+    async fn write_in_rounds(
+        &self,
+        open: &Open,
+        moves: &Moves,
+        bundles: &[Sent],
+        round: &mut Round,
+    ) -> Result<(), TableError> {
+        tracing::info!(
+            table = %self.db.table, tenants = moves.tenants(),
+            "keys move between more tenants than one transaction has room for: they go one by one"
+        );
+        for part in ROUNDS {
+            let named = moves.bundles(part, bundles, true)?;
+            let without_room = self.write_each(open, named, round).await?;
+            let is_without = |sent: &&Sent| {
+                let mut all = without_room.iter();
+                all.any(|other| other.bundle.tenant == sent.bundle.tenant)
+            };
+            let bare: Vec<Sent> = bundles.iter().filter(is_without).cloned().collect();
+            let bare = moves.bundles(part, &bare, false)?;
+            if let Some(sent) = self.write_each(open, bare, round).await?.first() {
+                let what = format!("tenant {:?}", sent.bundle.tenant);
+                return Err(TableError::Changed { what });
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes bundles of which none needs another one. Returns those that were refused.
+    async fn write_each(
+        &self,
+        open: &Open,
+        bundles: Vec<Sent>,
+        round: &mut Round,
+    ) -> Result<Vec<Sent>, TableError> {
+        let (mut refused, mut parts) = (Vec::new(), vec![&bundles[..]]);
+        while let Some(part) = parts.pop().filter(|part| !part.is_empty()) {
+            let written = self.write(open, part, round).await?;
+            let is_whole = written.left.is_empty();
+            if !is_whole && part.len() > 1 {
+                // Too many that wait for one another's keys.
+                let (first, second) = part.split_at(part.len() / 2);
+                parts.extend([second, first]);
+                continue;
+            }
+            let verdicts = part.iter().zip(&written.applied.verdicts);
+            let others = verdicts.filter(|(_, verdict)| !is_whole || !is_accepted(verdict));
+            refused.extend(others.map(|(sent, _)| sent.clone()));
+        }
+        Ok(refused)
     }
 
     /// Keeps how many there are for the next move of the pulse.

@@ -6,6 +6,7 @@ mod costs;
 mod faults;
 mod fences;
 mod model;
+mod moves;
 mod proxy;
 mod support;
 mod tables;
