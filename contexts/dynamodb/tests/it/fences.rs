@@ -1,10 +1,16 @@
 //! A writer that is paused between any two steps and goes on after another one took over changes nothing.
 
 use super::model::*;
-use super::proxy::Proxy;
+use super::proxy::{Fault, Proxy};
 use super::support::*;
+use contexts::apply::Head;
 use contexts::apply::maps::Maps;
+use contexts::digest::Digest;
 use contexts::push::{Refused, SyncVerdict};
+use contexts_dynamodb::client::TableError;
+use contexts_dynamodb::layout::{Build, Item, Names, Place, STAGED, StoredHead};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What stands in the table before, what the paused writer wants, and what the next one brings.
 struct Case {
@@ -45,7 +51,7 @@ async fn run(server: &Server, case: &Case, at: usize, is_lost: bool) -> bool {
     let message = paused.message(wanted);
 
     proxy.hold_after(at);
-    let paused = std::sync::Arc::new(paused);
+    let paused = Arc::new(paused);
     let writing = tokio::spawn({
         let (paused, message) = (paused.clone(), message.clone());
         async move { paused.table.push(&message).await }
@@ -142,7 +148,7 @@ async fn a_claim_that_was_held_back_while_another_was_granted_is_refused() {
     let proxy = Proxy::start(&server.url).await;
     let mut first = Writer::claim(&proxy.url, &table, 1).await;
     let claim = first.claim_of(true).await.expect("answers");
-    let slow = std::sync::Arc::new(contexts_dynamodb::table::Table::new(
+    let slow = Arc::new(contexts_dynamodb::table::Table::new(
         db(&proxy.url, &table),
         region(),
     ));
@@ -163,6 +169,98 @@ async fn a_claim_that_was_held_back_while_another_was_granted_is_refused() {
     let answer = first.push(push).await.expect("answers");
     assert_eq!(answer.map(|pushed| pushed.verdicts), Err(Refused::Session));
     assert_same(&next.table, &maps, "after a late claim").await;
+}
+
+/// All items, but for the pulse.
+async fn items(url: &str, table: &str) -> BTreeMap<Place, Item> {
+    let raw = raw_client(url);
+    let pages = raw.scan().table_name(table).consistent_read(true);
+    let pages = pages.into_paginator().items().send();
+    let items: Vec<Item> = pages.try_collect().await.expect("scans");
+    let items = items
+        .into_iter()
+        .map(|item| (Place::of(&item).expect("a place"), item));
+    items
+        .filter(|(place, _)| *place != Place::pulse())
+        .collect()
+}
+
+/// Pushes for a tenant with so many keys, and somebody else writes its head while the first write is on its way.
+async fn edited_meanwhile(owner: &'static str, keys: u32) {
+    let server = Server::start().await;
+    let table = new_table(&server).await;
+    let proxy = Proxy::start(&server.url).await;
+    let mut writer = Writer::claim(&proxy.url, &table, 1).await;
+    let mut maps = Maps::default();
+    put(&mut writer, &mut maps, &[("t1", 5, "1")]).await;
+    let wanted = push(
+        &mut writer,
+        &[("t1", 0, ""), (owner, keys, "2")][usize::from(owner == "t1")..],
+    );
+    let message = writer.message(wanted.clone());
+    proxy.next("TransactWriteItems", [Fault::Hold]);
+    let writer = Arc::new(writer);
+    let writing = tokio::spawn({
+        let writer = writer.clone();
+        async move { writer.table.push(&message).await }
+    });
+    proxy.held().await;
+    let of_nobody = || StoredHead {
+        tenant: tenant(owner),
+        build: Build(0),
+        head: Head {
+            version: Default::default(),
+            digest: Digest([0; 16]),
+            contexts: 0,
+            held: vec![],
+            held_kinds: vec![],
+        },
+        is_gone: true,
+        names: Names::Nowhere,
+        sum: 0,
+    };
+    let head = db(&server.url, &table).head(&key(), &tenant(owner)).await;
+    let mut head = head.expect("reads").unwrap_or_else(of_nobody);
+    head.build = Build(1);
+    let raw = raw_client(&server.url);
+    let edited = raw.put_item().table_name(&table);
+    let edited = edited.set_item(Some(head.to_item(&key(), 0).expect("an item")));
+    edited.send().await.expect("puts");
+    let before = items(&server.url, &table).await;
+    proxy.let_go();
+    let answer = writing.await.expect("does not panic");
+    let is_told = matches!(&answer, Err(TableError::Changed { what }) if what.ends_with(owner));
+    assert!(is_told, "{answer:?}");
+    let after = items(&server.url, &table).await;
+    let of = |items: &BTreeMap<Place, Item>| -> Vec<(Place, Item)> {
+        let counting = items.iter().filter(|(place, _)| place.sk != STAGED);
+        let counting = counting.filter(|(place, _)| keys < 100 || place.pk.starts_with("head"));
+        counting
+            .map(|(place, item)| (place.clone(), item.clone()))
+            .collect()
+    };
+    assert_eq!(of(&after), of(&before), "nothing was written");
+
+    let mut writer = Arc::into_inner(writer).expect("nobody else has it");
+    let granted = writer.claim_again().await.expect("answers");
+    granted.expect("is granted");
+    let verdicts = expected(&mut maps, &wanted);
+    let pushed = writer
+        .push(wanted)
+        .await
+        .expect("answers")
+        .expect("is open");
+    assert_eq!(pushed.verdicts, verdicts);
+    assert_same(&writer.table, &maps, "after an edited head").await;
+    assert_collected(&server.url, &table, &maps).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_written_over_a_head_that_is_not_the_one_that_was_read() {
+    edited_meanwhile("t1", 3).await;
+    edited_meanwhile("t1", 130).await;
+    // Or where there was none.
+    edited_meanwhile("t2", 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
