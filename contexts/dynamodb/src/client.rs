@@ -130,10 +130,15 @@ impl Db {
 
     /// A table, for those who bring their own credentials and HTTP client.
     pub fn with(builder: Builder, table: &str) -> Self {
+        Self::within(builder, table, ATTEMPT_WITHIN)
+    }
+
+    /// The same, with another time for one attempt of a call.
+    pub fn within(builder: Builder, table: &str, attempt: Duration) -> Self {
         let clock = ServiceClock::default();
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(Duration::from_secs(3))
-            .operation_attempt_timeout(ATTEMPT_WITHIN)
+            .operation_attempt_timeout(attempt)
             .operation_timeout(CALL_WITHIN)
             .build();
         let retries = RetryConfig::adaptive()

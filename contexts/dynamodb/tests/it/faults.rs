@@ -7,6 +7,8 @@ use contexts::apply::maps::Maps;
 use contexts::bundle::{Bundle, Held, HoldReason};
 use contexts::push::{SyncVerdict, Verdict};
 use contexts_dynamodb::client::TableError;
+use contexts_dynamodb::table::Table;
+use std::time::Duration;
 
 struct World {
     server: Server,
@@ -49,6 +51,24 @@ impl World {
             .expect("answers")
             .expect("is open");
         assert_eq!(pushed.verdicts, expected);
+    }
+
+    /// A push whose answer never came: the session is over, and the next one is told what is right.
+    async fn assert_ends_well(&mut self, lost: Vec<contexts::push::Sent>) {
+        let late = self.writer.push(lost.clone()).await.expect("answers");
+        assert!(late.is_err(), "the session is over");
+        let granted = self.writer.claim_again().await.expect("answers");
+        granted.expect("is granted");
+        let verdict = self.writer.push(lost.clone()).await;
+        let verdict = verdict.expect("answers").expect("is open");
+        assert!(
+            matches!(
+                verdict.verdicts[..],
+                [Verdict::Applied | Verdict::AlreadyThere]
+            ),
+            "{verdict:?}"
+        );
+        expected(&mut self.maps, &lost);
     }
 
     async fn assert_in_step(&mut self, at: &str) {
@@ -124,20 +144,7 @@ async fn lose(keys: usize, at: usize) -> bool {
     }
     assert!(matches!(answer, Err(TableError::Lost(_))), "{answer:?}");
     world.proxy.mend();
-    let late = world.writer.push(push.clone()).await.expect("answers");
-    assert!(late.is_err(), "the session is over");
-    let granted = world.writer.claim_again().await.expect("answers");
-    granted.expect("is granted");
-    let verdict = world.writer.push(push.clone()).await;
-    let verdict = verdict.expect("answers").expect("is open");
-    assert!(
-        matches!(
-            verdict.verdicts[..],
-            [Verdict::Applied | Verdict::AlreadyThere]
-        ),
-        "{verdict:?}"
-    );
-    expected(&mut world.maps, &push);
+    world.assert_ends_well(push).await;
     let at = format!("{keys} keys, cut at {at}");
     world.assert_in_step(&at).await;
     true
@@ -200,6 +207,110 @@ async fn more_held_names_than_a_head_has_room_for_are_refused_and_the_rest_goes_
     );
     expected(&mut world.maps, &push[1..]);
     world.assert_in_step("without the held ones").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_is_not_answered_in_time_is_done_once() {
+    let mut world = World::new().await;
+    let within = Duration::from_secs(1);
+    let db = impatient_db(&world.proxy.url, &world.table, within);
+    world.writer.table = Table::new(db, region());
+    let granted = world.writer.claim_again().await.expect("answers");
+    granted.expect("is granted");
+    world.push(10, "1").await;
+    world.proxy.next("BatchGetItem", [Fault::Silent]);
+    world.proxy.next("TransactWriteItems", [Fault::Silent]);
+    world.push(12, "2").await;
+    world.assert_in_step("after one time-out").await;
+
+    world.proxy.next("TransactWriteItems", [Fault::Silent; 5]);
+    let push = world.build(14, "3");
+    let answer = world.writer.push(push.clone()).await;
+    let is_late =
+        matches!(&answer, Err(TableError::Lost(why)) if why.contains("no answer in time"));
+    assert!(is_late, "{answer:?}");
+    world.proxy.sent();
+    world.assert_ends_well(push).await;
+    // What is there of the tenant is read, and surely what is there now, before anything is sent for it.
+    let sent = world.proxy.sent();
+    let writes = |(operation, body): &(String, String)| {
+        operation != "BatchGetItem" && operation != "Query" && body.contains("#t1\"")
+    };
+    let reads = |(operation, body): &(String, String)| {
+        operation == "BatchGetItem"
+            && body.contains("\"pk\":{\"S\":\"head#")
+            && body.contains("#t1\"")
+            && body.contains("\"ConsistentRead\":true")
+    };
+    let (read, written) = (sent.iter().position(reads), sent.iter().position(writes));
+    assert!(read.is_some(), "{sent:?}");
+    assert!(written.is_none_or(|at| read < Some(at)), "{sent:?}");
+    world.assert_in_step("after time-outs").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_is_canceled_for_the_moment_is_tried_again() {
+    let mut world = World::new().await;
+    let codes = [
+        "TransactionConflict",
+        "ThrottlingError",
+        "ProvisionedThroughputExceeded",
+    ];
+    for (n, code) in codes.into_iter().enumerate() {
+        let faults = [Fault::Canceled(code); 3];
+        world.proxy.next("TransactWriteItems", faults);
+        world.push(10 + n, code).await;
+    }
+    let faults = [Fault::InProgress, Fault::Canceled(codes[0])];
+    world.proxy.next("TransactWriteItems", faults);
+    world.push(230, "in steps").await;
+    world.assert_in_step("after cancellations").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_is_canceled_each_time_is_lost_and_one_that_is_wrong_is_rejected() {
+    let mut world = World::new().await;
+    world.push(10, "1").await;
+    let faults = [Fault::Canceled("TransactionConflict"); 8];
+    world.proxy.next("TransactWriteItems", faults);
+    let push = world.build(12, "2");
+    let answer = world.writer.push(push.clone()).await;
+    assert!(matches!(answer, Err(TableError::Lost(_))), "{answer:?}");
+    world.assert_ends_well(push).await;
+    let faults = [Fault::Canceled("ValidationError")];
+    world.proxy.next("TransactWriteItems", faults);
+    let push = world.build(14, "3");
+    let answer = world.writer.push(push.clone()).await;
+    let is_named =
+        matches!(&answer, Err(TableError::Rejected(why)) if why.contains("ValidationError"));
+    assert!(is_named, "{answer:?}");
+    world.assert_ends_well(push).await;
+    world.assert_in_step("after a rejection").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_of_which_nothing_is_done_are_asked_again() {
+    let mut world = World::new().await;
+    world.push(90, "1").await;
+    world.proxy.next("BatchGetItem", [Fault::NoKeys; 4]);
+    world.push(80, "2").await;
+    world.assert_in_step("after nothing").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_nobody_can_reach_is_claimed_when_it_is_back() {
+    let mut world = World::new().await;
+    world.push(10, "1").await;
+    world.proxy.close().await;
+    let push = world.build(12, "2");
+    let answer = world.writer.push(push.clone()).await;
+    let is_refused = matches!(&answer, Err(TableError::Lost(why)) if why.contains("refused"));
+    assert!(is_refused, "{answer:?}");
+    let claim = world.writer.claim_again().await;
+    assert!(matches!(claim, Err(TableError::Lost(_))), "{claim:?}");
+    world.proxy.open();
+    world.assert_ends_well(push).await;
+    world.assert_in_step("after it was away").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

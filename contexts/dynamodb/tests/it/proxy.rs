@@ -7,7 +7,9 @@ use axum::http::{Response, StatusCode};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 /// What happens to a request.
 #[derive(Debug, Clone, Copy)]
@@ -18,10 +20,18 @@ pub enum Fault {
     Fail,
     /// It is done, and the answer is lost.
     LoseAnswer,
+    /// It is done, and no answer ever comes.
+    Silent,
     /// It is not done, and the connection ends.
     Refuse,
+    /// The transaction is canceled, for this reason.
+    Canceled(&'static str),
+    /// Another attempt of the transaction is still under way.
+    InProgress,
     /// Half of the keys are left unprocessed.
     Half,
+    /// All of them are.
+    NoKeys,
     /// It waits here until it is let go, then it is done.
     Hold,
 }
@@ -36,6 +46,18 @@ struct Script {
     cut_from: Option<usize>,
     /// Requests that came.
     seen: usize,
+    /// Their operations and bodies, since somebody asked.
+    sent: Vec<(String, String)>,
+}
+
+/// Whether anybody can connect.
+enum Door {
+    Open {
+        close: Arc<Notify>,
+        serving: JoinHandle<()>,
+    },
+    /// Nobody else gets the address meanwhile.
+    Closed(TcpSocket),
 }
 
 #[derive(Clone)]
@@ -44,6 +66,7 @@ pub struct Proxy {
     to: String,
     client: reqwest::Client,
     script: Arc<Mutex<Script>>,
+    door: Arc<Mutex<Option<Door>>>,
     held: Arc<Notify>,
     go: Arc<Notify>,
 }
@@ -52,9 +75,7 @@ impl Proxy {
     pub async fn start(to: &str) -> Self {
         // Whoever was first did the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("binds");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let this = Self {
             url: format!("http://{}", listener.local_addr().expect("is bound")),
             to: to.to_owned(),
@@ -63,12 +84,48 @@ impl Proxy {
                 .build()
                 .expect("builds"),
             script: Arc::default(),
+            door: Arc::default(),
             held: Arc::default(),
             go: Arc::default(),
         };
-        let routes = Router::new().fallback(forward).with_state(this.clone());
-        tokio::spawn(async move { axum::serve(listener, routes).await });
+        this.serve(listener);
         this
+    }
+
+    fn serve(&self, listener: TcpListener) {
+        let routes = Router::new().fallback(forward).with_state(self.clone());
+        let close = Arc::new(Notify::new());
+        let closed = close.clone();
+        let serving = axum::serve(listener, routes)
+            .with_graceful_shutdown(async move { closed.notified().await });
+        let serving = tokio::spawn(async move { serving.await.expect("serves") });
+        let door = Door::Open { close, serving };
+        *self.door.lock().expect("nobody panicked") = Some(door);
+    }
+
+    /// From now on connections are refused.
+    pub async fn close(&self) {
+        let door = self.door.lock().expect("nobody panicked").take();
+        let Some(Door::Open { close, serving }) = door else {
+            panic!("it is closed already");
+        };
+        close.notify_one();
+        serving.await.expect("does not panic");
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("can be set");
+        let address = self.url.trim_start_matches("http://");
+        let bound = socket.bind(address.parse().expect("an address"));
+        bound.expect("binds");
+        *self.door.lock().expect("nobody panicked") = Some(Door::Closed(socket));
+    }
+
+    /// They are accepted again, at the same address.
+    pub fn open(&self) {
+        let door = self.door.lock().expect("nobody panicked").take();
+        let Some(Door::Closed(socket)) = door else {
+            panic!("it is open already");
+        };
+        self.serve(socket.listen(1_024).expect("listens"));
     }
 
     fn script(&self) -> std::sync::MutexGuard<'_, Script> {
@@ -97,6 +154,11 @@ impl Proxy {
         let mut script = self.script();
         (script.cut_from, script.hold_at) = (None, None);
         script.faults.clear();
+    }
+
+    /// The requests that came since this was asked the last time.
+    pub fn sent(&self) -> Vec<(String, String)> {
+        std::mem::take(&mut self.script().sent)
     }
 
     /// Returns when a request is held.
@@ -153,11 +215,19 @@ async fn forward(State(proxy): State<Proxy>, request: Request) -> Response<Body>
         .expect("names an operation");
     let target = target.to_str().expect("is text");
     let operation = target.rsplit('.').next().expect("is not empty").to_owned();
+    let text = String::from_utf8_lossy(&body).into_owned();
+    proxy.script().sent.push((operation.clone(), text));
     match proxy.fault(&operation) {
         None => proxy.pass(&head.headers, body).await,
         Some(Fault::Throttle) => error(StatusCode::BAD_REQUEST, "ThrottlingException"),
         Some(Fault::Fail) => error(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError"),
         Some(Fault::Refuse) => cut(),
+        Some(Fault::Canceled(code)) => canceled(&body, code),
+        Some(Fault::InProgress) => error(StatusCode::BAD_REQUEST, "TransactionInProgressException"),
+        Some(Fault::Silent) => {
+            proxy.pass(&head.headers, body).await;
+            std::future::pending().await
+        }
         Some(Fault::LoseAnswer) => {
             proxy.pass(&head.headers, body).await;
             cut()
@@ -168,13 +238,33 @@ async fn forward(State(proxy): State<Proxy>, request: Request) -> Response<Body>
             proxy.pass(&head.headers, body).await
         }
         Some(Fault::Half) => half(&proxy, &head.headers, &body).await,
+        Some(Fault::NoKeys) => no_keys(&body),
     }
 }
 
 fn error(status: StatusCode, code: &str) -> Response<Body> {
     let of = format!("com.amazonaws.dynamodb.v20120810#{code}");
-    let body = json!({ "__type": of, "message": "by the test" }).to_string();
-    let mut response = Response::new(Body::from(body));
+    answer(status, json!({ "__type": of, "message": "by the test" }))
+}
+
+fn canceled(body: &[u8], code: &str) -> Response<Body> {
+    let asked: Value = serde_json::from_slice(body).expect("is JSON");
+    let actions = asked["TransactItems"].as_array().expect("is a list").len();
+    let mut reasons = vec![json!({ "Code": "None" }); actions];
+    reasons[actions - 1] = json!({ "Code": code, "Message": "by the test" });
+    let of = "com.amazonaws.dynamodb.v20120810#TransactionCanceledException";
+    let told = json!({ "__type": of, "Message": "by the test", "CancellationReasons": reasons });
+    answer(StatusCode::BAD_REQUEST, told)
+}
+
+fn no_keys(body: &[u8]) -> Response<Body> {
+    let asked: Value = serde_json::from_slice(body).expect("is JSON");
+    let told = json!({ "Responses": {}, "UnprocessedKeys": asked["RequestItems"] });
+    answer(StatusCode::OK, told)
+}
+
+fn answer(status: StatusCode, body: Value) -> Response<Body> {
+    let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = status;
     let text = "application/x-amz-json-1.0".parse().expect("a header");
     response.headers_mut().insert("content-type", text);

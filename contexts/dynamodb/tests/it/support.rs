@@ -190,3 +190,8 @@ pub fn raw_client(url: &str) -> aws_sdk_dynamodb::Client {
         .endpoint_url(url);
     aws_sdk_dynamodb::Client::from_conf(config.build())
 }
+
+/// A way to a table that waits so long for the answer to one attempt.
+pub fn impatient_db(url: &str, table: &str, within: std::time::Duration) -> Db {
+    Db::within(raw_client(url).config().to_builder(), table, within)
+}
