@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, PointInTimeRecoverySpecification,
     PointInTimeRecoveryStatus, ScalarAttributeType, TableDescription, TableStatus,
-    TimeToLiveSpecification, TimeToLiveStatus,
+    TimeToLiveDescription, TimeToLiveSpecification, TimeToLiveStatus,
 };
 use std::time::Duration;
 
@@ -62,67 +62,17 @@ impl Db {
             ));
             return Ok(checked);
         };
-        checked.errors.extend(self.wrong_about(&table));
-        match self.ttl().await? {
-            Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling) => {}
-            _ => checked.warnings.push(format!(
-                "table {:?} has no time to live on {TTL:?}: the marks of removed tenants stay for ever",
-                self.table
-            )),
-        }
-        if self.has_recovery().await? == Some(false) {
-            checked.warnings.push(format!(
-                "table {:?} has no point-in-time recovery: what is deleted by mistake is filled by the hub only",
-                self.table
-            ));
-        }
+        checked.errors = wrong_about(&self.table, &table);
+        let (ttl, recovery) = (self.ttl().await?, self.has_recovery().await?);
+        checked.warnings = odd_about(&self.table, ttl.as_deref(), recovery);
         Ok(checked)
     }
 
-    fn wrong_about(&self, table: &TableDescription) -> Vec<String> {
-        let mut wrong = Vec::new();
-        let name = &self.table;
-        let has_type = |key: &KeySchemaElement| {
-            let mut of = table.attribute_definitions().iter();
-            of.any(|a| {
-                a.attribute_name() == key.attribute_name()
-                    && *a.attribute_type() == ScalarAttributeType::S
-            })
-        };
-        let keys: Vec<(&str, &KeyType)> = table
-            .key_schema()
-            .iter()
-            .filter(|key| has_type(key))
-            .map(|key| (key.attribute_name(), key.key_type()))
-            .collect();
-        if keys != [("pk", &KeyType::Hash), ("sk", &KeyType::Range)] {
-            wrong.push(format!(
-                "table {name:?} has other keys than pk and sk, both text: it is not a table for contexts"
-            ));
-        }
-        if !matches!(
-            table.table_status(),
-            Some(TableStatus::Active | TableStatus::Updating)
-        ) {
-            wrong.push(format!(
-                "table {name:?} is {:?}, not active",
-                table.table_status()
-            ));
-        }
-        if !table.replicas().is_empty() {
-            wrong.push(format!(
-                "table {name:?} is a global table: its replicas resolve conflicts by the last writer, which undoes what \
-                 a version guards. Give each region a table of its own; the hub writes to all of them"
-            ));
-        }
-        wrong
-    }
-
-    async fn ttl(&self) -> Result<Option<TimeToLiveStatus>, TableError> {
+    /// The attribute by which the service removes items, if it removes any.
+    async fn ttl(&self) -> Result<Option<String>, TableError> {
         let told = self.client.describe_time_to_live().table_name(&self.table);
         let told = told.send().await.map_err(|error| self.meaning(error))?;
-        let ttl = told.time_to_live_description();
-        Ok(ttl.and_then(|ttl| ttl.time_to_live_status().cloned()))
+        Ok(told.time_to_live_description.and_then(removed_by))
     }
 
     /// Whether it can be put back to a moment; none if the server knows no such thing.
@@ -151,10 +101,7 @@ impl Db {
             self.create_table().await?;
             done.push(format!("created table {:?}", self.table));
         }
-        if !matches!(
-            self.ttl().await?,
-            Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling)
-        ) {
+        if self.ttl().await?.as_deref() != Some(TTL) {
             let on = TimeToLiveSpecification::builder()
                 .enabled(true)
                 .attribute_name(TTL);
@@ -223,6 +170,164 @@ impl Db {
     }
 }
 
+/// Why a table of this description cannot be used.
+fn wrong_about(name: &str, table: &TableDescription) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let has_type = |key: &KeySchemaElement| {
+        let mut of = table.attribute_definitions().iter();
+        of.any(|a| {
+            a.attribute_name() == key.attribute_name()
+                && *a.attribute_type() == ScalarAttributeType::S
+        })
+    };
+    let keys: Vec<(&str, &KeyType)> = table
+        .key_schema()
+        .iter()
+        .filter(|key| has_type(key))
+        .map(|key| (key.attribute_name(), key.key_type()))
+        .collect();
+    if keys != [("pk", &KeyType::Hash), ("sk", &KeyType::Range)] {
+        wrong.push(format!(
+            "table {name:?} has other keys than pk and sk, both text: it is not a table for contexts"
+        ));
+    }
+    if !matches!(
+        table.table_status(),
+        Some(TableStatus::Active | TableStatus::Updating)
+    ) {
+        wrong.push(format!(
+            "table {name:?} is {:?}, not active",
+            table.table_status()
+        ));
+    }
+    if !table.replicas().is_empty() {
+        wrong.push(format!(
+            "table {name:?} is a global table: its replicas resolve conflicts by the last writer, which undoes what \
+             a version guards. Give each region a table of its own; the hub writes to all of them"
+        ));
+    }
+    wrong
+}
+
+/// What is odd about a table from which the service removes items by this attribute, if any.
+fn odd_about(name: &str, ttl: Option<&str>, has_recovery: Option<bool>) -> Vec<String> {
+    let mut odd = Vec::new();
+    match ttl {
+        Some(TTL) => {}
+        None => odd.push(format!(
+            "table {name:?} has no time to live on {TTL:?}: the marks of removed tenants stay for ever"
+        )),
+        Some(other) => odd.push(format!(
+            "table {name:?} has its time to live on {other:?} instead of {TTL:?}: the marks of removed tenants stay for \
+             ever. Switch it off, and an hour later `publisher migrate --create-tables` can switch on the right one"
+        )),
+    }
+    if has_recovery == Some(false) {
+        odd.push(format!(
+            "table {name:?} has no point-in-time recovery: what is deleted by mistake is filled by the hub only"
+        ));
+    }
+    odd
+}
+
+fn removed_by(ttl: TimeToLiveDescription) -> Option<String> {
+    let is_on = matches!(
+        ttl.time_to_live_status,
+        Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling)
+    );
+    ttl.attribute_name.filter(|_| is_on)
+}
+
 fn is_unknown(code: Option<&str>) -> bool {
     code.is_some_and(|code| code.contains("UnknownOperation") || code == "ValidationException")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_sdk_dynamodb::types::ReplicaDescription;
+    use aws_sdk_dynamodb::types::builders::TableDescriptionBuilder;
+
+    /// A table with these keys.
+    fn table(keys: [(&str, KeyType, ScalarAttributeType); 2]) -> TableDescriptionBuilder {
+        let table = TableDescription::builder().table_status(TableStatus::Active);
+        keys.into_iter().fold(table, |table, (name, of, holds)| {
+            let key = KeySchemaElement::builder().attribute_name(name);
+            let attribute = AttributeDefinition::builder().attribute_name(name);
+            table
+                .key_schema(key.key_type(of).build().expect("a key"))
+                .attribute_definitions(attribute.attribute_type(holds).build().expect("one"))
+        })
+    }
+
+    fn good() -> TableDescriptionBuilder {
+        let text = ScalarAttributeType::S;
+        table([
+            ("pk", KeyType::Hash, text.clone()),
+            ("sk", KeyType::Range, text),
+        ])
+    }
+
+    fn wrong(table: TableDescriptionBuilder) -> String {
+        wrong_about("contexts", &table.build()).join("; ")
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named() {
+        assert_eq!(wrong(good()), "");
+        assert_eq!(wrong(good().table_status(TableStatus::Updating)), "");
+        let global = good().replicas(ReplicaDescription::builder().region_name("eu").build());
+        assert!(wrong(global).contains("a table of its own"));
+        for status in [TableStatus::Creating, TableStatus::Deleting] {
+            let wrong = wrong(good().table_status(status));
+            assert!(wrong.contains("not active"), "{wrong}");
+        }
+        let (text, bytes) = (ScalarAttributeType::S, ScalarAttributeType::B);
+        let others = [
+            table([
+                ("pk", KeyType::Hash, text.clone()),
+                ("sk", KeyType::Range, bytes),
+            ]),
+            table([
+                ("sk", KeyType::Hash, text.clone()),
+                ("pk", KeyType::Range, text.clone()),
+            ]),
+            table([
+                ("id", KeyType::Hash, text.clone()),
+                ("sk", KeyType::Range, text),
+            ]),
+            TableDescription::builder().table_status(TableStatus::Active),
+        ];
+        for other in others {
+            let wrong = wrong(other);
+            assert!(wrong.contains("other keys"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_odd_is_named() {
+        let nothing: [String; 0] = [];
+        assert_eq!(odd_about("contexts", Some(TTL), Some(true)), nothing);
+        assert_eq!(odd_about("contexts", Some(TTL), None), nothing);
+        let odd = odd_about("contexts", None, Some(false)).join("; ");
+        assert!(
+            odd.contains("no time to live") && odd.contains("no point-in-time"),
+            "{odd}"
+        );
+        let odd = odd_about("contexts", Some("expires"), Some(true)).join("; ");
+        assert!(odd.contains("on \"expires\" instead of \"ttl\""), "{odd}");
+    }
+
+    #[test]
+    fn items_are_removed_only_while_that_is_on() {
+        let of = |status| {
+            let ttl = TimeToLiveDescription::builder().attribute_name("ttl");
+            removed_by(ttl.time_to_live_status(status).build())
+        };
+        let ttl = Some("ttl".to_owned());
+        assert_eq!(of(TimeToLiveStatus::Enabled), ttl);
+        assert_eq!(of(TimeToLiveStatus::Enabling), ttl);
+        assert_eq!(of(TimeToLiveStatus::Disabling), None);
+        assert_eq!(of(TimeToLiveStatus::Disabled), None);
+    }
 }
