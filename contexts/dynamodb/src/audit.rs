@@ -1,5 +1,5 @@
-//! Looks whether the items are what the heads say: an item that was edited by hand shows in no listing of heads. What is
-//! found is written into the head, so that the hub sees the difference and sends the tenant again.
+//! Looks whether the items are what the heads say: an item that was edited by hand shows in no listing of heads. The head
+//! of what is found is put in doubt, so that the hub sees a difference and sends the tenant again.
 //!
 //! To read each item by its name would cost a read unit for every one of them, however small. So a round reads the table
 //! as it lies, in parts, a part at a time, and adds up for each tenant what is sound. Behind the last part that is
@@ -9,10 +9,13 @@
 
 use crate::client::TableError;
 use crate::commit::Writing;
-use crate::layout::{GROUPS, Item, SETTLED, StoredContext, StoredHead, name_of, part_of_sum};
+use crate::layout::{
+    GROUPS, IN_DOUBT, Item, SETTLED, StoredContext, StoredHead, name_of, names_of, part_of_sum,
+    tenant_of_page,
+};
 use crate::read::Reads;
 use crate::transaction::{Expect, Transaction};
-use crate::working::{names_in_all, read_contexts};
+use crate::working::{names_in_all, read_contexts, read_heads};
 use contexts::digest::Digest;
 use contexts::name::TenantId;
 use contexts::version::Term;
@@ -31,8 +34,8 @@ pub(crate) struct Round {
     done: u16,
     /// What the sound items of each tenant add up to.
     found: HashMap<TenantId, u64>,
-    /// Tenants that were written since the round began.
-    written: HashSet<TenantId>,
+    /// Tenants that were written since the round began, or have a page of names that is damaged: to be read by name.
+    doubtful: HashSet<TenantId>,
 }
 
 impl Round {
@@ -55,8 +58,8 @@ impl Round {
     /// A tenant is written: its items of before and after may be added to one another.
     pub(crate) fn writes(&mut self, tenant: &TenantId) {
         // Before the first part all is of the same state.
-        if self.done > 0 && !self.written.contains(tenant) {
-            self.written.insert(tenant.clone());
+        if self.done > 0 && !self.doubtful.contains(tenant) {
+            self.doubtful.insert(tenant.clone());
         }
     }
 }
@@ -65,6 +68,7 @@ impl Writing<'_> {
     /// Reads the next part of a round; behind the last one, compares. Returns how many tenants differed.
     pub(crate) async fn audit(&self, round: &mut Round, reads: Reads) -> Result<usize, TableError> {
         let mut found: HashMap<TenantId, u64> = HashMap::new();
+        let mut damaged = Vec::new();
         let mut from: Option<Item> = None;
         loop {
             let part = (round.done, PARTS);
@@ -73,6 +77,11 @@ impl Writing<'_> {
                 let sum = found.entry(tenant).or_default();
                 *sum = sum.wrapping_add(part);
             }
+            let is_damaged = |item: &Item| names_of(item).is_err();
+            let pages = items
+                .iter()
+                .filter_map(|item| Some((tenant_of_page(item)?, item)));
+            damaged.extend(pages.filter(|(_, item)| is_damaged(item)).map(|(t, _)| t));
             from = next;
             if from.is_none() {
                 break;
@@ -83,6 +92,7 @@ impl Writing<'_> {
             let sum = round.found.entry(tenant).or_default();
             *sum = sum.wrapping_add(part);
         }
+        round.doubtful.extend(damaged);
         round.done += 1;
         match round.done < PARTS {
             true => Ok(0),
@@ -103,7 +113,9 @@ impl Writing<'_> {
         for group in 0..GROUPS {
             for head in self.db.heads_of_group(group, Reads::Weak).await? {
                 let found = round.found.remove(&head.tenant).unwrap_or(0);
-                if found != head.sum || round.written.contains(&head.tenant) {
+                let is_right = found == head.sum && !round.doubtful.contains(&head.tenant);
+                // One that is in doubt differs already.
+                if !is_right && !head.is_in_doubt() {
                     doubtful.push(head);
                 }
             }
@@ -112,25 +124,26 @@ impl Writing<'_> {
         for some in doubtful.chunks(AT_ONCE) {
             for head in self.differing(some, Reads::Weak).await? {
                 // Once more, to see what was written last.
-                let again = self.db.head(self.key, &head.tenant).await?;
-                let again: Vec<StoredHead> = again.into_iter().filter(|h| !h.is_gone).collect();
+                let again = read_heads(self.db, self.key, [&head.tenant].into_iter()).await?;
+                let counts = |head: &StoredHead| !head.is_gone && !head.is_in_doubt();
+                let again: Vec<StoredHead> = again.into_values().filter(counts).collect();
                 for head in self.differing(&again, Reads::Strong).await? {
                     differing += 1;
-                    self.tell(head).await?;
+                    self.doubt(head).await?;
                 }
             }
         }
         Ok(differing)
     }
 
-    /// Those whose items are not what the head says, with the digest that they should have.
+    /// Those whose items are not what the head says.
     async fn differing(
         &self,
         heads: &[StoredHead],
         reads: Reads,
     ) -> Result<Vec<StoredHead>, TableError> {
         let names = names_in_all(self.db, heads, reads).await?;
-        let all = names.into_values().flatten();
+        let all = names.values().flatten().cloned();
         let stored = read_contexts(self.db, all, reads).await?;
         let mut hashed: HashMap<&TenantId, Vec<_>> = HashMap::new();
         for (name, stored) in &stored {
@@ -144,21 +157,22 @@ impl Writing<'_> {
             let own = hashed.get(&head.tenant).into_iter().flatten();
             let own = own.map(|(kind, key, digest)| (*kind, *key, digest));
             let digest: Digest = head.head.digest_of(self.key, own);
-            if digest != head.head.digest {
-                let mut told = head.clone();
-                told.head.digest = digest;
-                differing.push(told);
+            // What is kept for a held name is on a page, and not in the digest.
+            let listed = names.get(&head.tenant).map_or(0, Vec::len) as u64;
+            if digest != head.head.digest || listed != head.head.contexts {
+                differing.push(head.clone());
             }
         }
         Ok(differing)
     }
 
-    /// Writes into the head what its items are, so that the hub sees it.
-    async fn tell(&self, head: StoredHead) -> Result<(), TableError> {
+    /// Puts a head in doubt, so that the hub sends its tenant again.
+    async fn doubt(&self, mut head: StoredHead) -> Result<(), TableError> {
         tracing::warn!(
             table = %self.db.table, tenant = %head.tenant,
             "items of the tenant are not what its head says: the hub is told and sends it again"
         );
+        head.head.digest = IN_DOUBT;
         let mut transaction = Transaction::fenced(self.db, self.session)?;
         let item = head.to_item(self.key, 0)?;
         transaction.put(self.db, item, Expect::Build(head.build))?;

@@ -1,7 +1,9 @@
 //! Listings of heads: which tenants there are and with which digests. No value is read.
+//!
+//! What is damaged is listed too, as in doubt: were it an error, one item would keep the whole region from being compared.
 
 use crate::client::{Db, TableError};
-use crate::layout::{self, GROUPS, StoredHead};
+use crate::layout::{self, GROUPS, Item, StoredHead};
 use crate::read::Reads;
 use contexts::digest::{Buckets, DigestKey};
 use contexts::name::TenantId;
@@ -33,8 +35,27 @@ impl Db {
         reads: Reads,
     ) -> Result<Vec<StoredHead>, TableError> {
         let items = self.query_as(&layout::group(group), "", reads).await?;
-        let heads: Result<Vec<StoredHead>, _> = items.iter().map(StoredHead::of).collect();
-        Ok(heads?.into_iter().filter(|head| !head.is_gone).collect())
+        let heads = items.iter().filter_map(|item| self.head_in(item));
+        Ok(heads.filter(|head| !head.is_gone).collect())
+    }
+
+    /// The head in an item as the writer takes it: one that cannot be read is in doubt. None if it is nobody's.
+    pub(crate) fn head_in(&self, item: &Item) -> Option<StoredHead> {
+        let bad = match StoredHead::of(item) {
+            Ok(head) => return Some(head),
+            Err(bad) => bad,
+        };
+        let remains = StoredHead::remains(item);
+        let (table, place, why) = (&self.table, &bad.place, &bad.why);
+        match remains {
+            Ok(_) => {
+                tracing::warn!(%table, place, why, "a damaged head: the hub sends its tenant again")
+            }
+            Err(_) => {
+                tracing::warn!(%table, place, why, "an item among the heads is nobody's: it counts for nothing, remove it")
+            }
+        }
+        remains.ok()
     }
 
     /// The sums over all heads but those of some tenants.
@@ -83,14 +104,13 @@ impl Db {
         let asked: Vec<_> = groups.into_iter().flat_map(whole).collect();
         let reading = stream::iter(asked).map(|(group, begins, wanted)| async move {
             let items = self.query(&layout::group(group), &begins).await?;
-            let is_wanted = |item: &&layout::Item| {
+            let is_wanted = |item: &&Item| {
                 let place = layout::Place::of(item);
                 place.is_ok_and(|place| wanted.iter().any(|w| place.sk.starts_with(w)))
             };
-            let heads = items.iter().filter(is_wanted).map(StoredHead::of);
-            heads
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(TableError::from)
+            let heads = items.iter().filter(is_wanted);
+            let heads = heads.filter_map(|item| self.head_in(item));
+            Ok::<_, TableError>(heads.collect())
         });
         let read: Vec<Vec<StoredHead>> = reading.buffered(AT_ONCE).try_collect().await?;
         let heads = read.into_iter().flatten().filter(|head| !head.is_gone);

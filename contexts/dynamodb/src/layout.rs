@@ -37,7 +37,9 @@ mod pages;
 
 pub use facts::{Facts, Fence, Pulse};
 pub use fields::{BadItem, number};
-pub use items::{Names, Staged, StoredContext, StoredHead, part_of_sum, staged, staged_of};
+pub use items::{
+    IN_DOUBT, Names, Staged, StoredContext, StoredHead, part_of_sum, staged, staged_of,
+};
 pub use pages::{journal, names_of, page, paginate, tenants_of, weight_of};
 
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -169,6 +171,12 @@ pub fn bucket(bucket: u16) -> (u16, String) {
 /// The partition of a tenant's pages.
 pub fn pages(tenant: &TenantId) -> String {
     format!("names#{tenant}")
+}
+
+/// The tenant whose page of names this is, if it is one.
+pub fn tenant_of_page(item: &Item) -> Option<TenantId> {
+    let place = Place::of(item).ok()?;
+    TenantId::new(place.pk.strip_prefix("names#")?).ok()
 }
 
 /// The partition of a key. A kind has no '#', so no two keys share one.

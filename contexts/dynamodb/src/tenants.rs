@@ -1,9 +1,13 @@
 //! All that a table holds of some tenants: for the hub's diff and its lookups, and for readers. Needs no session.
+//!
+//! The hub is told what is found, so that what is damaged shows as a difference and keeps nothing else from it. A reader is
+//! told of a tenant as its head counts it, or nothing.
 
 use crate::client::{Db, TableError};
-use crate::layout::{Item, Place, SETTLED, STAGED, StoredContext, StoredHead, staged_of};
+use crate::layout::{BadItem, Item, Place, SETTLED, STAGED, StoredContext, StoredHead, staged_of};
+use crate::read::Reads;
 use crate::table::{Answered, Table};
-use crate::working::{names_in, read_heads};
+use crate::working::{names_in_all, read_heads};
 use contexts::apply::Name;
 use contexts::digest::DigestKey;
 use contexts::name::TenantId;
@@ -26,7 +30,7 @@ impl Table {
         };
         for tenant in &asked.tenants {
             let whole = match &key {
-                Some(key) => self.db().whole(key, tenant).await?,
+                Some(key) => self.db().found(key, tenant).await?,
                 None => None,
             };
             read.tenants
@@ -66,23 +70,47 @@ impl Db {
     /// All that the table holds of a tenant; none if that is nothing. It is read again if it is written meanwhile.
     ///
     /// # Errors
-    /// [`TableError`] if there is no answer, or it is written each time.
+    /// [`TableError`] if there is no answer, it is written each time, or it is not as its head says.
     pub async fn whole(
         &self,
         key: &DigestKey,
         tenant: &TenantId,
     ) -> Result<Option<WholeTenant>, TableError> {
+        let found = self.found(key, tenant).await?;
+        if let Some(WholeTenant { head, contexts }) = &found {
+            let there = contexts.iter().filter(|s| s.record.is_some()).count() as u64;
+            if head.is_in_doubt() || there != head.head.contexts {
+                let why = format!(
+                    "table {:?}: tenant {tenant:?} is damaged there; the next scan sends it again",
+                    self.table
+                );
+                return Err(TableError::Rejected(why));
+            }
+        }
+        Ok(found)
+    }
+
+    /// What there is of a tenant, less what is damaged.
+    async fn found(
+        &self,
+        key: &DigestKey,
+        tenant: &TenantId,
+    ) -> Result<Option<WholeTenant>, TableError> {
+        let head = async || {
+            let read = read_heads(self, key, [tenant].into_iter()).await?;
+            Ok::<_, TableError>(read.into_values().next())
+        };
         for _ in 0..TRIES {
-            let head = self.head(key, tenant).await?;
-            let Some(head) = head.filter(|head| !head.is_gone) else {
+            let Some(head_) = head().await?.filter(|head| !head.is_gone) else {
                 return Ok(None);
             };
-            let names = names_in(self, &head).await?;
-            let stored = effective(self, key, names).await?;
-            let again = self.head(key, tenant).await?;
-            if again.map(|again| again.build) != Some(head.build) {
+            let names = names_in_all(self, [&head_], Reads::Strong).await?;
+            let stored = effective(self, key, names.into_values().flatten().collect()).await?;
+            let again = head().await?;
+            if again.map(|again| again.build) != Some(head_.build) {
                 continue;
             }
+            let head = head_;
             let own = stored.into_values().filter(|s| s.owner.tenant == *tenant);
             let contexts = own.collect();
             return Ok(Some(WholeTenant { head, contexts }));
@@ -104,7 +132,7 @@ fn told(WholeTenant { head, contexts }: WholeTenant) -> TenantState {
     }
 }
 
-/// Keys as they count now, those of a large build under way included.
+/// Keys as they count now, those of a large build under way included. What is damaged is left out.
 async fn effective(
     db: &Db,
     key: &DigestKey,
@@ -114,22 +142,28 @@ async fn effective(
     let both: Vec<Place> = names.iter().flat_map(both).collect();
     let items: HashMap<Place, Item> = db.get_all(both).await?;
     let staged = items.iter().filter(|(place, _)| place.sk == STAGED);
-    let staged: Result<Vec<_>, _> = staged.map(|(_, item)| staged_of(item)).collect();
-    let staged = staged?;
-    let by: Vec<&TenantId> = staged.iter().map(|s| &s.by).collect();
-    let heads = read_heads(db, key, by.iter().copied()).await?;
-    let mut stored = BTreeMap::new();
-    for name in names {
-        let mut item = items.get(&Place::context(&name, SETTLED));
-        if let Some(plus) = items.get(&Place::context(&name, STAGED)) {
+    let staged = staged.filter_map(|(_, item)| staged_of(item).ok());
+    let by: Vec<TenantId> = staged.map(|staged| staged.by).collect();
+    let heads = read_heads(db, key, by.iter()).await?;
+    let counts = |name: &Name| -> Result<Option<StoredContext>, BadItem> {
+        let mut item = items.get(&Place::context(name, SETTLED));
+        if let Some(plus) = items.get(&Place::context(name, STAGED)) {
             let of = staged_of(plus)?;
             if heads.get(&of.by).is_some_and(|head| head.build == of.build) {
                 item = (!of.is_gone).then_some(plus);
             }
         }
-        if let Some(item) = item {
-            let read = StoredContext::of(&name, item)?;
-            stored.insert(name, read);
+        item.map(|item| StoredContext::of(name, item)).transpose()
+    };
+    let mut stored = BTreeMap::new();
+    for name in names {
+        match counts(&name) {
+            Ok(Some(read)) => _ = stored.insert(name, read),
+            Ok(None) => {}
+            Err(bad) => {
+                let (place, why) = (bad.place, bad.why);
+                tracing::warn!(table = %db.table, place, why, "a damaged item counts as not there");
+            }
         }
     }
     Ok(stored)

@@ -6,7 +6,8 @@
 
 use crate::client::{Db, TableError};
 use crate::layout::{
-    Build, Item, Names, Place, SETTLED, StoredContext, StoredHead, names_of, paginate, part_of_sum,
+    self, Build, Item, Names, Place, SETTLED, StoredContext, StoredHead, names_of, paginate,
+    part_of_sum,
 };
 use crate::read::Reads;
 use contexts::apply::maps::Maps;
@@ -330,7 +331,8 @@ impl<'a> Kin<'a> {
     }
 }
 
-/// The heads of some tenants, those of removed ones included.
+/// The heads of some tenants, those of removed ones included. What is damaged is in doubt, and the next bundle is written
+/// over it.
 pub(crate) async fn read_heads<'a>(
     db: &Db,
     key: &DigestKey,
@@ -339,17 +341,26 @@ pub(crate) async fn read_heads<'a>(
     let read = db
         .get_all(tenants.map(|tenant| Place::head(key, tenant)))
         .await?;
-    let heads = read.values().map(|item| {
-        let head = StoredHead::of(item)?;
-        Ok((head.tenant.clone(), head))
-    });
-    heads.collect()
+    let mut heads = BTreeMap::new();
+    for mut head in read.values().filter_map(|item| db.head_in(item)) {
+        if head.is_in_doubt() && head.names == Names::Nowhere {
+            head.names = names_there(db, &head.tenant).await?;
+        }
+        heads.insert(head.tenant.clone(), head);
+    }
+    Ok(heads)
 }
 
-/// The names of a tenant's records.
-pub(crate) async fn names_in(db: &Db, head: &StoredHead) -> Result<Vec<Name>, TableError> {
-    let mut all = names_in_all(db, [head], Reads::Strong).await?;
-    Ok(all.remove(&head.tenant).unwrap_or_default())
+/// Where the names of a tenant are, by its pages: for a head that does not say it any more.
+async fn names_there(db: &Db, tenant: &TenantId) -> Result<Names, TableError> {
+    let mut pages: BTreeMap<Build, u16> = BTreeMap::new();
+    for item in db.query(&layout::pages(tenant), "").await? {
+        if let Ok(build) = Place::of(&item).and_then(|place| layout::build_of(&place)) {
+            *pages.entry(build).or_default() += 1;
+        }
+    }
+    let most = pages.into_iter().max_by_key(|(_, count)| *count);
+    Ok(most.map_or(Names::Nowhere, |(build, count)| Names::Paged(build, count)))
 }
 
 /// The names of the records of some tenants.
@@ -367,11 +378,17 @@ pub(crate) async fn names_in_all<'a>(
     }
     let pages = db.get_all_as(places.keys().cloned(), reads).await?;
     let mut all: BTreeMap<TenantId, Vec<Name>> = BTreeMap::new();
-    // A page that is missing is healed like a record that is: the digest shows it.
+    // A page that is missing or damaged is healed like a record that is: the head counts more names.
     for (place, item) in &pages {
+        let names = match names_of(item) {
+            Ok(names) => names,
+            Err(bad) => {
+                tracing::warn!(table = %db.table, place = bad.place, why = bad.why, "a damaged page of names is written anew by the next bundle");
+                continue;
+            }
+        };
         if let Some(tenant) = places.get(place) {
-            let names = all.entry((*tenant).clone()).or_default();
-            names.extend(names_of(item)?);
+            all.entry((*tenant).clone()).or_default().extend(names);
         }
     }
     all.values_mut().for_each(|names| names.sort_unstable());

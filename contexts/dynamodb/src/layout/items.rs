@@ -36,6 +36,10 @@ pub struct StoredHead {
     pub sum: u64,
 }
 
+/// The digest of a head that is not to be believed: no bundle has it, so the hub sends the tenant, and that is written
+/// over it.
+pub const IN_DOUBT: Digest = Digest([0xff; 16]);
+
 /// What a record adds to the sum of its tenant.
 pub fn part_of_sum(record: &Record) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = record.hash.0;
@@ -70,22 +74,58 @@ impl StoredHead {
     /// [`BadItem`] if it is damaged.
     pub fn of(item: &Item) -> Result<Self, BadItem> {
         let fields = Fields::of(item)?;
-        let tenant = fields.place.sk.split_once('#').map(|(_, tenant)| tenant);
-        let tenant = tenant.and_then(|tenant| TenantId::new(tenant).ok());
-        let paged: Option<([u8; 16], u16)> = fields.optional("names", Fields::decode)?;
-        let names = paged.map_or(Names::Nowhere, |(build, count)| {
-            Names::Paged(Build(u128::from_be_bytes(build)), count)
-        });
         let (head, sum): (Head, [u8; 8]) = fields.decode("head")?;
         Ok(Self {
-            tenant: tenant.ok_or_else(|| fields.bad("it names no tenant"))?,
+            tenant: tenant_of(&fields)?,
             build: Build(fields.id("build")?),
             head,
             is_gone: item.contains_key("gone"),
-            names,
+            names: names_where(&fields)?,
             sum: u64::from_be_bytes(sum),
         })
     }
+
+    /// What is left of one that is damaged: in doubt, with its build and where its names are as far as that can be read.
+    ///
+    /// # Errors
+    /// [`BadItem`] if it is not in the place of a head.
+    pub fn remains(item: &Item) -> Result<Self, BadItem> {
+        let fields = Fields::of(item)?;
+        let head = Head {
+            version: Version::default(),
+            digest: IN_DOUBT,
+            contexts: 0,
+            held: Vec::new(),
+            held_kinds: Vec::new(),
+        };
+        Ok(Self {
+            tenant: tenant_of(&fields)?,
+            // No build has this id: what asks for it writes nothing.
+            build: fields.id("build").map_or(Build(0), Build),
+            head,
+            is_gone: item.contains_key("gone"),
+            names: names_where(&fields).unwrap_or(Names::Nowhere),
+            sum: 0,
+        })
+    }
+
+    /// Whether it is not to be believed.
+    pub fn is_in_doubt(&self) -> bool {
+        self.head.digest == IN_DOUBT
+    }
+}
+
+fn tenant_of(fields: &Fields<'_>) -> Result<TenantId, BadItem> {
+    let tenant = fields.place.sk.split_once('#').map(|(_, tenant)| tenant);
+    let tenant = tenant.and_then(|tenant| TenantId::new(tenant).ok());
+    tenant.ok_or_else(|| fields.bad("it names no tenant"))
+}
+
+fn names_where(fields: &Fields<'_>) -> Result<Names, BadItem> {
+    let paged: Option<([u8; 16], u16)> = fields.optional("names", Fields::decode)?;
+    Ok(paged.map_or(Names::Nowhere, |(build, count)| {
+        Names::Paged(Build(u128::from_be_bytes(build)), count)
+    }))
 }
 
 /// A key as the table has it.

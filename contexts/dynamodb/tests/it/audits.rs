@@ -2,11 +2,17 @@
 
 use super::model::*;
 use super::support::*;
+use aws_sdk_dynamodb::primitives::Blob;
+use aws_sdk_dynamodb::types::AttributeValue;
+use contexts::apply::Name;
 use contexts::apply::maps::Maps;
-use contexts::push::SyncVerdict;
+use contexts::bundle::Bundle;
+use contexts::name::TenantId;
+use contexts::push::{SyncVerdict, Verdict};
 use contexts_dynamodb::client::Limits;
 use contexts_dynamodb::layout::{Place, SETTLED, pages};
 use contexts_dynamodb::table::Table;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// More scans than two rounds take.
@@ -47,18 +53,97 @@ impl World {
 
     async fn push(&mut self, owner: &str, first: usize) {
         let names = names().into_iter().skip(first).take(20);
-        let push = vec![sent(
-            self.writer.version(),
-            bundle(&tenant(owner), names, "1"),
-        )];
-        expected(&mut self.maps, &push);
+        self.send(bundle(&tenant(owner), names, "1")).await;
+    }
+
+    async fn send(&mut self, bundle: Bundle) {
+        let push = vec![sent(self.writer.version(), bundle)];
+        let expected = expected(&mut self.maps, &push);
         let pushed = self.writer.push(push).await;
-        pushed.expect("answers").expect("is open");
+        let pushed = pushed.expect("answers").expect("is open");
+        let are_refused = |verdicts: &[Verdict]| -> Vec<bool> {
+            let taken = |v: &Verdict| !matches!(v, Verdict::Applied | Verdict::AlreadyThere);
+            verdicts.iter().map(taken).collect()
+        };
+        assert_eq!(are_refused(&pushed.verdicts), are_refused(&expected));
+    }
+
+    /// What the hub does behind a comparison that found a difference: it lists, and sends what is not as it expects.
+    /// Returns of whom that was.
+    async fn repair(&mut self) -> Vec<TenantId> {
+        let all: Vec<u16> = (0..1024).collect();
+        let listed = self.writer.table.buckets(&all).await;
+        let listed = listed.expect("answers").expect("is listed");
+        let here = listed.into_iter().map(|l| (l.tenant, l.digest));
+        let here: BTreeMap<_, _> = here.collect();
+        let heads = self.maps.heads.iter();
+        let there: BTreeMap<_, _> = heads.map(|(t, head)| (t.clone(), head.digest)).collect();
+        let both = here.keys().chain(there.keys());
+        let mut differing: Vec<TenantId> = both
+            .filter(|t| here.get(t) != there.get(t))
+            .cloned()
+            .collect();
+        differing.sort_unstable();
+        differing.dedup();
+        for tenant in &differing {
+            let records = self.maps.records.get(tenant).into_iter().flatten();
+            let contexts = records.map(|(_, record)| record.context.clone()).collect();
+            let whole = Bundle::new(tenant.clone(), contexts, vec![], vec![]);
+            self.send(whole.expect("a bundle")).await;
+        }
+        differing
+    }
+
+    /// Sets an attribute, as a person does.
+    async fn set(&self, place: &Place, attribute: &str, value: AttributeValue) {
+        let update = raw_client(&self.server.url).update_item();
+        let update = update
+            .table_name(&self.table)
+            .set_key(Some(place.to_key()))
+            .update_expression("SET #a = :a")
+            .expression_attribute_names("#a", attribute)
+            .expression_attribute_values(":a", value)
+            .send();
+        update.await.expect("is set");
+    }
+
+    /// Where the pages of names of a tenant are.
+    async fn pages(&self, owner: &str) -> Vec<Place> {
+        let db = db(&self.server.url, &self.table);
+        let pages = db.query(&pages(&tenant(owner)), "").await.expect("reads");
+        let places = pages
+            .iter()
+            .map(|page| Place::of(page).expect("has a place"));
+        places.collect()
+    }
+
+    /// Items and heads are what the model says.
+    async fn is_whole(&mut self) {
+        let in_step = self.writer.synced(&KINDS, root(&self.maps), true).await;
+        let in_step = in_step.expect("answers").expect("is open");
+        assert!(matches!(in_step, SyncVerdict::InStep { .. }), "{in_step:?}");
+        assert_same(&self.writer.table, &self.maps, "healed").await;
+        let key_ = key();
+        let db = db(&self.server.url, &self.table);
+        for tenant in self.maps.heads.keys() {
+            let whole = db.whole(&key_, tenant).await.expect("can be read");
+            assert!(whole.is_some(), "{tenant} can be read");
+        }
     }
 
     async fn scan(&mut self) -> SyncVerdict {
         let in_step = self.writer.synced(&KINDS, root(&self.maps), false).await;
         in_step.expect("answers").expect("is open")
+    }
+
+    /// A whole round at once finds something.
+    async fn reads_all(&mut self) {
+        let differs = self.writer.synced(&KINDS, root(&self.maps), true).await;
+        let differs = differs.expect("answers").expect("is open");
+        assert!(
+            matches!(differs, SyncVerdict::Differs { .. }),
+            "{differs:?}"
+        );
     }
 
     /// Scans until one finds something; how many there were.
@@ -82,11 +167,18 @@ impl World {
 
     async fn heals(&mut self, owner: &str, first: usize) {
         self.push(owner, first).await;
-        let in_step = self.writer.synced(&KINDS, root(&self.maps), true).await;
-        let in_step = in_step.expect("answers").expect("is open");
-        assert!(matches!(in_step, SyncVerdict::InStep { .. }), "{in_step:?}");
-        assert_same(&self.writer.table, &self.maps, "healed").await;
+        self.is_whole().await;
     }
+}
+
+fn garbage() -> AttributeValue {
+    AttributeValue::B(Blob::new([0xff; 3]))
+}
+
+/// A tenant of which the names are on two pages.
+fn large() -> Vec<Name> {
+    let long = |n| name("a", &format!("{n:0>500}"));
+    (0..300).map(long).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,18 +213,64 @@ async fn so_it_is_if_its_tenant_is_written_in_the_middle_of_the_round() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_of_names_that_is_gone_is_written_anew() {
     let mut world = World::new().await;
-    let db = db(&world.server.url, &world.table);
-    let pages = db.query(&pages(&tenant("t2")), "").await.expect("reads");
-    let place = Place::of(&pages[0]).expect("has a place");
+    let place = world.pages("t2").await.remove(0);
     world.delete(place).await;
     // The items are as they should be, so only who reads them by name sees it.
     let changed = names().into_iter().skip(20).take(20);
-    let push = vec![sent(
-        world.writer.version(),
-        bundle(&tenant("t2"), changed, "2"),
-    )];
-    expected(&mut world.maps, &push);
-    let pushed = world.writer.push(push).await;
-    pushed.expect("answers").expect("is open");
+    world.send(bundle(&tenant("t2"), changed, "2")).await;
     assert_same(&world.writer.table, &world.maps, "healed").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_that_is_damaged_stops_nobody_else_and_is_written_over() {
+    for attribute in ["head", "names"] {
+        let mut world = World::new().await;
+        let place = Place::head(&key(), &tenant("t1"));
+        world.set(&place, attribute, garbage()).await;
+        let others = names().into_iter().skip(20).take(20);
+        world.send(bundle(&tenant("t2"), others, "2")).await;
+        let differs = world.scan().await;
+        assert!(
+            matches!(differs, SyncVerdict::Differs { .. }),
+            "{differs:?}"
+        );
+        assert_eq!(world.repair().await, [tenant("t1")]);
+        world.is_whole().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_tenant_with_a_damaged_head_does_not_have_any_more_goes() {
+    for attribute in ["head", "names"] {
+        for keys in [0, 3] {
+            let mut world = World::new().await;
+            let place = Place::head(&key(), &tenant("t1"));
+            world.set(&place, attribute, garbage()).await;
+            let left = names().into_iter().take(keys);
+            world.send(bundle(&tenant("t1"), left, "1")).await;
+            world.is_whole().await;
+            assert_collected(&world.server.url, &world.table, &world.maps).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_names_that_is_damaged_is_written_anew() {
+    for damaged in [0, 1] {
+        let mut world = World::new().await;
+        world.send(bundle(&tenant("t3"), large(), "1")).await;
+        let pages = world.pages("t3").await;
+        assert_eq!(pages.len(), 2);
+        world.set(&pages[damaged], "names", garbage()).await;
+        world.reads_all().await;
+        assert_eq!(world.repair().await, [tenant("t3")]);
+        world.is_whole().await;
+        // So all of it goes when the tenant does.
+        world.send(Bundle::empty(tenant("t3"))).await;
+        world.is_whole().await;
+        let name = &large()[299];
+        let pk = contexts_dynamodb::layout::context(name.0.as_str(), name.1.as_str());
+        let db = db(&world.server.url, &world.table);
+        assert!(db.query(&pk, "").await.expect("reads").is_empty());
+    }
 }
