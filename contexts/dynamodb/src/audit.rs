@@ -147,15 +147,17 @@ impl Writing<'_> {
         let stored = read_contexts(self.db, all, reads).await?;
         let mut hashed: HashMap<&TenantId, Vec<_>> = HashMap::new();
         for (name, stored) in &stored {
-            if let Some(record) = &stored.record {
+            let record = stored.record.as_ref();
+            // Readers refuse one that is not sound, so it is none, however good its value is.
+            if let Some(record) = record.filter(|record| record.is_sound(self.key)) {
                 let of = hashed.entry(&stored.owner.tenant).or_default();
-                of.push((&name.0, &name.1, record.context.digest(self.key)));
+                of.push((&name.0, &name.1, &record.hash));
             }
         }
         let mut differing = Vec::new();
         for head in heads {
             let own = hashed.get(&head.tenant).into_iter().flatten();
-            let own = own.map(|(kind, key, digest)| (*kind, *key, digest));
+            let own = own.copied();
             let digest: Digest = head.head.digest_of(self.key, own);
             // What is kept for a held name is on a page, and not in the digest.
             let listed = names.get(&head.tenant).map_or(0, Vec::len) as u64;

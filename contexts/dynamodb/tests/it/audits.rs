@@ -274,3 +274,18 @@ async fn a_page_of_names_that_is_damaged_is_written_anew() {
         assert!(db.query(&pk, "").await.expect("reads").is_empty());
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hash_that_is_damaged_is_found_within_a_round_and_healed() {
+    let mut world = World::new().await;
+    let place = Place::context(&names()[3], SETTLED);
+    let other = AttributeValue::B(Blob::new([7; 16]));
+    world.set(&place, "hash", other).await;
+    world.reads_all().await;
+    assert_eq!(world.repair().await, [tenant("t1")]);
+    world.is_whole().await;
+    let db = db(&world.server.url, &world.table);
+    let read = db.look_up(&key(), &names()[3]).await.expect("reads");
+    let record = read.and_then(|stored| stored.record).expect("is there");
+    assert!(record.is_sound(&key()));
+}
