@@ -5,7 +5,10 @@
 //! as it lies, in parts, a part at a time, and adds up for each tenant what is sound. Behind the last part that is
 //! compared with the sum in its head; what differs, or was written meanwhile, is read by name and told if it is wrong.
 //!
-//! A round is kept in memory and begins anew with another writer.
+//! What a round added up is in memory, so another writer begins it anew; when the last whole one ended stands in the pulse. A
+//! round ends within half of the time that is promised, counted from the end of the one before, whoever did that: what is
+//! left then is read at once. So an item that is edited just behind its part is compared in time by the next round, as long as
+//! scans end at about even intervals that are shorter than that half; else by one interval later for each round.
 
 use crate::client::TableError;
 use crate::commit::Writing;
@@ -20,11 +23,37 @@ use contexts::digest::Digest;
 use contexts::name::TenantId;
 use contexts::version::Term;
 use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 /// Parts of a round.
 pub(crate) const PARTS: u16 = 64;
 /// Tenants of which the items are read by name at once.
 const AT_ONCE: usize = 32;
+/// How long parts are read one after the other behind one scan: pushes wait for that.
+const READS_FOR: Duration = Duration::from_secs(60);
+
+/// When the parts of a round are to be read, in microseconds of the service's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// How many are left.
+    pub(crate) left: u16,
+    /// The moment up to which the others were due.
+    pub(crate) from: u64,
+    /// When the round has to end.
+    pub(crate) until: u64,
+}
+
+impl Plan {
+    /// How many are due, with the moment up to which that is so; `next` is when the next scan may be expected.
+    pub(crate) fn due(self, now: u64, next: u64) -> (u16, u64) {
+        if next >= self.until {
+            return (self.left, now);
+        }
+        let every = (self.until.saturating_sub(self.from) / u64::from(self.left.max(1))).max(1);
+        let due = (now.saturating_sub(self.from) / every).min(self.left.into());
+        (due as u16, self.from + due * every)
+    }
+}
 
 /// A round over all items, as far as it is.
 #[derive(Debug, Default)]
@@ -32,6 +61,8 @@ pub(crate) struct Round {
     /// The writer that it belongs to: what another one writes is not seen here.
     term: Option<Term>,
     done: u16,
+    /// The moment up to which its parts were due.
+    from: u64,
     /// What the sound items of each tenant add up to.
     found: HashMap<TenantId, u64>,
     /// Tenants that were written since the round began, or have a page of names that is damaged: to be read by name.
@@ -64,9 +95,61 @@ impl Round {
     }
 }
 
+/// How a round over all items is, as a writer finds it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    /// When the last whole one ended.
+    pub(crate) ended: u64,
+    /// When the scan before this one ended.
+    pub(crate) scanned: u64,
+    /// The time within which all items are to be compared.
+    pub(crate) within: Duration,
+}
+
 impl Writing<'_> {
-    /// Reads the next part of a round; behind the last one, compares. Returns how many tenants differed.
-    pub(crate) async fn audit(&self, round: &mut Round, reads: Reads) -> Result<usize, TableError> {
+    /// Reads all parts of a new round, and compares.
+    pub(crate) async fn audit_all(&self, round: &mut Round) -> Result<(), TableError> {
+        if let Some(term) = round.term {
+            round.begin(term);
+        }
+        while !self.audit(round, Reads::Strong).await? {}
+        Ok(())
+    }
+
+    /// Reads the parts that are due. Returns whether the round ended.
+    pub(crate) async fn audit_due(
+        &self,
+        round: &mut Round,
+        pace: Pace,
+        now: u64,
+    ) -> Result<bool, TableError> {
+        let half = pace.within / 2;
+        let plan = Plan {
+            left: PARTS - round.done,
+            // Before its first scan this writer read nothing.
+            from: if round.from == 0 { now } else { round.from },
+            until: pace.ended + half.as_micros() as u64,
+        };
+        let (due, from) = match half.is_zero() {
+            true => (1, now),
+            false => plan.due(now, now + now.saturating_sub(pace.scanned)),
+        };
+        round.from = from;
+        let begun = Instant::now();
+        for _ in 0..due {
+            if self.audit(round, Reads::Weak).await? {
+                return Ok(true);
+            }
+            if begun.elapsed() > READS_FOR {
+                tracing::info!(table = %self.db.table, done = round.done, of = PARTS, "the comparison of items is behind: the next scan goes on");
+                break;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads the next part of a round; behind the last one, compares. Returns whether that was the last one.
+    async fn audit(&self, round: &mut Round, reads: Reads) -> Result<bool, TableError> {
         let mut found: HashMap<TenantId, u64> = HashMap::new();
         let mut damaged = Vec::new();
         let mut from: Option<Item> = None;
@@ -94,10 +177,14 @@ impl Writing<'_> {
         }
         round.doubtful.extend(damaged);
         round.done += 1;
-        match round.done < PARTS {
-            true => Ok(0),
-            false => self.judge(std::mem::take(round)).await,
+        if round.done < PARTS {
+            return Ok(false);
         }
+        let ended = std::mem::take(round);
+        // The next one goes on from here.
+        (round.term, round.from) = (ended.term, ended.from);
+        self.judge(ended).await?;
+        Ok(true)
     }
 
     /// What an item adds to the sum of its tenant. One that is damaged adds nothing, and so is missing there.
@@ -108,7 +195,7 @@ impl Writing<'_> {
         Some((stored.owner.tenant, part_of_sum(&record)))
     }
 
-    async fn judge(&self, mut round: Round) -> Result<usize, TableError> {
+    async fn judge(&self, mut round: Round) -> Result<(), TableError> {
         let mut doubtful = Vec::new();
         for group in 0..GROUPS {
             for head in self.db.heads_of_group(group, Reads::Weak).await? {
@@ -120,7 +207,6 @@ impl Writing<'_> {
                 }
             }
         }
-        let mut differing = 0;
         for some in doubtful.chunks(AT_ONCE) {
             for head in self.differing(some, Reads::Weak).await? {
                 // Once more, to see what was written last.
@@ -128,12 +214,11 @@ impl Writing<'_> {
                 let counts = |head: &StoredHead| !head.is_gone && !head.is_in_doubt();
                 let again: Vec<StoredHead> = again.into_values().filter(counts).collect();
                 for head in self.differing(&again, Reads::Strong).await? {
-                    differing += 1;
                     self.doubt(head).await?;
                 }
             }
         }
-        Ok(differing)
+        Ok(())
     }
 
     /// Those whose items are not what the head says.
@@ -179,5 +264,89 @@ impl Writing<'_> {
         let item = head.to_item(self.key, 0)?;
         transaction.put(self.db, item, Expect::Build(head.build))?;
         transaction.commit(self.db).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: u64 = 60_000_000;
+    const HALF: u64 = 12 * 60 * MINUTE;
+
+    /// Scans so many minutes apart, some of which another writer does; what each read, and how long each round took.
+    fn scans(every: &[u64], is_another: impl Fn(usize) -> bool) -> (Vec<u16>, Vec<u64>) {
+        let (mut read, mut took) = (Vec::new(), Vec::new());
+        let (mut now, mut left, mut from, mut ended) = (0, PARTS, 0, 0);
+        for (n, minutes) in every.iter().enumerate() {
+            let before = now;
+            now += minutes * MINUTE;
+            if is_another(n) {
+                (left, from) = (PARTS, now);
+            }
+            let until = ended + HALF;
+            let (due, reached) = Plan { left, from, until }.due(now, now + (now - before));
+            read.push(due);
+            (left, from) = (left - due, reached);
+            if left == 0 {
+                took.push(now - ended);
+                (left, ended) = (PARTS, now);
+            }
+        }
+        (read, took)
+    }
+
+    fn most(read: &[u16]) -> u16 {
+        read.iter().copied().max().unwrap_or(0)
+    }
+
+    #[test]
+    fn rounds_end_in_time_and_are_spread_over_it() {
+        for (minutes, at_once) in [(1, 1), (10, 2), (60, 12)] {
+            let days = vec![minutes; 4 * 24 * 60 / minutes as usize];
+            let (read, took) = scans(&days, |_| false);
+            assert!(took.len() >= 7, "every {minutes} min: {took:?}");
+            assert!(
+                took.iter().all(|took| *took <= HALF),
+                "every {minutes} min: {took:?}"
+            );
+            let spared = HALF - 2 * minutes * MINUTE;
+            assert!(
+                took.iter().all(|took| *took >= spared),
+                "every {minutes} min: {took:?}"
+            );
+            assert!(most(&read) <= at_once, "every {minutes} min: {read:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_behind_a_long_pause_is_read_at_once() {
+        let mut every = vec![10; 30];
+        every.extend([2 * 24 * 60, 10]);
+        let (read, took) = scans(&every, |_| false);
+        let before: u16 = read[..30].iter().sum();
+        assert_eq!((read[30], read[31]), (PARTS - before, 0));
+        assert_eq!(took.len(), 1);
+    }
+
+    #[test]
+    fn another_writer_in_the_middle_ends_the_round_by_the_same_time() {
+        let day = [10; 3 * 24 * 6];
+        let (read, took) = scans(&day, |n| n == 50);
+        assert!(took.iter().all(|took| *took <= HALF), "{took:?}");
+        assert!(most(&read) <= 8, "{read:?}");
+    }
+
+    #[test]
+    fn another_writer_for_each_scan_reads_all_at_once_when_it_has_to() {
+        let (read, took) = scans(&[60; 4 * 24], |_| true);
+        assert!(
+            took.len() >= 7 && took.iter().all(|took| *took <= HALF),
+            "{took:?}"
+        );
+        assert!(
+            read.iter().all(|read| [0, PARTS].contains(read)),
+            "{read:?}"
+        );
     }
 }

@@ -43,7 +43,7 @@ pub struct Limits {
     pub max_write_units: Option<u32>,
     /// Read units a second, on average.
     pub max_read_units: Option<u32>,
-    /// The time within which all items are compared, as long as there are scans.
+    /// The time within which all items are compared, as long as there are scans: see the module `audit`.
     pub audit_within: Duration,
 }
 

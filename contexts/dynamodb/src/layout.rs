@@ -5,7 +5,7 @@
 //!  ----------------  ----------------  -------------------------------------------------------------------------------
 //!  "fence"           "="               session (B 16), facts (B: Facts)                       whom the table obeys
 //!  "pulse"           "="               session (B 16), beats (N, moves while that writer lives), position_epoch,
-//!                                      position_n, fresh, beat, bundles, contexts (N)          what moves every second
+//!                                      position_n, fresh, beat, bundles, contexts, audited (N) what moves every second
 //!  "head#BB"         "BBBB#TENANT"     build (B 16), head (B: Head, sum), names (B: where      one tenant; BBBB is its
 //!                                      they are), gone (BOOL), ttl (N)                              bucket, BB its group
 //!  "names#TENANT"    "BUILD#PPPP"      names (B)                                               a page of its names

@@ -20,6 +20,8 @@ pub(crate) struct Progress {
     pub(crate) fresh: Option<u64>,
     /// The last beat.
     pub(crate) beat: u64,
+    /// When the last round over all items ended.
+    pub(crate) audited: Option<u64>,
 }
 
 /// How the counts of a table change.
@@ -38,6 +40,7 @@ impl Progress {
             position: pulse.position,
             fresh: pulse.fresh,
             beat: pulse.beat,
+            audited: pulse.audited,
         }
     }
 
@@ -80,6 +83,10 @@ pub(crate) async fn beat(
     if let Some(fresh) = progress.fresh {
         set.push_str(", fresh = :fresh");
         update = update.expression_attribute_values(":fresh", number(fresh));
+    }
+    if let Some(audited) = progress.audited {
+        set.push_str(", audited = :audited");
+        update = update.expression_attribute_values(":audited", number(audited));
     }
     let (bundles, contexts) = match counts {
         Counts::By(0, 0) => (None, None),

@@ -40,7 +40,7 @@ pub struct Table {
     db: Db,
     region: Region,
     state: Mutex<State>,
-    /// The time within which all items are compared.
+    /// The time within which all items are compared; none of it is a part of them with each scan.
     audit_within: Duration,
     /// Pushes and *synced* go one after the other; whoever has the turn has the round of comparing items.
     turn: tokio::sync::Mutex<Round>,
@@ -54,8 +54,6 @@ struct State {
     /// The pulse when it was looked at last.
     looked: Option<(Option<SessionId>, u64, Instant)>,
     open: Option<Open>,
-    /// When items were compared last.
-    audited: Option<Instant>,
 }
 
 /// What the session that is open knows.
@@ -64,6 +62,8 @@ struct Open {
     session: SessionId,
     facts: Facts,
     progress: Progress,
+    /// When its last scan ended, by the service's clock.
+    scanned: Option<u64>,
     /// Tenants and contexts that came or went, and whether anything was learned, since the pulse moved last.
     uncounted: (i64, i64),
     is_ahead: bool,
@@ -103,7 +103,6 @@ impl Table {
                 gate: Gate::default(),
                 looked: None,
                 open: None,
-                audited: None,
             }),
             audit_within: Limits::default().audit_within,
             turn: tokio::sync::Mutex::default(),
@@ -219,6 +218,7 @@ impl Table {
             session,
             facts,
             progress: Progress::of(pulse),
+            scanned: None,
             uncounted: (0, 0),
             is_ahead: false,
             is_recovered: false,

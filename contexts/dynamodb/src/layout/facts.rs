@@ -86,6 +86,8 @@ pub struct Pulse {
     pub bundles: u64,
     /// Contexts, about; right after each *synced*.
     pub contexts: u64,
+    /// When the last round over all items ended, by the service's clock; none before the first writer that keeps it.
+    pub audited: Option<u64>,
 }
 
 impl Pulse {
@@ -104,6 +106,9 @@ impl Pulse {
         put("contexts", number(self.contexts));
         if let Some(fresh) = self.fresh {
             put("fresh", number(fresh));
+        }
+        if let Some(audited) = self.audited {
+            put("audited", number(audited));
         }
         item
     }
@@ -127,6 +132,7 @@ impl Pulse {
             beat: fields.integer("beat")?,
             bundles: count("bundles")?,
             contexts: count("contexts")?,
+            audited: fields.optional("audited", Fields::integer)?,
         })
     }
 }

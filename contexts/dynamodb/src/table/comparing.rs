@@ -3,15 +3,15 @@
 //! It says "no such key" for a kind only behind a comparison that found all the same.
 
 use super::{Answered, Open, Table};
-use crate::audit::{PARTS, Round};
+use crate::audit::{Pace, Round};
 use crate::client::TableError;
 use crate::layout::{Fence, Place};
 use crate::read::Reads;
 use crate::units::Cause;
 use contexts::name::TenantId;
 use contexts::push::{Listed, SyncVerdict, Synced};
+use contexts::version::SessionId;
 use std::collections::BTreeSet;
-use std::time::Instant;
 
 impl Table {
     /// Compares with what the hub expects; says "no such key" for the kinds from then on if it is the same.
@@ -40,14 +40,20 @@ impl Table {
         let writing = self.writing(open);
         self.recover(&writing).await?;
         let round = round.of(open.facts.granted);
-        if synced.reread {
-            round.begin(open.facts.granted);
-            for _ in 0..PARTS {
-                writing.audit(round, Reads::Strong).await?;
-            }
-        } else if self.is_audit_due() {
-            writing.audit(round, Reads::Weak).await?;
-        }
+        let now = self.db.clock.reached().unwrap_or(0);
+        // A table of which nobody knows counts from now on.
+        let ended = open.progress.audited.unwrap_or(now);
+        let pace = Pace {
+            ended,
+            scanned: open.scanned.or(open.progress.fresh).unwrap_or(now),
+            within: self.audit_within,
+        };
+        let is_whole = match synced.reread {
+            true => writing.audit_all(round).await.map(|()| true)?,
+            false => writing.audit_due(round, pace, now).await?,
+        };
+        let ended = if is_whole { now } else { ended };
+        self.audited(open.session, ended, now);
         let key = &open.facts.digest_key;
         let in_flux: BTreeSet<&TenantId> = synced.in_flux.iter().collect();
         // Half the price, and as good if it agrees: only this session writes, so what agreed a moment ago still does.
@@ -75,16 +81,13 @@ impl Table {
         })
     }
 
-    /// Whether it is time for the next part of the round. A round takes half of the time that is promised, so that one which
-    /// was begun anew by another writer is still in time.
-    fn is_audit_due(&self) -> bool {
+    /// Keeps when the last whole round ended, for the next move of the pulse, and when this scan did.
+    fn audited(&self, session: SessionId, ended: u64, scanned: u64) {
         let mut state = self.state();
-        let every = self.audit_within / 2 / u32::from(PARTS);
-        let is_due = state.audited.is_none_or(|at| at.elapsed() >= every);
-        if is_due {
-            state.audited = Some(Instant::now());
+        if let Some(open) = state.open.as_mut().filter(|open| open.session == session) {
+            open.progress.audited = Some(ended);
+            open.scanned = Some(scanned);
         }
-        is_due
     }
 
     /// The tenants of some buckets.
