@@ -5,24 +5,32 @@
 //! as it lies, in parts, a part at a time, and adds up for each tenant what is sound. Behind the last part that is
 //! compared with the sum in its head; what differs, or was written meanwhile, is read by name and told if it is wrong.
 //!
+//! Nor does a head tell of an item that nobody named: put back by hand, or named on a page that is lost. So the names of a
+//! tenant's items are added up too, and those on its pages taken away. Where that is not nothing (it also is not if names came
+//! or went meanwhile), the next round gathers the names; items that no page names are then put on the pages of a head in
+//! doubt, so that the hub sends the tenant, if only an empty bundle, and that takes away what it does not have. It must never
+//! remove anything itself. A round that one scan reads has the next one right behind it if there is need.
+//!
 //! What a round added up is in memory, so another writer begins it anew; when the last whole one ended stands in the pulse. A
 //! round ends within half of the time that is promised, counted from the end of the one before, whoever did that: what is
 //! left then is read at once. So an item that is edited just behind its part is compared in time by the next round, as long as
-//! scans end at about even intervals that are shorter than that half; else by one interval later for each round.
+//! scans end at about even intervals that are shorter than that half; else by one interval later for each round. For an item that
+//! nobody named it takes a round more.
 
 use crate::client::TableError;
 use crate::commit::Writing;
 use crate::layout::{
-    GROUPS, IN_DOUBT, Item, SETTLED, StoredContext, StoredHead, name_of, names_of, part_of_sum,
-    tenant_of_page,
+    Build, GROUPS, IN_DOUBT, Item, Names, SETTLED, StoredContext, StoredHead, name_of, names_of,
+    paginate, part_of_sum, tenant_of_page,
 };
 use crate::read::Reads;
 use crate::transaction::{Expect, Transaction};
-use crate::working::{names_in_all, read_contexts, read_heads};
+use crate::working::{ChangedHead, Group, names_in_all, read_contexts, read_heads};
+use contexts::apply::{Head, Name};
 use contexts::digest::Digest;
 use contexts::name::TenantId;
-use contexts::version::Term;
-use std::collections::{HashMap, HashSet};
+use contexts::version::{Term, Version};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// Parts of a round.
@@ -31,6 +39,9 @@ pub(crate) const PARTS: u16 = 64;
 const AT_ONCE: usize = 32;
 /// How long parts are read one after the other behind one scan: pushes wait for that.
 const READS_FOR: Duration = Duration::from_secs(60);
+
+/// The most tenants of which a round gathers names, and the most names: a surplus stays, and others have their turn.
+const GATHERED: (usize, usize) = (1 << 14, 1 << 20);
 
 /// When the parts of a round are to be read, in microseconds of the service's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,8 +74,12 @@ pub(crate) struct Round {
     done: u16,
     /// The moment up to which its parts were due.
     from: u64,
-    /// What the sound items of each tenant add up to.
-    found: HashMap<TenantId, u64>,
+    /// What there is of each tenant.
+    found: HashMap<TenantId, Found>,
+    /// The names of the items of some tenants.
+    gathered: HashMap<TenantId, BTreeSet<Name>>,
+    /// How many these are.
+    names: usize,
     /// Tenants that were written since the round began, or have a page of names that is damaged: to be read by name.
     doubtful: HashSet<TenantId>,
 }
@@ -95,6 +110,30 @@ impl Round {
     }
 }
 
+/// What there is of a tenant.
+#[derive(Debug, Default, Clone, Copy)]
+struct Found {
+    /// What its sound items add up to.
+    sum: u64,
+    /// What the names of its items add up to, less those on its pages.
+    names: u64,
+}
+
+impl Found {
+    fn add(&mut self, other: Self) {
+        self.sum = self.sum.wrapping_add(other.sum);
+        self.names = self.names.wrapping_add(other.names);
+    }
+}
+
+/// What an item is of its tenant.
+enum Seen {
+    /// A key with a value.
+    Context(Name),
+    Page,
+    DamagedPage,
+}
+
 /// How a round over all items is, as a writer finds it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
@@ -113,6 +152,13 @@ impl Writing<'_> {
             round.begin(term);
         }
         while !self.audit(round, Reads::Strong).await? {}
+        self.gather(round, Reads::Strong).await
+    }
+
+    /// The round behind one in which nothing was written, if it has anything to gather.
+    async fn gather(&self, round: &mut Round, reads: Reads) -> Result<(), TableError> {
+        let is_needed = !round.gathered.is_empty();
+        while is_needed && !self.audit(round, reads).await? {}
         Ok(())
     }
 
@@ -138,6 +184,9 @@ impl Writing<'_> {
         let begun = Instant::now();
         for _ in 0..due {
             if self.audit(round, Reads::Weak).await? {
+                if due == PARTS {
+                    self.gather(round, Reads::Weak).await?;
+                }
                 return Ok(true);
             }
             if begun.elapsed() > READS_FOR {
@@ -150,32 +199,39 @@ impl Writing<'_> {
 
     /// Reads the next part of a round; behind the last one, compares. Returns whether that was the last one.
     async fn audit(&self, round: &mut Round, reads: Reads) -> Result<bool, TableError> {
-        let mut found: HashMap<TenantId, u64> = HashMap::new();
-        let mut damaged = Vec::new();
+        let mut found: HashMap<TenantId, Found> = HashMap::new();
+        let (mut damaged, mut gathered) = (Vec::new(), Vec::new());
         let mut from: Option<Item> = None;
         loop {
             let part = (round.done, PARTS);
             let (items, next) = self.db.scan(part, from, reads).await?;
-            for (tenant, part) in items.iter().filter_map(|item| self.sound(item)) {
-                let sum = found.entry(tenant).or_default();
-                *sum = sum.wrapping_add(part);
+            for (tenant, seen, more) in items.iter().filter_map(|item| self.seen(item)) {
+                match seen {
+                    Seen::Context(name) if round.gathered.contains_key(&tenant) => {
+                        gathered.push((tenant.clone(), name));
+                    }
+                    Seen::DamagedPage => damaged.push(tenant.clone()),
+                    _ => {}
+                }
+                found.entry(tenant).or_default().add(more);
             }
-            let is_damaged = |item: &Item| names_of(item).is_err();
-            let pages = items
-                .iter()
-                .filter_map(|item| Some((tenant_of_page(item)?, item)));
-            damaged.extend(pages.filter(|(_, item)| is_damaged(item)).map(|(t, _)| t));
             from = next;
             if from.is_none() {
                 break;
             }
         }
         // Not before all of the part is read: what breaks off in the middle is read again.
-        for (tenant, part) in found {
-            let sum = round.found.entry(tenant).or_default();
-            *sum = sum.wrapping_add(part);
+        for (tenant, more) in found {
+            round.found.entry(tenant).or_default().add(more);
         }
         round.doubtful.extend(damaged);
+        for (tenant, name) in gathered {
+            if let Some(names) = round.gathered.get_mut(&tenant)
+                && round.names < GATHERED.1
+            {
+                round.names += usize::from(names.insert(name));
+            }
+        }
         round.done += 1;
         if round.done < PARTS {
             return Ok(false);
@@ -183,30 +239,64 @@ impl Writing<'_> {
         let ended = std::mem::take(round);
         // The next one goes on from here.
         (round.term, round.from) = (ended.term, ended.from);
-        self.judge(ended).await?;
+        round.gathered = self.judge(ended).await?;
         Ok(true)
     }
 
-    /// What an item adds to the sum of its tenant. One that is damaged adds nothing, and so is missing there.
-    fn sound(&self, item: &Item) -> Option<(TenantId, u64)> {
+    /// What an item adds to what there is of its tenant. A value that is damaged adds nothing to the sum, and so is missing
+    /// there.
+    fn seen(&self, item: &Item) -> Option<(TenantId, Seen, Found)> {
+        let mut found = Found::default();
+        if let Some(tenant) = tenant_of_page(item) {
+            let Ok(names) = names_of(item) else {
+                return Some((tenant, Seen::DamagedPage, found));
+            };
+            for name in &names {
+                found.names = found.names.wrapping_sub(self.part_of_names(name));
+            }
+            return Some((tenant, Seen::Page, found));
+        }
         let name = name_of(item, SETTLED)?;
         let stored = StoredContext::of(&name, item).ok()?;
-        let record = stored.record.filter(|record| record.is_sound(self.key))?;
-        Some((stored.owner.tenant, part_of_sum(&record)))
+        let record = stored.record?;
+        found.names = self.part_of_names(&name);
+        if record.is_sound(self.key) {
+            found.sum = part_of_sum(&record);
+        }
+        Some((stored.owner.tenant, Seen::Context(name), found))
     }
 
-    async fn judge(&self, mut round: Round) -> Result<(), TableError> {
-        let mut doubtful = Vec::new();
+    fn part_of_names(&self, (kind, key): &Name) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.key.context(kind, key, None, "").0;
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    /// Compares what was found, and tells what is wrong. Returns the tenants of which the next round gathers the names.
+    async fn judge(
+        &self,
+        mut round: Round,
+    ) -> Result<HashMap<TenantId, BTreeSet<Name>>, TableError> {
+        let (mut doubtful, mut unnamed) = (Vec::new(), Vec::new());
         for group in 0..GROUPS {
             for head in self.db.heads_of_group(group, Reads::Weak).await? {
-                let found = round.found.remove(&head.tenant).unwrap_or(0);
-                let is_right = found == head.sum && !round.doubtful.contains(&head.tenant);
+                let found = round.found.remove(&head.tenant).unwrap_or_default();
+                let is_named = found.names == 0;
+                if !is_named {
+                    unnamed.push(head.tenant.clone());
+                }
+                let is_written = round.doubtful.contains(&head.tenant);
                 // One that is in doubt differs already.
-                if !is_right && !head.is_in_doubt() {
+                if (!is_named || is_written || found.sum != head.sum) && !head.is_in_doubt() {
                     doubtful.push(head);
                 }
             }
         }
+        let headless = round
+            .found
+            .into_iter()
+            .filter(|(_, found)| found.names != 0);
+        unnamed.extend(headless.map(|(tenant, _)| tenant));
+        self.name_all(round.gathered).await?;
         for some in doubtful.chunks(AT_ONCE) {
             for head in self.differing(some, Reads::Weak).await? {
                 // Once more, to see what was written last.
@@ -218,6 +308,94 @@ impl Writing<'_> {
                 }
             }
         }
+        let next = unnamed.into_iter().take(GATHERED.0);
+        Ok(next.map(|tenant| (tenant, BTreeSet::new())).collect())
+    }
+
+    /// Looks for items that no page names among those that were gathered.
+    async fn name_all(
+        &self,
+        gathered: HashMap<TenantId, BTreeSet<Name>>,
+    ) -> Result<(), TableError> {
+        let gathered: Vec<_> = gathered
+            .into_iter()
+            .filter(|(_, names)| !names.is_empty())
+            .collect();
+        for some in gathered.chunks(AT_ONCE) {
+            let tenants = some.iter().map(|(tenant, _)| tenant);
+            let heads = read_heads(self.db, self.key, tenants).await?;
+            let listed = names_in_all(self.db, heads.values(), Reads::Weak).await?;
+            for (tenant, names) in some {
+                // Most had keys that came or went during the round before.
+                let listed = listed.get(tenant).map_or(&[][..], |listed| listed);
+                if names.iter().any(|name| listed.binary_search(name).is_err()) {
+                    self.name_others(tenant, names).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the items of a tenant that no page names on its pages, under a head in doubt.
+    async fn name_others(
+        &self,
+        tenant: &TenantId,
+        gathered: &BTreeSet<Name>,
+    ) -> Result<(), TableError> {
+        let heads = read_heads(self.db, self.key, [tenant].into_iter()).await?;
+        let before = heads.get(tenant);
+        let listed = names_in_all(self.db, before, Reads::Strong).await?;
+        let mut names: BTreeSet<Name> = listed.into_values().flatten().collect();
+        // It may have moved or gone since it was seen.
+        let others = gathered.difference(&names).cloned();
+        let stored = read_contexts(self.db, others, Reads::Strong).await?;
+        let is_its =
+            |stored: &StoredContext| stored.owner.tenant == *tenant && stored.record.is_some();
+        let others: Vec<_> = stored
+            .into_iter()
+            .filter(|(_, stored)| is_its(stored))
+            .collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(
+            table = %self.db.table, %tenant, items = others.len(),
+            "items that no head names: the hub is told and sends their tenant again"
+        );
+        names.extend(others.into_iter().map(|(name, _)| name));
+        let names: Vec<Name> = names.into_iter().collect();
+        let build = Build(crate::random::id()?);
+        let pages = u16::try_from(paginate(&names).len()).unwrap_or(u16::MAX);
+        let live = before.filter(|head| !head.is_gone);
+        let stored = StoredHead {
+            tenant: tenant.clone(),
+            build,
+            head: Head {
+                // Not that of the items: nobody knows where they come from, and readers never go back behind a version.
+                version: before.map_or_else(Version::default, |head| head.head.version),
+                digest: IN_DOUBT,
+                contexts: names.len() as u64,
+                held: live.map_or_else(Vec::new, |live| live.head.held.clone()),
+                held_kinds: live.map_or_else(Vec::new, |live| live.head.held_kinds.clone()),
+            },
+            is_gone: false,
+            names: Names::Paged(build, pages),
+            sum: 0,
+        };
+        let head = ChangedHead {
+            stored,
+            seen: before.map(|head| head.build),
+            before: before.map_or(Names::Nowhere, |head| head.names.clone()),
+            is_renamed: true,
+        };
+        let group = Group {
+            build,
+            heads: vec![head],
+            contexts: Vec::new(),
+            names: HashMap::from([(tenant.clone(), names)]),
+            blind: Vec::new(),
+        };
+        self.commit(&[group]).await?;
         Ok(())
     }
 

@@ -4,13 +4,14 @@ use super::model::*;
 use super::support::*;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
-use contexts::apply::Name;
 use contexts::apply::maps::Maps;
+use contexts::apply::{Name, Owner, Record};
 use contexts::bundle::Bundle;
 use contexts::name::TenantId;
 use contexts::push::{SyncVerdict, Verdict};
+use contexts::version::Version;
 use contexts_dynamodb::client::Limits;
-use contexts_dynamodb::layout::{Place, SETTLED, pages};
+use contexts_dynamodb::layout::{Build, Place, SETTLED, StoredContext, pages};
 use contexts_dynamodb::table::Table;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -100,6 +101,25 @@ impl World {
         update.await.expect("is set");
     }
 
+    /// Puts an item into the table that the tenant's bundle does not have, as a person does who has an export.
+    async fn put_back(&self, owner: &str, name: &Name) {
+        let stored = StoredContext {
+            build: Build(1),
+            version: Version { epoch: 1, n: 1 },
+            owner: Owner {
+                tenant: tenant(owner),
+                has_value: true,
+                waiting: Default::default(),
+            },
+            record: Some(Record::new(context(name, "1".into(), None), &key())),
+        };
+        let put = raw_client(&self.server.url).put_item();
+        let put = put
+            .table_name(&self.table)
+            .set_item(Some(stored.to_item(name, SETTLED)));
+        put.send().await.expect("is put");
+    }
+
     /// Where the pages of names of a tenant are.
     async fn pages(&self, owner: &str) -> Vec<Place> {
         let db = db(&self.server.url, &self.table);
@@ -167,14 +187,17 @@ impl World {
 /// A writer that compares all items within this time.
 async fn writer(server: &Server, table: &str, epoch: u64, audit_within: Duration) -> Writer {
     let mut writer = Writer::claim(&server.url, table, epoch).await;
-    let within = Table::new(db(&server.url, table), region());
-    writer.table = within.limited(&Limits {
-        audit_within,
-        ..Limits::default()
-    });
+    writer.table = Table::new(db(&server.url, table), region()).limited(&within(audit_within));
     let granted = writer.claim_again().await.expect("answers");
     granted.expect("is granted");
     writer
+}
+
+fn within(audit_within: Duration) -> Limits {
+    Limits {
+        audit_within,
+        ..Limits::default()
+    }
 }
 
 fn garbage() -> AttributeValue {
@@ -328,4 +351,71 @@ async fn a_successor_goes_on_from_the_end_of_the_last_whole_round() {
     );
     assert!(ended(&world).await > Some(whole));
     world.heals("t1", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_item_that_no_head_names_goes_with_the_next_bundle_of_its_tenant() {
+    // One of a tenant that is there, and one of a tenant that is not.
+    for owner in ["t1", "t4"] {
+        let mut world = World::new().await;
+        world.put_back(owner, &names()[50]).await;
+        world.reads_all().await;
+        assert_eq!(world.repair().await, [tenant(owner)]);
+        world.is_whole().await;
+        assert_collected(&world.server.url, &world.table, &world.maps).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_do_those_of_a_page_that_was_lost_before_the_tenant_was_removed() {
+    let mut world = World::new().await;
+    let place = world.pages("t1").await.remove(0);
+    world.delete(place).await;
+    world.send(Bundle::empty(tenant("t1"))).await;
+    world.reads_all().await;
+    assert_eq!(world.repair().await, [tenant("t1")]);
+    world.is_whole().await;
+    assert_collected(&world.server.url, &world.table, &world.maps).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_is_lost_is_told_though_all_its_items_are_there() {
+    let mut world = World::new().await;
+    let place = world.pages("t1").await.remove(0);
+    world.delete(place).await;
+    world.reads_all().await;
+    assert_eq!(world.repair().await, [tenant("t1")]);
+    world.is_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_move_during_a_round_are_not_taken_for_items_that_nobody_names() {
+    let mut world = World::new().await;
+    let all = names();
+    for n in 0..64 {
+        if n == 1 {
+            world.put_back("t4", &all[50]).await;
+        }
+        if n == 20 {
+            // Ten keys of the one go to the other.
+            let left = all.iter().skip(10).take(10).cloned();
+            let taken = all.iter().take(10).chain(all.iter().skip(20).take(20));
+            world.send(bundle(&tenant("t1"), left, "1")).await;
+            world.send(bundle(&tenant("t2"), taken.cloned(), "1")).await;
+        }
+        let in_step = world.scan().await;
+        assert!(matches!(in_step, SyncVerdict::InStep { .. }), "{in_step:?}");
+    }
+    // The second round, at once.
+    world.writer.table = world
+        .writer
+        .table
+        .limited(&within(Duration::from_millis(2)));
+    let differs = world.scan().await;
+    assert!(
+        matches!(differs, SyncVerdict::Differs { .. }),
+        "{differs:?}"
+    );
+    assert_eq!(world.repair().await, [tenant("t4")]);
+    world.is_whole().await;
 }
