@@ -213,6 +213,9 @@ impl std::fmt::Debug for Build {
 }
 
 impl Build {
+    /// Stands for one that cannot be read. No build has this id.
+    pub const UNREADABLE: Self = Self(0);
+
     /// As an attribute.
     pub fn to_attribute(self) -> AttributeValue {
         fields::bytes(self.0.to_be_bytes())

@@ -32,7 +32,7 @@ pub(crate) enum Expect<'a> {
     Any,
     /// Nothing.
     Nothing,
-    /// What this build wrote.
+    /// What this build wrote; if it is the one that cannot be read, anything that no build wrote.
     Build(Build),
     /// A fence, exactly as it was read.
     Fence(&'a Item),
@@ -99,6 +99,15 @@ impl Transaction {
         match expect {
             Expect::Any => {}
             Expect::Nothing => put = put.condition_expression("attribute_not_exists(pk)"),
+            Expect::Build(Build::UNREADABLE) => {
+                let kind = AttributeValue::S("B".into());
+                put = put
+                    .condition_expression(
+                        "attribute_not_exists(build) OR NOT attribute_type(build, :kind) OR size(build) <> :bytes",
+                    )
+                    .expression_attribute_values(":kind", kind)
+                    .expression_attribute_values(":bytes", AttributeValue::N("16".into()));
+            }
             Expect::Build(build) => {
                 put = put
                     .condition_expression("build = :build")

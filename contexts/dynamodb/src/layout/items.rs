@@ -100,8 +100,7 @@ impl StoredHead {
         };
         Ok(Self {
             tenant: tenant_of(&fields)?,
-            // No build has this id: what asks for it writes nothing.
-            build: fields.id("build").map_or(Build(0), Build),
+            build: fields.id("build").map_or(Build::UNREADABLE, Build),
             head,
             is_gone: item.contains_key("gone"),
             names: names_where(&fields).unwrap_or(Names::Nowhere),

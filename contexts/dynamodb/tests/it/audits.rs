@@ -252,7 +252,7 @@ async fn a_page_of_names_that_is_gone_is_written_anew() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_head_that_is_damaged_stops_nobody_else_and_is_written_over() {
-    for attribute in ["head", "names"] {
+    for attribute in ["head", "names", "build"] {
         let mut world = World::new().await;
         let place = Place::head(&key(), &tenant("t1"));
         world.set(&place, attribute, garbage()).await;
@@ -270,7 +270,7 @@ async fn a_head_that_is_damaged_stops_nobody_else_and_is_written_over() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_tenant_with_a_damaged_head_does_not_have_any_more_goes() {
-    for attribute in ["head", "names"] {
+    for attribute in ["head", "names", "build"] {
         for keys in [0, 3] {
             let mut world = World::new().await;
             let place = Place::head(&key(), &tenant("t1"));
