@@ -281,10 +281,10 @@ impl Writing<'_> {
             for head in self.db.heads_of_group(group, Reads::Weak).await? {
                 let found = round.found.remove(&head.tenant).unwrap_or_default();
                 let is_named = found.names == 0;
-                if !is_named {
-                    unnamed.push(head.tenant.clone());
-                }
                 let is_written = round.doubtful.contains(&head.tenant);
+                if !is_named {
+                    unnamed.push((u8::from(is_written), head.tenant.clone()));
+                }
                 // One that is in doubt differs already.
                 if (!is_named || is_written || found.sum != head.sum) && !head.is_in_doubt() {
                     doubtful.push(head);
@@ -295,7 +295,9 @@ impl Writing<'_> {
             .found
             .into_iter()
             .filter(|(_, found)| found.names != 0);
-        unnamed.extend(headless.map(|(tenant, _)| tenant));
+        unnamed.extend(headless.map(|(tenant, _)| (0, tenant)));
+        // Of those that were written meanwhile most have nothing that is not named.
+        unnamed.sort_by_key(|(is_written, _)| *is_written);
         self.name_all(round.gathered).await?;
         for some in doubtful.chunks(AT_ONCE) {
             for head in self.differing(some, Reads::Weak).await? {
@@ -309,7 +311,7 @@ impl Writing<'_> {
             }
         }
         let next = unnamed.into_iter().take(GATHERED.0);
-        Ok(next.map(|tenant| (tenant, BTreeSet::new())).collect())
+        Ok(next.map(|(_, tenant)| (tenant, BTreeSet::new())).collect())
     }
 
     /// Looks for items that no page names among those that were gathered.
@@ -372,7 +374,8 @@ impl Writing<'_> {
             build,
             head: Head {
                 // Not that of the items: nobody knows where they come from, and readers never go back behind a version.
-                version: before.map_or_else(Version::default, |head| head.head.version),
+                // Of a tenant that is gone there is none, so that what was left behind of it is not answered.
+                version: live.map_or_else(Version::default, |live| live.head.version),
                 digest: IN_DOUBT,
                 contexts: names.len() as u64,
                 held: live.map_or_else(Vec::new, |live| live.head.held.clone()),

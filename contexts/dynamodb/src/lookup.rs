@@ -9,6 +9,7 @@ use crate::layout::{
 use contexts::apply::Name;
 use contexts::digest::DigestKey;
 use contexts::name::{Kind, TenantId};
+use futures_util::future::try_join_all;
 use std::collections::BTreeSet;
 
 /// How far a table is.
@@ -34,12 +35,12 @@ impl Db {
         let (Some(Fence { facts, .. }), Some(pulse)) = (fence, pulse) else {
             return Ok(None);
         };
-        let mut complete = BTreeSet::new();
-        for kind in &facts.synced_kinds {
-            if !self.has_any(&layout::blind(kind)).await? {
-                complete.insert(kind.clone());
-            }
-        }
+        let is_blind = facts.synced_kinds.iter().map(|kind| async move {
+            let is_blind = self.has_any(&layout::blind(kind)).await?;
+            Ok::<_, TableError>((!is_blind).then(|| kind.clone()))
+        });
+        let complete = try_join_all(is_blind).await?;
+        let complete: BTreeSet<Kind> = complete.into_iter().flatten().collect();
         Ok(Some(Standing {
             facts,
             pulse,

@@ -55,7 +55,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, broadcast};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a read waits for its turn to ask the table.
 const TURN_WITHIN: Duration = Duration::from_secs(2);
-/// How long an answer waits for what is to replace what is too old.
+/// How long an answer waits for the table to say what is to replace what is too old, once it is its turn.
 const RENEWED_WITHIN: Duration = Duration::from_millis(500);
 /// How long it is remembered that a key could not be loaded.
 const FAILED_FOR: Duration = Duration::from_millis(500);
@@ -122,7 +122,10 @@ struct Inner {
 #[derive(Debug, Clone, Copy)]
 enum Turn {
     Fill,
+    /// Behind an answer.
     Refresh,
+    /// Before one, which does not wait for ever.
+    Renewal,
 }
 
 /// What is cached of a key.
@@ -232,10 +235,14 @@ async fn look_again(reader: Weak<Inner>) {
 
 impl Inner {
     async fn look(&self) -> Result<(), TableError> {
-        let begin = Instant::now();
-        let looked = self.db.standing().await;
-        let answers = looked.is_ok() && begin.elapsed() < RENEWED_WITHIN;
+        let mut looking = std::pin::pin!(self.db.standing());
+        let in_time = tokio::time::timeout(RENEWED_WITHIN, &mut looking).await;
+        let answers = matches!(in_time, Ok(Ok(_)));
         self.answers.store(answers, Ordering::Relaxed);
+        let looked = match in_time {
+            Ok(looked) => looked,
+            Err(_) => looking.await,
+        };
         let Some(standing) = looked? else {
             self.standing.store(None);
             return Ok(());
@@ -279,7 +286,7 @@ impl Inner {
             return AtHand::Nothing;
         }
         if entry.is_due(now) {
-            let is_old = entry.read.answered + self.refresh_after <= now;
+            let is_old = entry.read.asked + self.refresh_after <= now;
             if is_old && self.answers.load(Ordering::Relaxed) {
                 return AtHand::Old(entry);
             }
@@ -318,16 +325,11 @@ impl Inner {
 
     /// What is read of a key in place of this, which is too old; this if the table does not answer in time.
     async fn renewed(self: &Arc<Self>, name: &Named, old: Arc<Entry>) -> Arc<Entry> {
-        let next = self.succeeded(name, &old, Turn::Refresh);
-        match tokio::time::timeout(RENEWED_WITHIN, next).await {
+        let next = self.succeeded(name, &old, Turn::Renewal);
+        // Somebody else may have asked already, who waits longer.
+        match tokio::time::timeout(TURN_WITHIN, next).await {
             Ok(next) if !next.is_failed() => next,
-            Ok(_) => old,
-            Err(_) => {
-                // Nobody waits again before the table was seen to answer in time.
-                self.answers.store(false, Ordering::Relaxed);
-                self.refresh(name.pair(), &old);
-                old
-            }
+            _ => old,
         }
     }
 
@@ -352,12 +354,19 @@ impl Inner {
             let _turn = self.turn(turn).await.map_err(|error| error.to_string())?;
             let count = match turn {
                 Turn::Fill => &self.counts.fills,
-                Turn::Refresh => &self.counts.refreshes,
+                Turn::Refresh | Turn::Renewal => &self.counts.refreshes,
             };
             count.fetch_add(1, Ordering::Relaxed);
             let stored = name.name().ok_or("no such name can be stored")?;
             // What the SDK needs for a call is kept off the way of a hit.
-            let loaded = Box::pin(load::load(self, &stored, before)).await;
+            let loading = Box::pin(load::load(self, &stored, before));
+            let loaded = match turn {
+                Turn::Fill | Turn::Refresh => loading.await,
+                Turn::Renewal => {
+                    let in_time = tokio::time::timeout(RENEWED_WITHIN, loading).await;
+                    in_time.map_err(|_| "the table does not answer in time")?
+                }
+            };
             loaded.map_err(|error| error.to_string())
         };
         match read.await {
@@ -375,7 +384,7 @@ impl Inner {
     async fn turn(&self, turn: Turn) -> Result<SemaphorePermit<'_>, TableError> {
         let share = match turn {
             Turn::Fill => &self.fills,
-            Turn::Refresh => &self.refreshes,
+            Turn::Refresh | Turn::Renewal => &self.refreshes,
         };
         let given = tokio::time::timeout(TURN_WITHIN, share.acquire()).await;
         given.ok().and_then(Result::ok).ok_or_else(|| {

@@ -299,11 +299,13 @@ async fn readiness_follows_the_database_and_liveness_does_not() -> Result<()> {
             let answer = api
                 .post("/v1/republish", r#"{"tenant":"t1","wait":true}"#)
                 .await;
-            answer.ok().filter(|(status, _)| *status == 200)
+            // A connection from before may be found broken once more.
+            answer
+                .ok()
+                .filter(|(status, body)| *status == 200 && body["delivered"] == true)
         },
     );
-    let (_, body) = healed.await?;
-    expect(body["delivered"] == true, &body)?;
+    healed.await?;
     // The regions do not matter to readiness.
     desk.agents[0].stop().await?;
     expect(

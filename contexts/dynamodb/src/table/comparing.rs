@@ -42,7 +42,7 @@ impl Table {
         let round = round.of(open.facts.granted);
         let now = self.db.clock.reached().unwrap_or(0);
         // A table of which nobody knows counts from now on.
-        let ended = open.progress.audited.unwrap_or(now);
+        let ended = open.progress.audited.map_or(now, |ended| ended.min(now));
         let pace = Pace {
             ended,
             scanned: open.scanned.or(open.progress.fresh).unwrap_or(now),
@@ -56,8 +56,13 @@ impl Table {
         self.audited(open.session, ended, now);
         let key = &open.facts.digest_key;
         let in_flux: BTreeSet<&TenantId> = synced.in_flux.iter().collect();
-        // Half the price, and as good if it agrees: only this session writes, so what agreed a moment ago still does.
-        let mut sums = self.db.sums(key, &in_flux, Reads::Weak).await?;
+        // Half the price, and as good if it agrees: only this session writes, so what agreed a moment ago still does. Where a
+        // round ended just now, heads may have been put in doubt.
+        let first = match is_whole {
+            true => Reads::Strong,
+            false => Reads::Weak,
+        };
+        let mut sums = self.db.sums(key, &in_flux, first).await?;
         if key.root(&sums.buckets) != synced.root {
             sums = self.db.sums(key, &in_flux, Reads::Strong).await?;
         }

@@ -102,7 +102,7 @@ impl Entry {
             read,
             fresh: far.fresh,
             position: far.position,
-            due: read.answered + refresh_after.mul_f64(0.7 + 0.2 * spread),
+            due: read.asked + refresh_after.mul_f64(0.7 + 0.2 * spread),
             is_refreshing: AtomicBool::new(false),
             next: OnceCell::new(),
         }

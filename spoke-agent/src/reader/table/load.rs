@@ -8,7 +8,7 @@
 
 use super::entry::{Content, Entry, Far, Of};
 use super::seen::{Seen, Span, Tenant};
-use super::{Inner, Turn};
+use super::{Inner, TURN_WITHIN, Turn};
 use crate::store::index::known::Known;
 use contexts::apply::{Head, Name};
 use contexts::digest::DigestKey;
@@ -59,6 +59,10 @@ pub(super) async fn load(
                 let Some(named) = head(reader, key, &stored.owner.tenant).await? else {
                     continue;
                 };
+                if named.is_in_doubt && stored.version > named.head.version {
+                    // Nobody knows where it comes from: the hub is to say.
+                    return Ok(made(Content::Damaged, None, read));
+                }
                 if named.build != stored.build && !named.seen.covers(read) {
                     last = Some((stored, named));
                     continue;
@@ -97,6 +101,7 @@ struct Named {
     seen: Seen,
     build: Build,
     head: Head,
+    is_in_doubt: bool,
 }
 
 /// Asks for the head of a tenant and takes note of it; none if the tenant is gone, or if a newer version was seen already.
@@ -110,17 +115,27 @@ async fn head(reader: &Inner, key: &DigestKey, id: &TenantId) -> Result<Option<N
     Ok(is_newest.then_some(Named {
         tenant,
         seen,
+        is_in_doubt: stored.is_in_doubt(),
         build: stored.build,
         head: stored.head,
     }))
 }
 
-/// Asks whether the head of a tenant still named what was seen at this moment, if nobody asked since.
+/// Asks whether the head of a tenant still named what was seen at this moment, if nobody asked since. Who waits for another
+/// one's answer does not wait for ever.
 pub(super) async fn confirm(
     reader: &Inner,
     tenant: &Tenant,
     at: Instant,
 ) -> Result<(), TableError> {
+    let confirmed = tokio::time::timeout(TURN_WITHIN, confirmed(reader, tenant, at)).await;
+    confirmed.unwrap_or_else(|_| {
+        let why = format!("the head of tenant {} cannot be read in time", tenant.id());
+        Err(TableError::Lost(why))
+    })
+}
+
+async fn confirmed(reader: &Inner, tenant: &Tenant, at: Instant) -> Result<(), TableError> {
     let _alone = tenant.confirming().await;
     let Some(standing) = reader.standing.load_full() else {
         return Ok(());
