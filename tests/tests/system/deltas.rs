@@ -197,7 +197,8 @@ async fn a_delta_that_was_acknowledged_survives_a_kill_and_a_new_session_begins_
     stage.relay.cut();
     stage.world.agents[0].kill()?;
     stage.world.agents[0].start().await?;
-    stage.world.is_true().await?;
+    // What is absent it says once its rows are checked.
+    stage.world.becomes_true().await?;
     stage.relay.mend();
     settles(&stage.world.hub).await?;
     stage.whole(ONE, "item-7").await?;
