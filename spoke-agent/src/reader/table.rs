@@ -337,9 +337,17 @@ impl Inner {
     async fn succeeded(&self, name: &Named, before: &Arc<Entry>, turn: Turn) -> Arc<Entry> {
         let next = async {
             let next = self.read(name, Some(before), turn).await;
-            let cached = match next.is_failed() && !self.is_wanting(name.pair().kind, before) {
-                true => Arc::new(before.later(FAILED_FOR)),
-                false => next.clone(),
+            let kept = || Arc::new(before.later(FAILED_FOR));
+            let (next, cached) = match turn {
+                // Whoever has to wait longer asks again in the place of what is kept.
+                Turn::Renewal if next.is_failed() => {
+                    let kept = kept();
+                    (kept.clone(), kept)
+                }
+                _ if next.is_failed() && !self.is_wanting(name.pair().kind, before) => {
+                    (next, kept())
+                }
+                _ => (next.clone(), next),
             };
             self.entries.replace(name, before, cached);
             next
