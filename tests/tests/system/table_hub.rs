@@ -101,6 +101,15 @@ impl Hub {
 
     /// Ends a scan.
     pub async fn synced(&mut self) -> Result<()> {
+        self.compared(false).await
+    }
+
+    /// Compares all items with their heads.
+    pub async fn reread(&mut self) -> Result<()> {
+        self.compared(true).await
+    }
+
+    async fn compared(&mut self, reread: bool) -> Result<()> {
         self.number += 1;
         let synced = Synced {
             session: self.session,
@@ -112,7 +121,7 @@ impl Hub {
             in_flux: Vec::new(),
             fresh: self.table.hello().await??.reading,
             position: Version::default(),
-            reread: false,
+            reread,
         };
         self.table.synced(&synced).await??;
         Ok(())

@@ -171,6 +171,36 @@ async fn answers_cannot_be_confused() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_put_back_of_a_removed_tenant_is_never_answered() -> Result<()> {
+    let region = TableRegion::start(REGION).await?;
+    let mut hub = Hub::new(&region).await?;
+    let before = hub.push("t1", None, 0..2, 1).await?;
+    hub.synced().await?;
+    let name = (Kind::new("item")?, Key::new("t1 0")?);
+    let place = Some(Place::context(&name, SETTLED).to_key());
+    let client = region.client(&region.endpoint);
+    let get = client.get_item().table_name(&region.table);
+    let item = get.set_key(place).send().await?.item;
+    hub.push("t1", Some(&before), [], 2).await?;
+    let put = client.put_item().table_name(&region.table);
+    put.set_item(item).send().await?;
+    // Found by the comparison, it is named, and so the tenant has a head again until the hub sent it.
+    for _ in 0..2 {
+        let reader = reader(&region, &region.endpoint, Duration::from_secs(60)).await?;
+        let answer = reader.get("item", "t1 0").await.answer;
+        assert!(
+            matches!(answer, Answer::Unreachable(_) | Answer::NotReady),
+            "{answer:?}"
+        );
+        hub.reread().await?;
+    }
+    hub.push("t1", None, [], 3).await?;
+    let reader = reader(&region, &region.endpoint, Duration::from_secs(60)).await?;
+    assert_eq!(value(&reader, "t1 0").await, "Absent");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_is_seen_to_be_gone_is_gone_with_all_that_is_cached_of_it() -> Result<()> {
     let region = TableRegion::start(REGION).await?;
     let mut hub = Hub::new(&region).await?;
