@@ -43,7 +43,7 @@ impl Browser {
         let mut command = Command::new(driver);
         command.arg(format!("--port={port}"));
         let driver = Process::start(command, &dir.path().join("driver.log"))?;
-        let client = reqwest::Client::builder().no_proxy().build()?;
+        let client = crate::client()?;
         let base = format!("http://127.0.0.1:{port}");
         until("the driver of the browser", WITHIN, || async {
             let status = client.get(format!("{base}/status")).send().await.ok()?;

@@ -76,7 +76,7 @@ impl Gateway {
     }
 
     async fn reached(region: &str, port: u16, process: Option<Process>) -> Result<Self> {
-        let client = reqwest::Client::builder().no_proxy().build()?;
+        let client = crate::client()?;
         let gateway = Self {
             region: region.to_owned(),
             port,

@@ -176,7 +176,7 @@ impl Hub {
         let mut process = Process::start(command, &log)?;
         let url = self.url("/healthz");
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder().no_proxy().build()?;
+        let client = crate::client()?;
         let alive = until("the publisher to answer", Duration::from_secs(30), || {
             let (client, url, gone) = (client.clone(), url.clone(), !process.is_running());
             async move {
@@ -251,7 +251,7 @@ impl Hub {
     /// # Errors
     /// If it does not answer, or with something else.
     pub async fn get(&self, path: &str) -> Result<(StatusCode, Value)> {
-        let client = reqwest::Client::builder().no_proxy().build()?;
+        let client = crate::client()?;
         let asked = client.get(self.url(path)).bearer_auth(&self.token);
         let response = asked.send().await?;
         Ok((response.status(), response.json().await?))
@@ -262,7 +262,7 @@ impl Hub {
     /// # Errors
     /// If it does not answer, or with something else.
     pub async fn post(&self, token: &str, path: &str, body: &Value) -> Result<(StatusCode, Value)> {
-        let client = reqwest::Client::builder().no_proxy().build()?;
+        let client = crate::client()?;
         let asked = client.post(self.url(path)).bearer_auth(token).json(body);
         let response = asked.send().await?;
         Ok((response.status(), response.json().await?))
@@ -291,7 +291,7 @@ impl Hub {
     /// # Errors
     /// If the publisher does not answer.
     pub async fn metric(&self, name: &str, label: &str) -> Result<f64> {
-        let client = reqwest::Client::builder().no_proxy().build()?;
+        let client = crate::client()?;
         let text = client.get(self.url("/metrics")).send().await?;
         let value = |line: &str| {
             let (series, value) = line.rsplit_once(' ')?;

@@ -48,7 +48,7 @@ impl Agent {
             via: None,
             dir: dir.to_owned(),
             process: None,
-            client: reqwest::Client::builder().no_proxy().build()?,
+            client: crate::client()?,
         })
     }
 

@@ -17,7 +17,7 @@ struct Api<'a> {
 
 impl<'a> Api<'a> {
     fn of(hub: &'a Hub) -> Result<Self> {
-        let client = reqwest::Client::builder().no_proxy().build()?;
+        let client = system_tests::client()?;
         Ok(Self { hub, client })
     }
 

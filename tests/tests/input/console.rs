@@ -267,7 +267,7 @@ async fn the_page_works_on_a_phone_and_by_the_keyboard() -> Result<()> {
 async fn only_a_signed_in_person_looks_and_only_the_page_acts() -> Result<()> {
     let mut desk = Desk::new(&["eu"]).await?;
     desk.hub.start().await?;
-    let client = reqwest::Client::builder().no_proxy().build()?;
+    let client = system_tests::client()?;
     let page = client.get(desk.hub.url("/")).send().await?;
     let policy = page.headers()["content-security-policy"].to_str()?;
     expect(
@@ -445,7 +445,7 @@ async fn whoever_may_only_read_can_press_nothing() -> Result<()> {
 async fn an_open_console_does_not_hold_up_the_end() -> Result<()> {
     let mut desk = Desk::new(&["eu"]).await?;
     desk.hub.start().await?;
-    let client = reqwest::Client::builder().no_proxy().build()?;
+    let client = system_tests::client()?;
     let events = client
         .get(desk.hub.url("/console/events"))
         .bearer_auth(&desk.hub.token);

@@ -13,7 +13,7 @@ use system_tests::{Result, until};
 const WITHIN: Duration = Duration::from_secs(60);
 
 async fn status(hub: &Hub) -> Option<Value> {
-    let client = reqwest::Client::builder().no_proxy().build().ok()?;
+    let client = system_tests::client().ok()?;
     let request = client.get(hub.url("/v1/status")).bearer_auth(&hub.token);
     request.send().await.ok()?.json().await.ok()
 }
@@ -95,7 +95,7 @@ async fn a_second_daemon_stands_by_and_takes_over() -> Result<()> {
     // It passes requests on.
     desk.sql("UPDATE part SET body = 'two' WHERE key = 'p1'")
         .await?;
-    let client = reqwest::Client::builder().no_proxy().build()?;
+    let client = system_tests::client()?;
     let request = client
         .post(second.url("/v1/republish"))
         .bearer_auth(&second.token);

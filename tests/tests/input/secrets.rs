@@ -91,7 +91,7 @@ async fn nothing_shows_a_token_or_the_password() -> Result<()> {
     }
     // One region never answers, so that errors are logged as well.
     let daemon = Process::start(command, &log)?;
-    let client = reqwest::Client::builder().no_proxy().build()?;
+    let client = system_tests::client()?;
     until(
         "the daemon to have scanned",
         Duration::from_secs(60),

@@ -74,7 +74,7 @@ impl Exposition {
 
 /// What a hub answers.
 pub async fn of_hub(hub: &Hub) -> Result<Exposition> {
-    let client = reqwest::Client::builder().no_proxy().build()?;
+    let client = system_tests::client()?;
     let answer = client.get(hub.url("/metrics")).send().await?;
     Exposition::parse(answer.text().await?)
 }

@@ -21,8 +21,8 @@ const KILLS: u64 = 200;
 /// After so many the publisher is killed, too. An agent is back in milliseconds; after a publisher its lease has to run
 /// out.
 const PUBLISHER_EVERY: u64 = 60;
-/// Whatever is asked with a limit of half a second, and an update of one row, have ended long before.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
+/// An update of one row has ended long before.
+const UPDATED_WITHIN: Duration = Duration::from_secs(60);
 
 /// What writers, readers and killers tell one another.
 #[derive(Default)]
@@ -96,15 +96,12 @@ async fn read(shared: Arc<Shared>, region: usize, agent: Agent) -> Result<()> {
 async fn write(shared: Arc<Shared>, database: String, desk: Desk, seed: u64) -> Result<()> {
     let mut random = SmallRng::seed_from_u64(seed);
     let mut connection = Database::at(&database).connect().await?;
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .timeout(ANSWERED_WITHIN)
-        .build()?;
+    let client = system_tests::client()?;
     while !shared.stop.load(Ordering::SeqCst) {
         let tenant = format!("t{}", random.random_range(1..=TENANTS));
         let sql = "UPDATE counters SET n = n + 1 WHERE tenant = $1 RETURNING n, hubcast.token()";
         let updating = sqlx::query_as(sql).bind(&tenant).fetch_one(&mut connection);
-        let (n, token): (i64, String) = tokio::time::timeout(ANSWERED_WITHIN, updating)
+        let (n, token): (i64, String) = tokio::time::timeout(UPDATED_WITHIN, updating)
             .await
             .map_err(|_| format!("an update of {tenant} does not end"))??;
         let url = format!("{}&token={token}", desk.url);

@@ -104,7 +104,7 @@ async fn a_receipt_says_what_became_of_a_transaction() -> Result<()> {
     ] {
         expect(&world.hub, wrong, 400, Some("bad_request")).await?;
     }
-    let stranger = reqwest::Client::builder().no_proxy().build()?;
+    let stranger = system_tests::client()?;
     let asked = stranger.get(world.hub.url("/v1/visible?token=5"));
     assert_eq!(asked.send().await?.status(), 401);
     standby.stop().await?;

@@ -49,7 +49,7 @@ impl Agent {
         command.arg("run").arg("--config").arg(&config);
         command.envs(TableRegion::env());
         let process = Process::start(command, &dir.path().join("log"))?;
-        let client = reqwest::Client::builder().no_proxy().build()?;
+        let client = system_tests::client()?;
         let agent = Self {
             port,
             client,

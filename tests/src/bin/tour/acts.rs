@@ -144,7 +144,7 @@ async fn across_a_long_link(stage: &Stage) -> Result<Duration> {
         "http://127.0.0.1:{}/v1/contexts/cluster/cl-000001",
         relay.port
     );
-    let client = reqwest::Client::builder().no_proxy().build()?;
+    let client = system_tests::client()?;
     client.get(&url).send().await?.bytes().await?;
     let began = Instant::now();
     client.get(&url).send().await?.bytes().await?;

@@ -130,7 +130,7 @@ impl Place {
 
     /// Asks the agent: status, tenant and body.
     async fn asks(&self, path: &str) -> Option<(StatusCode, String, String)> {
-        let client = reqwest::Client::builder().no_proxy().build().ok()?;
+        let client = system_tests::client().ok()?;
         let url = self.here(&format!("http://127.0.0.1:7521{path}"));
         let answer = client.get(url).send().await.ok()?;
         let tenant = answer.headers().get("x-context-tenant");

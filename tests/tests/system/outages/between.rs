@@ -47,7 +47,7 @@ impl Between {
         let port = free_port()?;
         let shared = Arc::new(Shared {
             agent: format!("http://127.0.0.1:{}", agent.push),
-            client: reqwest::Client::builder().no_proxy().build()?,
+            client: system_tests::client()?,
             part: Mutex::new(part),
             refused: Mutex::default(),
         });

@@ -46,7 +46,7 @@ impl Desk {
     pub fn new(hubs: &[Hub], readers: &[Reader], counts: Arc<Counts>) -> Result<Self> {
         let hub = |h: &Hub| (h.url("/v1/visible"), h.token.clone());
         Ok(Self {
-            client: reqwest::Client::builder().no_proxy().build()?,
+            client: system_tests::client()?,
             hubs: hubs.iter().map(hub).collect(),
             stores: readers.iter().map(|r| r.agent.push_url()).collect(),
             counts,

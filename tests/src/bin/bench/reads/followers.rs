@@ -13,7 +13,7 @@ pub const FOLLOWERS: usize = 500;
 /// Watches that began now, each of which says when it is told of something.
 async fn follow(port: u16) -> Result<mpsc::UnboundedReceiver<Instant>> {
     let (told, heard) = mpsc::unbounded_channel();
-    let client = reqwest::Client::builder().no_proxy().build()?;
+    let client = system_tests::client()?;
     for _ in 0..FOLLOWERS {
         let url = format!("http://127.0.0.1:{port}/v1/watch?follow=true&after=now");
         let mut response = client.get(url).send().await?.error_for_status()?;
