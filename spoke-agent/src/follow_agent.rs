@@ -6,7 +6,7 @@
 
 use crate::agent::StartError;
 use crate::config::{FollowRunConfig, Run};
-use crate::listen::{Listeners, Serving};
+use crate::listen::{Listeners, Routes, Serving};
 use crate::metrics;
 use crate::reader::Options;
 use crate::reader::follower::Follower;
@@ -62,7 +62,7 @@ impl FollowAgent {
             metrics,
         });
         let (read_listen, read_socket) = read.names();
-        let serving = Serving::start(read, routes);
+        let serving = Serving::start(read, Routes(routes));
         tracing::info!(%region, store, read_listen, read_socket, "ready");
         Ok(Self {
             read_addr: serving.address,

@@ -1,25 +1,32 @@
 //! Listeners: over TCP, with TLS or without, and over a Unix socket, until they are stopped. It knows nothing of what is
-//! answered.
+//! answered. Connections of gateways are served by hyper itself: what axum lays around each request costs a good part of
+//! the time in which a get is answered.
 
 use crate::config::ReadConfig;
 use crate::metrics;
-use axum::extract::Request;
-use axum::response::Response;
-use axum::serve::ListenerExt;
-use axum::{Router, ServiceExt, middleware};
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::{Request, Response};
+use axum::routing::future::RouteFuture;
+use axum::serve::{Listener, ListenerExt};
+use axum::{BoxError, Router, middleware};
 use hubcast_tls::server::{
     Counted, Peer, Secured, Server, ServerFiles, ends_with_its_certificate, server,
 };
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tower_service::Service;
 
 /// How long open connections may take to end at a stop.
 const GRACE: Duration = Duration::from_secs(5);
@@ -66,23 +73,43 @@ impl Secure {
     }
 }
 
-/// What answers on a listener.
+/// What answers to gateways.
 pub trait Answers:
-    Service<Request, Response = Response, Error = Infallible, Future: Send>
+    Service<Request<Incoming>, Response = Response<Self::Body>, Error = Infallible, Future: Send>
     + Clone
     + Send
     + Sync
     + 'static
 {
+    /// The bodies of its answers.
+    type Body: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
 }
 
-impl<S> Answers for S where
-    S: Service<Request, Response = Response, Error = Infallible, Future: Send>
+impl<S, B> Answers for S
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
         + Clone
         + Send
         + Sync
-        + 'static
+        + 'static,
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
+    type Body = B;
+}
+
+/// Answers by these routes.
+#[derive(Clone)]
+pub struct Routes(pub Router);
+
+impl Service<Request<Incoming>> for Routes {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = RouteFuture<Infallible>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        // A router is always ready.
+        tower_service::Service::call(&mut self.0.clone(), request.map(Body::new))
+    }
 }
 
 /// Takes what the hub pushes until it is stopped. Its connections end with their certificates.
@@ -93,26 +120,26 @@ pub fn push(
     routes: Router,
     stopped: &watch::Receiver<bool>,
 ) {
-    let routes = match &tls {
-        Some(_) => routes.layer(middleware::from_fn(ends_with_its_certificate)),
-        None => routes,
+    let stopped = until(stopped.clone());
+    match tls {
+        None => tasks.spawn(async {
+            let routes = routes.into_make_service();
+            let served = axum::serve(no_delay(listener), routes);
+            ended(served.with_graceful_shutdown(stopped).await);
+        }),
+        Some(tls) => tasks.spawn(async {
+            let routes = routes.layer(middleware::from_fn(ends_with_its_certificate));
+            let routes = routes.into_make_service_with_connect_info::<Peer>();
+            let served = axum::serve(tls.over(listener), routes);
+            ended(served.with_graceful_shutdown(stopped).await);
+        }),
     };
-    tcp(tasks, listener, tls, routes, stopped);
 }
 
-/// Answers over TCP until it is stopped.
-fn tcp(
-    tasks: &mut JoinSet<()>,
-    listener: TcpListener,
-    tls: Option<Secure>,
-    answers: impl Answers,
-    stopped: &watch::Receiver<bool>,
-) {
-    let stopped = stopped.clone();
-    match tls {
-        None => tasks.spawn(answer(no_delay(listener), answers, stopped)),
-        Some(tls) => tasks.spawn(answer_secured(tls.over(listener), answers, stopped)),
-    };
+fn ended(served: io::Result<()>) {
+    if let Err(error) = served {
+        tracing::error!(%error, "a listener ended");
+    }
 }
 
 /// The listeners of the read side.
@@ -160,8 +187,14 @@ impl Listeners {
         answers: impl Answers,
         stopped: &watch::Receiver<bool>,
     ) {
-        if let Some((listener, tls)) = self.tcp.take() {
-            tcp(tasks, listener, tls, answers.clone(), stopped);
+        match self.tcp.take() {
+            Some((listener, None)) => {
+                tasks.spawn(answer(no_delay(listener), answers.clone(), stopped.clone()));
+            }
+            Some((listener, Some(tls))) => {
+                tasks.spawn(answer(tls.over(listener), answers.clone(), stopped.clone()));
+            }
+            None => {}
         }
         if let Some(listener) = self.unix.take() {
             tasks.spawn(answer(listener, answers, stopped.clone()));
@@ -291,7 +324,7 @@ pub async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListene
 }
 
 /// Connections whose small answers are sent at once.
-fn no_delay(listener: TcpListener) -> impl axum::serve::Listener<Addr = SocketAddr> {
+fn no_delay(listener: TcpListener) -> impl Listener<Addr = SocketAddr> {
     listener.tap_io(|stream| {
         // Without it answers are only later, not wrong.
         let _ = stream.set_nodelay(true);
@@ -299,30 +332,39 @@ fn no_delay(listener: TcpListener) -> impl axum::serve::Listener<Addr = SocketAd
 }
 
 /// Answers until it is stopped; open requests end in order.
-async fn answer<L>(listener: L, answers: impl Answers, stopped: watch::Receiver<bool>)
-where
-    L: axum::serve::Listener,
-    L::Addr: std::fmt::Debug,
-{
-    let served = axum::serve(listener, answers.into_make_service())
-        .with_graceful_shutdown(until(stopped))
-        .await;
-    ended(served);
-}
-
-/// The same with TLS; what answers knows the other end.
-async fn answer_secured(listener: Secured, answers: impl Answers, stopped: watch::Receiver<bool>) {
-    let answers = answers.into_make_service_with_connect_info::<Peer>();
-    let served = axum::serve(listener, answers)
-        .with_graceful_shutdown(until(stopped))
-        .await;
-    ended(served);
-}
-
-fn ended(served: io::Result<()>) {
-    if let Err(error) = served {
-        tracing::error!(%error, "a listener ended");
+async fn answer<L: Listener>(
+    mut listener: L,
+    answers: impl Answers,
+    stopped: watch::Receiver<bool>,
+) {
+    let mut connections = JoinSet::new();
+    let mut is_stopped = pin!(until(stopped.clone()));
+    loop {
+        let (io, _) = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut is_stopped => break,
+        };
+        connections.spawn(serve(io, answers.clone(), stopped.clone()));
+        while connections.try_join_next().is_some() {}
     }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+/// Answers on one connection until it is closed, or the request that is open at the stop has its answer.
+async fn serve<I>(io: I, answers: impl Answers, stopped: watch::Receiver<bool>)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(io), answers);
+    let mut connection = pin!(connection);
+    // What breaks off a connection is the affair of whoever connected.
+    tokio::select! {
+        biased;
+        _ = connection.as_mut() => return,
+        () = until(stopped) => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
 }
 
 /// Waits until it is stopped.

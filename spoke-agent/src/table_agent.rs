@@ -3,7 +3,7 @@
 
 use crate::agent::StartError;
 use crate::config::{Run, TableRunConfig};
-use crate::listen::{Listeners, Serving};
+use crate::listen::{Listeners, Routes, Serving};
 use crate::metrics;
 use crate::reader::Options;
 use crate::reader::table::TableReader;
@@ -51,7 +51,7 @@ impl TableAgent {
             metrics,
         });
         let (read_listen, read_socket) = read.names();
-        let serving = Serving::start(read, routes);
+        let serving = Serving::start(read, Routes(routes));
         tracing::info!(%region, store = table, read_listen, read_socket, "ready");
         Ok(Self {
             read_addr: serving.address,

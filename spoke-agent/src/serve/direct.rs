@@ -3,20 +3,21 @@
 //! it does not take as a get is theirs, also when it is wrong.
 
 use super::Serve;
-use super::one::answer_get;
+use super::one::{Answer, answer_get, routed};
 use axum::Router;
-use axum::extract::Request;
-use axum::http::Method;
+use axum::body::Body;
+use axum::http::{Method, Request};
 use axum::response::Response;
 use axum::routing::future::RouteFuture;
-use futures_util::future::Either;
+use futures_util::TryFutureExt;
+use futures_util::future::{Either, MapOk};
+use hyper::body::Incoming;
+use hyper::service::Service;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use tower_service::Service;
 
-/// What answers on the read listener. Cloned for each request, so it is one count of references.
+/// What answers on the read listener. Cheap to clone.
 #[derive(Clone)]
 pub struct Reads(Arc<Both>);
 
@@ -33,7 +34,7 @@ impl Reads {
 }
 
 /// Whether the routes would take it for `GET /v1/contexts/{kind}/{key}`.
-fn is_get(request: &Request) -> bool {
+fn is_get<B>(request: &Request<B>) -> bool {
     let names = request.uri().path().strip_prefix("/v1/contexts/");
     let parts = names.and_then(|names| names.split_once('/'));
     request.method() == Method::GET
@@ -42,21 +43,22 @@ fn is_get(request: &Request) -> bool {
         })
 }
 
-impl Service<Request> for Reads {
-    type Response = Response;
+impl Service<Request<Incoming>> for Reads {
+    type Response = Answer;
     type Error = Infallible;
-    type Future = Either<Ready<Result<Response, Infallible>>, RouteFuture<Infallible>>;
+    type Future = Either<
+        Ready<Result<Answer, Infallible>>,
+        MapOk<RouteFuture<Infallible>, fn(Response) -> Answer>,
+    >;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // A router always is.
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request) -> Self::Future {
-        match is_get(&request) {
-            true => Either::Left(ready(Ok(answer_get(&self.0.serve, &request)))),
-            false => Either::Right(self.0.routes.clone().call(request)),
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        if is_get(&request) {
+            return Either::Left(ready(Ok(answer_get(&self.0.serve, &request))));
         }
+        // A router is always ready.
+        let mut routes = self.0.routes.clone();
+        let answer = tower_service::Service::call(&mut routes, request.map(Body::new));
+        Either::Right(answer.map_ok(routed as fn(Response) -> Answer))
     }
 }
 

@@ -9,29 +9,38 @@ use crate::clock::wall_micros;
 use crate::store::index::Lookup;
 use crate::store::index::known::Known;
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::{self, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use contexts::version::Version;
+use http_body_util::{Either, Full};
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 use std::io::Write;
 
+/// An answer of which a value is the whole body, as it lies in memory.
+pub type Answer = Response<Either<Full<Bytes>, Body>>;
+
+/// Any other answer.
+pub fn routed(response: Response) -> Answer {
+    response.map(Either::Right)
+}
+
 /// Answers one context.
-pub async fn get_one(State(my): State<Serve>, request: Request) -> Response {
-    answer_get(&my, &request)
+pub async fn get_one(State(my): State<Serve>, request: extract::Request) -> Response {
+    answer_get(&my, &request).map(Body::new)
 }
 
 /// Answers a request for one context.
-pub fn answer_get(my: &Serve, request: &Request) -> Response {
+pub fn answer_get<B>(my: &Serve, request: &Request<B>) -> Answer {
     let answered = match my.gate.admits(request.headers()) {
         true => answer(my, request.uri().path(), request.headers()),
         false => Err(Failure::Token),
     };
-    let response = answered.into_response();
-    my.gets.count(response.status());
-    response
+    let answer = answered.unwrap_or_else(|failure| routed(failure.into_response()));
+    my.gets.count(answer.status());
+    answer
 }
 
 /// Kind and key of a path that the router has matched.
@@ -47,7 +56,7 @@ pub fn names(path: &str) -> Result<(Cow<'_, str>, Cow<'_, str>), Failure> {
     names.ok_or_else(|| Failure::BadRequest("kind and key must be percent-encoded UTF-8".into()))
 }
 
-fn answer(my: &Serve, path: &str, headers: &HeaderMap) -> Result<Response, Failure> {
+fn answer(my: &Serve, path: &str, headers: &HeaderMap) -> Result<Answer, Failure> {
     let (kind, key) = names(path)?;
     let least = min_version(headers)?;
     // What was published is taken before the view, so that the view has at least that.
@@ -65,7 +74,7 @@ pub fn told(
     far: Far,
     least: Option<Version>,
     headers: &HeaderMap,
-) -> Result<Response, Failure> {
+) -> Result<Answer, Failure> {
     let mut response = match found {
         Lookup::NotReady => return Err(Failure::NotReady),
         Lookup::Held => return Err(Failure::Held),
@@ -82,7 +91,7 @@ pub fn told(
         }
     };
     stamp(response.headers_mut(), far.position, far);
-    Ok(response)
+    Ok(routed(response))
 }
 
 /// Where the texts of an answer stand in the one piece of memory that has them all: what is answered on every request is
@@ -121,7 +130,7 @@ fn etag(known: &Known) -> [u8; 34] {
     tag
 }
 
-fn value(known: &Known, version: Version, far: Far, request: &HeaderMap) -> Response {
+fn value(known: &Known, version: Version, far: Far, request: &HeaderMap) -> Answer {
     let etag = etag(known);
     let is_known = is_known(request, &etag);
     let mut texts = Texts {
@@ -153,15 +162,16 @@ fn value(known: &Known, version: Version, far: Far, request: &HeaderMap) -> Resp
     if request.contains_key(MIN_VERSION) {
         put(&mut headers, POSITION, &far.position.to_string());
     }
-    let mut response = match texts.next() {
-        Some(body) => Response::new(Body::from(body)),
-        None => StatusCode::NOT_MODIFIED.into_response(),
-    };
+    let body = texts.next();
     if !is_known {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
-    *response.headers_mut() = headers;
-    response
+    let mut answer = Response::new(Either::Left(Full::from(body.unwrap_or_default())));
+    if is_known {
+        *answer.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    *answer.headers_mut() = headers;
+    answer
 }
 
 /// Whether `If-None-Match` (a list, or `*`) names what is here. Weak tags compare like strong ones.

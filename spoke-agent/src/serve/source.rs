@@ -13,7 +13,7 @@ use crate::config::authorize::Policy;
 use crate::metrics as names;
 use crate::reload::Policies;
 use crate::store::index::Lookup;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::header::CONTENT_TYPE;
@@ -130,7 +130,7 @@ async fn get_one<S: Source>(State(my): Serve<S>, request: Request) -> Result<Res
     let (kind, key) = one::names(request.uri().path())?;
     let least = min_version(headers)?;
     let seen = my.source.look_up(&kind, &key, least).await?;
-    one::told(seen.found, seen.far, least, headers)
+    Ok(one::told(seen.found, seen.far, least, headers)?.map(Body::new))
 }
 
 async fn batch_get<S: Source>(
