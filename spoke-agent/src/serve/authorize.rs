@@ -335,7 +335,7 @@ fn value(
         Lookup::NotReady => Err(Failure::NotReady.into()),
         Lookup::Held => Err(Failure::Held.into()),
         Lookup::Absent => Err(unknown()),
-        Lookup::Found(known, _) if known.is_expired(wall_micros()) => Err(expired()),
+        Lookup::Found(known, _) if known.is_expired(wall_micros) => Err(expired()),
         Lookup::Found(known, _) => Ok(known),
     }
 }

@@ -106,7 +106,7 @@ pub fn element(
         Lookup::Found(_, versions) if far.is_behind(least) && least > Some(versions.bundle) => {
             return Err(Failure::Behind);
         }
-        Lookup::Found(known, _) if known.is_expired(wall_micros()) => None,
+        Lookup::Found(known, _) if known.is_expired(wall_micros) => None,
         Lookup::Found(known, versions) => Some(Element::value(&known, versions.value)?),
     })
 }

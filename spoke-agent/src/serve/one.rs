@@ -2,8 +2,8 @@
 
 use super::Serve;
 use super::answer::{
-    AGE, ASK_FIRST, Failure, Far, MIN_VERSION, POSITION, TENANT, VERSION, min_version,
-    percent_encoded, put, stamp, write_seconds,
+    AGE, ASK_FIRST, Failure, Far, POSITION, TENANT, VERSION, min_version, percent_encoded, put,
+    stamp, write_seconds,
 };
 use crate::clock::wall_micros;
 use crate::store::index::Lookup;
@@ -18,6 +18,7 @@ use http_body_util::{Either, Full};
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 use std::io::Write;
+use std::time::Duration;
 
 /// An answer of which a value is the whole body, as it lies in memory.
 pub type Answer = Response<Either<Full<Bytes>, Body>>;
@@ -83,35 +84,47 @@ pub fn told(
         Lookup::Found(_, versions) if far.is_behind(least) && least > Some(versions.bundle) => {
             return Err(Failure::Behind);
         }
-        Lookup::Found(known, _) if known.is_expired(wall_micros()) => {
+        Lookup::Found(known, _) if known.is_expired(wall_micros) => {
             Failure::Expired.into_response()
         }
         Lookup::Found(known, versions) => {
-            return Ok(value(&known, versions.value, far, headers));
+            let position = least.is_some().then_some(far.position);
+            return Ok(value(&known, versions.value, far.age, position, headers));
         }
     };
     stamp(response.headers_mut(), far.position, far);
     Ok(routed(response))
 }
 
-/// Where the texts of an answer stand in the one piece of memory that has them all: what is answered on every request is
-/// not made of a dozen.
-struct Texts {
+/// The texts of an answer, in one piece of memory that has them all: what is answered on every request is not made of a
+/// dozen.
+struct Texts<const N: usize> {
     bytes: Vec<u8>,
-    ends: Vec<usize>,
+    ends: [usize; N],
+    count: usize,
 }
 
-impl Texts {
+impl<const N: usize> Texts<N> {
+    /// None yet, with room for so many bytes.
+    fn with_capacity(bytes: usize) -> Self {
+        Self {
+            bytes: Vec::with_capacity(bytes),
+            ends: [0; N],
+            count: 0,
+        }
+    }
+
     fn add(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut self.bytes);
-        self.ends.push(self.bytes.len());
+        self.ends[self.count] = self.bytes.len();
+        self.count += 1;
     }
 
     /// The texts, in their order.
     fn split(self) -> impl Iterator<Item = Bytes> {
         let all = Bytes::from(self.bytes);
         let mut begin = 0;
-        self.ends.into_iter().map(move |end| {
+        self.ends.into_iter().take(self.count).map(move |end| {
             let text = all.slice(begin..end);
             begin = end;
             text
@@ -130,19 +143,23 @@ fn etag(known: &Known) -> [u8; 34] {
     tag
 }
 
-fn value(known: &Known, version: Version, far: Far, request: &HeaderMap) -> Answer {
+/// The answer with a value; with how far the store is for who asked for that.
+fn value(
+    known: &Known,
+    version: Version,
+    age: Option<Duration>,
+    position: Option<Version>,
+    request: &HeaderMap,
+) -> Answer {
     let etag = etag(known);
     let is_known = is_known(request, &etag);
-    let mut texts = Texts {
-        bytes: Vec::with_capacity(160 + known.bytes().len()),
-        ends: Vec::with_capacity(5),
-    };
+    let mut texts = Texts::<5>::with_capacity(160 + known.bytes().len());
     texts.add(|to| to.extend(etag));
     texts.add(|to| to.extend(percent_encoded(known.tenant()).as_bytes()));
     // Writing to memory does not fail.
     texts.add(|to| drop(write!(to, "{version}")));
     texts.add(|to| {
-        if let Some(age) = far.age {
+        if let Some(age) = age {
             write_seconds(to, age);
         }
     });
@@ -159,8 +176,8 @@ fn value(known: &Known, version: Version, far: Far, request: &HeaderMap) -> Answ
             headers.insert(name, value);
         }
     }
-    if request.contains_key(MIN_VERSION) {
-        put(&mut headers, POSITION, &far.position.to_string());
+    if let Some(position) = position {
+        put(&mut headers, POSITION, &position.to_string());
     }
     let body = texts.next();
     if !is_known {

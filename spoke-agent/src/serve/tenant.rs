@@ -121,7 +121,7 @@ pub fn answer(asked: Asked, whole: Option<Whole>, far: Far) -> Result<Response, 
     if let (Some(head), Some(whole)) = (head, &whole) {
         let now = wall_micros();
         let known = whole.contexts.iter();
-        for known in known.filter(|known| asked.asks(known.kind()) && !known.is_expired(now)) {
+        for known in known.filter(|known| asked.asks(known.kind()) && !known.is_expired(|| now)) {
             let version = head.version_of(known.kind(), known.key());
             contexts.push(Element::value(known, version)?);
         }

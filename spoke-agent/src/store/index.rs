@@ -33,16 +33,16 @@ pub struct Index {
     is_whole: bool,
 }
 
-/// What the index needs of a tenant's head.
+/// What the index needs of a tenant's head: of nearly all of them the version and the name, in one allocation.
 #[derive(Debug, Clone)]
-pub struct Tenant(Arc<TenantState>);
+pub struct Tenant(TenantState);
 
-#[derive(Debug)]
-struct TenantState {
-    name: Box<str>,
-    version: Version,
-    /// Only where some values are older than the bundle.
-    kept: Option<Box<Head>>,
+#[derive(Debug, Clone)]
+enum TenantState {
+    /// Every value is of the bundle; its version, then the name.
+    Plain(Arc<[u8]>),
+    /// Some values are older than the bundle.
+    Keeps(Arc<(Box<str>, Head)>),
 }
 
 impl Tenant {
@@ -50,19 +50,42 @@ impl Tenant {
     pub fn new(name: &TenantId, head: Head) -> Self {
         let keeps = head.held.iter().any(|held| held.kept.is_some())
             || head.held_kinds.iter().any(|kind| kind.kept.is_some());
-        Self(Arc::new(TenantState {
-            name: name.as_str().into(),
-            version: head.version,
-            kept: keeps.then(|| Box::new(head)),
-        }))
+        let name = name.as_str();
+        Self(match keeps {
+            true => TenantState::Keeps(Arc::new((name.into(), head))),
+            false => {
+                let version = known::version_bytes(head.version);
+                TenantState::Plain([&version, name.as_bytes()].concat().into())
+            }
+        })
+    }
+
+    /// The versions of one of its values.
+    fn versions(&self, known: &Known) -> Option<Versions> {
+        let (value, bundle) = match &self.0 {
+            TenantState::Plain(bytes) => {
+                let version = known::version_from(bytes)?;
+                (version, version)
+            }
+            TenantState::Keeps(keeps) => {
+                let head = &keeps.1;
+                (head.version_of(known.kind(), known.key()), head.version)
+            }
+        };
+        Some(Versions { value, bundle })
     }
 
     fn weight(&self) -> usize {
-        let kept = self.0.kept.as_ref();
-        let names = kept.map_or(0, |head| {
-            160 + 96 * (head.held.len() + head.held_kinds.len())
-        });
-        self.0.name.len() + 128 + names
+        // The counts of the `Arc`, the allocator's own, and the entry's part of the map.
+        let beside = 16 + 16 + 48;
+        match &self.0 {
+            TenantState::Plain(bytes) => bytes.len() + beside,
+            TenantState::Keeps(keeps) => {
+                let (name, head) = &**keeps;
+                let names = head.held.len() + head.held_kinds.len();
+                name.len() + 160 + 96 * names + beside
+            }
+        }
     }
 }
 
@@ -70,11 +93,14 @@ impl Entry for Tenant {
     type Name<'a> = &'a [u8];
 
     fn name(&self) -> &[u8] {
-        self.0.name.as_bytes()
+        match &self.0 {
+            TenantState::Plain(bytes) => &bytes[known::VERSION..],
+            TenantState::Keeps(keeps) => keeps.0.as_bytes(),
+        }
     }
 
     fn is(&self, name: &[u8]) -> bool {
-        self.0.name.as_bytes() == name
+        self.name() == name
     }
 }
 
@@ -124,7 +150,7 @@ impl Index {
     pub fn look_up(&self, kind: &str, key: &str) -> Lookup {
         let known = self.get(kind, key);
         let versions = known.and_then(|known| self.versions(known));
-        Lookup::of(known, versions, self.is_complete(kind))
+        Lookup::of(known, versions, || self.is_complete(kind))
     }
 
     /// What is known of a key.
@@ -140,17 +166,7 @@ impl Index {
                 bundle: version,
             });
         }
-        let tenant = self.tenants.get(known.tenant().as_bytes())?;
-        let bundle = tenant.0.version;
-        let Some(head) = &tenant.0.kept else {
-            return Some(Versions {
-                value: bundle,
-                bundle,
-            });
-        };
-        let (kind, key) = (known.kind(), known.key());
-        let value = head.version_of(kind, key);
-        Some(Versions { value, bundle })
+        self.tenants.get(known.tenant_bytes())?.versions(known)
     }
 
     /// The kinds of which an unknown key does not exist.
@@ -242,9 +258,13 @@ pub enum Lookup {
 impl Lookup {
     /// From what is known, the versions of it, and whether an unknown key of its kind does not exist. A value without
     /// a head is damage.
-    pub fn of(known: Option<&Known>, versions: Option<Versions>, is_complete: bool) -> Self {
+    pub fn of(
+        known: Option<&Known>,
+        versions: Option<Versions>,
+        is_complete: impl FnOnce() -> bool,
+    ) -> Self {
         match (known, versions) {
-            (None, _) if is_complete => Self::Absent,
+            (None, _) if is_complete() => Self::Absent,
             (None, _) => Self::NotReady,
             (Some(known), versions) => match (known.state(), versions) {
                 (State::Held, _) => Self::Held,

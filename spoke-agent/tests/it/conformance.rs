@@ -205,7 +205,7 @@ impl Memory {
                     continue;
                 }
                 let versions = known.and_then(|known| index.versions(known));
-                let answer = Lookup::of(known, versions, index.is_complete(kind));
+                let answer = Lookup::of(known, versions, || index.is_complete(kind));
                 assert_eq!(&answer, said, "{at}: {kind} {key} within {most} bytes");
             }
         }

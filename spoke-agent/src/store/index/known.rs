@@ -22,7 +22,8 @@ const VALUE: u8 = 2;
 const EXPIRING: u8 = 3;
 /// Beside the others: the version follows the value.
 const VERSIONED: u8 = 0x80;
-const VERSION: usize = 16;
+/// Bytes of a version.
+pub const VERSION: usize = 16;
 
 const HEADER: usize = 30;
 
@@ -57,20 +58,14 @@ impl Known {
 
     /// The same, with the version that the value came with.
     pub fn with_version(&self, version: Version) -> Self {
-        let (epoch, n) = (version.epoch.to_le_bytes(), version.n.to_le_bytes());
-        let mut bytes = [&*self.0, &epoch, &n].concat();
+        let mut bytes = [&*self.0, &version_bytes(version)].concat();
         bytes[0] |= VERSIONED;
         Self(bytes.into())
     }
 
     /// The version that the value came with, where it is known here.
     pub fn version(&self) -> Option<Version> {
-        let (_, tail) = self.versioned()?;
-        let (epoch, n) = tail.split_first_chunk::<8>()?;
-        Some(Version {
-            epoch: u64::from_le_bytes(*epoch),
-            n: u64::from_le_bytes(n.try_into().ok()?),
-        })
+        version_from(self.versioned()?.1)
     }
 
     fn versioned(&self) -> Option<(&[u8], &[u8])> {
@@ -163,8 +158,13 @@ impl Known {
 
     /// Whose it is; empty where there is no value.
     pub fn tenant(&self) -> &str {
+        text(self.tenant_bytes())
+    }
+
+    /// The same as bytes, to look for.
+    pub fn tenant_bytes(&self) -> &[u8] {
         let (_, key, tenant) = self.ends();
-        text(&self.0[key..tenant])
+        &self.0[key..tenant]
     }
 
     /// The value, JSON in UTF-8; empty where there is none.
@@ -187,9 +187,9 @@ impl Known {
         (self.0[0] & !VERSIONED == EXPIRING).then(|| i64::from_le_bytes(at))
     }
 
-    /// Whether readers must not answer it any more.
-    pub fn is_expired(&self, wall_micros: i64) -> bool {
-        self.expires().is_some_and(|at| at <= wall_micros)
+    /// Whether readers must not answer it any more. The clock is asked for few.
+    pub fn is_expired(&self, wall_micros: impl FnOnce() -> i64) -> bool {
+        self.expires().is_some_and(|at| at <= wall_micros())
     }
 
     /// Bytes of memory, roughly.
@@ -197,6 +197,24 @@ impl Known {
         // The counts of the `Arc`, the allocator's own, and the entry's part of the map.
         self.0.len() + 16 + 16 + 48
     }
+}
+
+/// A version, packed.
+pub fn version_bytes(version: Version) -> [u8; VERSION] {
+    let mut bytes = [0; VERSION];
+    bytes[..8].copy_from_slice(&version.epoch.to_le_bytes());
+    bytes[8..].copy_from_slice(&version.n.to_le_bytes());
+    bytes
+}
+
+/// The version that these bytes begin with.
+pub fn version_from(bytes: &[u8]) -> Option<Version> {
+    let (epoch, rest) = bytes.split_first_chunk::<8>()?;
+    let (n, _) = rest.split_first_chunk::<8>()?;
+    Some(Version {
+        epoch: u64::from_le_bytes(*epoch),
+        n: u64::from_le_bytes(*n),
+    })
 }
 
 /// What went in as text comes out as text.
@@ -278,6 +296,6 @@ mod tests {
     #[test]
     fn it_expires_at_the_moment_itself() {
         let known = Known::value("k", "a", "t", b"1", Digest([0; 16]), Some(100));
-        assert!(!known.is_expired(99) && known.is_expired(100));
+        assert!(!known.is_expired(|| 99) && known.is_expired(|| 100));
     }
 }

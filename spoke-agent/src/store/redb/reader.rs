@@ -76,7 +76,8 @@ impl Snapshot {
     /// If redb fails.
     pub fn look_up(&self, kind: &str, key: &str) -> Result<Lookup, StoreError> {
         let Some(known) = self.known(kind, key)? else {
-            return Ok(Lookup::of(None, None, self.is_complete(kind)?));
+            let is_complete = self.is_complete(kind)?;
+            return Ok(Lookup::of(None, None, || is_complete));
         };
         let tenant = TenantId::new(known.tenant()).ok();
         let head = tenant.map(|tenant| self.head(&tenant)).transpose()?;
@@ -84,7 +85,7 @@ impl Snapshot {
             value: head.version_of(kind, key),
             bundle: head.version,
         });
-        Ok(Lookup::of(Some(&known), versions, false))
+        Ok(Lookup::of(Some(&known), versions, || false))
     }
 
     /// What the store knows of a key; none if it has no row of it. Text that is no kind or no key is looked up like any
