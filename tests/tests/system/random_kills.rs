@@ -139,7 +139,7 @@ async fn kill(shared: Arc<Shared>, region: usize, mut agent: Agent, seed: u64) -
         if random.random_ratio(1, 16) {
             let acks = shared.acks[region].load(Ordering::SeqCst) + random.random_range(1..30);
             // Without them in time it is killed a little earlier.
-            let _ = reaches("acks", &shared.acks[region], acks, Duration::from_secs(12)).await;
+            let _ = reaches("acks", &shared.acks[region], acks, Duration::from_secs(30)).await;
         }
         let reads = shared.reads.load(Ordering::SeqCst) + random.random_range(1..100);
         reaches("reads", &shared.reads, reads, Duration::from_secs(30)).await?;
@@ -158,7 +158,7 @@ async fn kill_all(world: &mut World, shared: &Arc<Shared>, seed: u64) -> Result<
     });
     let killers: Vec<_> = killers.collect();
     for kills in (PUBLISHER_EVERY..KILLS).step_by(PUBLISHER_EVERY as usize) {
-        reaches("kills", &shared.kills, kills, Duration::from_secs(60)).await?;
+        reaches("kills", &shared.kills, kills, Duration::from_secs(120)).await?;
         world.hub.kill()?;
         world.hub.start().await?;
     }
