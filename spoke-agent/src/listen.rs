@@ -9,6 +9,7 @@ use axum::http::{Request, Response};
 use axum::routing::future::RouteFuture;
 use axum::serve::{Listener, ListenerExt};
 use axum::{BoxError, Router, middleware};
+use futures_util::future::{AbortHandle, AbortRegistration, Abortable, poll_immediate};
 use hubcast_tls::server::{
     Counted, Peer, Secured, Server, ServerFiles, ends_with_its_certificate, server,
 };
@@ -16,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -337,34 +339,40 @@ async fn answer<L: Listener>(
     answers: impl Answers,
     stopped: watch::Receiver<bool>,
 ) {
-    let mut connections = JoinSet::new();
-    let mut is_stopped = pin!(until(stopped.clone()));
+    let (mut connections, mut open) = (JoinSet::new(), HashMap::new());
+    let mut is_stopped = pin!(until(stopped));
     loop {
         let (io, _) = tokio::select! {
             accepted = listener.accept() => accepted,
             () = &mut is_stopped => break,
         };
-        connections.spawn(serve(io, answers.clone(), stopped.clone()));
-        while connections.try_join_next().is_some() {}
+        // One for each: to look at what all of them share would cost each request more.
+        let (stop, stopping) = AbortHandle::new_pair();
+        let task = connections.spawn(serve(io, answers.clone(), stopping));
+        open.insert(task.id(), stop);
+        while let Some(ended) = connections.try_join_next_with_id() {
+            open.remove(&ended.map_or_else(|error| error.id(), |(id, ())| id));
+        }
     }
     drop(listener);
+    open.values().for_each(AbortHandle::abort);
     while connections.join_next().await.is_some() {}
 }
 
 /// Answers on one connection until it is closed, or the request that is open at the stop has its answer.
-async fn serve<I>(io: I, answers: impl Answers, stopped: watch::Receiver<bool>)
+async fn serve<I>(io: I, answers: impl Answers, stopping: AbortRegistration)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connection = http1::Builder::new().serve_connection(TokioIo::new(io), answers);
     let mut connection = pin!(connection);
     // What breaks off a connection is the affair of whoever connected.
-    tokio::select! {
-        biased;
-        _ = connection.as_mut() => return,
-        () = until(stopped) => connection.as_mut().graceful_shutdown(),
+    let is_stopped = Abortable::new(connection.as_mut(), stopping).await.is_err();
+    // A request that has arrived by then is read first, and answered.
+    if is_stopped && poll_immediate(connection.as_mut()).await.is_none() {
+        connection.as_mut().graceful_shutdown();
+        let _ = connection.await;
     }
-    let _ = connection.await;
 }
 
 /// Waits until it is stopped.

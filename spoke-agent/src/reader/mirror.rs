@@ -236,16 +236,13 @@ impl Op {
 
     fn apply(self, index: &mut Index) {
         match self {
-            Self::Set(known) => {
-                let (kind, key) = (known.kind().to_owned(), known.key().to_owned());
-                index.set(&kind, &key, Some(known), usize::MAX);
-            }
+            Self::Set(known) => index.put(known, usize::MAX),
             Self::Remove { name, tenant, .. } => {
                 let there = index.get(&name.0, &name.1);
                 let is_of_another = there
                     .is_some_and(|known| !known.tenant().is_empty() && known.tenant() != tenant);
                 if !is_of_another {
-                    index.set(&name.0, &name.1, None, usize::MAX);
+                    index.remove(&name.0, &name.1);
                 }
             }
         }

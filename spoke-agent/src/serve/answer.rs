@@ -12,7 +12,6 @@ use contexts::version::Version;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 use std::borrow::Cow;
-use std::io::Write;
 use std::time::Duration;
 
 /// The owner of a context, percent-encoded.
@@ -156,8 +155,21 @@ pub fn stamp(headers: &mut HeaderMap, version: Version, far: Far) {
 
 /// Adds seconds, with three digits.
 pub fn write_seconds(to: &mut Vec<u8>, age: Duration) {
-    // Writing to memory does not fail.
-    let _ = write!(to, "{}.{:03}", age.as_secs(), age.subsec_millis());
+    write_number(to, age.as_secs());
+    let millis = age.subsec_millis();
+    to.push(b'.');
+    to.extend([millis / 100, millis / 10 % 10, millis % 10].map(|digit| b'0' + digit as u8));
+}
+
+/// Adds a version, as it is written everywhere.
+pub fn write_version(to: &mut Vec<u8>, version: Version) {
+    write_number(to, version.epoch);
+    to.push(b'.');
+    write_number(to, version.n);
+}
+
+fn write_number(to: &mut Vec<u8>, number: u64) {
+    to.extend(itoa::Buffer::new().format(number).as_bytes());
 }
 
 /// Sets a header; a text that no header can carry is left out.
@@ -183,4 +195,24 @@ pub fn min_version(headers: &HeaderMap) -> Result<Option<Version>, Failure> {
     let text = String::from_utf8_lossy(value.as_bytes());
     let parsed = text.trim().parse().map(Some);
     parsed.map_err(|why| Failure::BadRequest(format!("X-Context-Min-Version: {why}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_they_are_shown() {
+        for n in [0, 7, 10, u64::MAX] {
+            let version = Version { epoch: n / 3, n };
+            let mut text = Vec::new();
+            write_version(&mut text, version);
+            assert_eq!(text, version.to_string().into_bytes());
+            let age = Duration::from_millis(n % 1_000_003);
+            let mut text = Vec::new();
+            write_seconds(&mut text, age);
+            let (whole, millis) = (age.as_secs(), age.subsec_millis());
+            assert_eq!(text, format!("{whole}.{millis:03}").into_bytes());
+        }
+    }
 }

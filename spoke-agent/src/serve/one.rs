@@ -3,7 +3,7 @@
 use super::Serve;
 use super::answer::{
     AGE, ASK_FIRST, Failure, Far, POSITION, TENANT, VERSION, min_version, percent_encoded, put,
-    stamp, write_seconds,
+    stamp, write_seconds, write_version,
 };
 use crate::clock::wall_micros;
 use crate::store::index::Lookup;
@@ -17,7 +17,6 @@ use contexts::version::Version;
 use http_body_util::{Either, Full};
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
-use std::io::Write;
 use std::time::Duration;
 
 /// An answer of which a value is the whole body, as it lies in memory.
@@ -49,12 +48,18 @@ pub fn answer_get<B>(my: &Serve, request: &Request<B>) -> Answer {
 /// # Errors
 /// [`Failure::BadRequest`] if they are no text.
 pub fn names(path: &str) -> Result<(Cow<'_, str>, Cow<'_, str>), Failure> {
-    let decoded = |text| percent_decode_str(text).decode_utf8().ok();
     let names = path
         .strip_prefix("/v1/contexts/")
         .and_then(|names| names.split_once('/'))
         .and_then(|(kind, key)| Some((decoded(kind)?, decoded(key)?)));
     names.ok_or_else(|| Failure::BadRequest("kind and key must be percent-encoded UTF-8".into()))
+}
+
+fn decoded(text: &str) -> Option<Cow<'_, str>> {
+    match text.contains('%') {
+        true => percent_decode_str(text).decode_utf8().ok(),
+        false => Some(text.into()),
+    }
 }
 
 fn answer(my: &Serve, path: &str, headers: &HeaderMap) -> Result<Answer, Failure> {
@@ -156,8 +161,7 @@ fn value(
     let mut texts = Texts::<5>::with_capacity(160 + known.bytes().len());
     texts.add(|to| to.extend(etag));
     texts.add(|to| to.extend(percent_encoded(known.tenant()).as_bytes()));
-    // Writing to memory does not fail.
-    texts.add(|to| drop(write!(to, "{version}")));
+    texts.add(|to| write_version(to, version));
     texts.add(|to| {
         if let Some(age) = age {
             write_seconds(to, age);
@@ -167,7 +171,8 @@ fn value(
         texts.add(|to| to.extend(known.bytes()));
     }
     let mut texts = texts.split();
-    let mut headers = HeaderMap::with_capacity(8);
+    // As many as nearly all answers have.
+    let mut headers = HeaderMap::with_capacity(6);
     headers.insert(CACHE_CONTROL, ASK_FIRST);
     for name in [ETAG, TENANT, VERSION, AGE] {
         let text = texts.next().filter(|text| !text.is_empty());

@@ -33,7 +33,23 @@ pub struct Index {
     is_whole: bool,
 }
 
-/// What the index needs of a tenant's head: of nearly all of them the version and the name, in one allocation.
+/// Contexts up to which a tenant's values carry their version themselves, which saves a look for each answer and costs
+/// that all of them are packed anew with each version.
+const SMALL: u64 = 16;
+
+/// The version that each value of a tenant with this head carries itself; none if it is to be looked up by the tenant.
+pub fn carried(head: &Head) -> Option<Version> {
+    (head.contexts <= SMALL && !keeps(head)).then_some(head.version)
+}
+
+/// Whether some values are older than the bundle.
+fn keeps(head: &Head) -> bool {
+    head.held.iter().any(|held| held.kept.is_some())
+        || head.held_kinds.iter().any(|kind| kind.kept.is_some())
+}
+
+/// What the index needs of a tenant's head where its values do not carry it: of nearly all of them the version and the
+/// name, in one allocation.
 #[derive(Debug, Clone)]
 pub struct Tenant(TenantState);
 
@@ -48,10 +64,8 @@ enum TenantState {
 impl Tenant {
     /// A tenant with this head.
     pub fn new(name: &TenantId, head: Head) -> Self {
-        let keeps = head.held.iter().any(|held| held.kept.is_some())
-            || head.held_kinds.iter().any(|kind| kind.kept.is_some());
         let name = name.as_str();
-        Self(match keeps {
+        Self(match keeps(&head) {
             true => TenantState::Keeps(Arc::new((name.into(), head))),
             false => {
                 let version = known::version_bytes(head.version);
@@ -75,9 +89,10 @@ impl Tenant {
         Some(Versions { value, bundle })
     }
 
-    fn weight(&self) -> usize {
+    /// Bytes of memory, roughly.
+    pub fn weight(&self) -> usize {
         // The counts of the `Arc`, the allocator's own, and the entry's part of the map.
-        let beside = 16 + 16 + 48;
+        let beside = 16 + 16 + 40;
         match &self.0 {
             TenantState::Plain(bytes) => bytes.len() + beside,
             TenantState::Keeps(keeps) => {
@@ -169,6 +184,11 @@ impl Index {
         self.tenants.get(known.tenant_bytes())?.versions(known)
     }
 
+    /// Whether the versions of a tenant's values are looked up by the tenant.
+    pub fn has_tenant(&self, name: &TenantId) -> bool {
+        self.tenants.get(name.as_str().as_bytes()).is_some()
+    }
+
     /// The kinds of which an unknown key does not exist.
     pub fn complete(&self) -> &[Kind] {
         &self.complete
@@ -181,27 +201,28 @@ impl Index {
             .any(|complete| complete.as_str() == kind)
     }
 
-    /// Sets or removes what is known of a key. Something new that goes beyond `most` bytes stays outside, and the index
-    /// is no longer whole.
-    pub fn set(&mut self, kind: &str, key: &str, known: Option<Known>, most: usize) {
-        let name = (kind.as_bytes(), key.as_bytes());
-        let removed = match known {
-            None => self.contexts.remove(name),
-            Some(known) => {
-                let freed = self.contexts.get(name).map_or(0, Known::weight);
-                if self.bytes - freed + known.weight() > most {
-                    self.is_whole = false;
-                    self.contexts.remove(name)
-                } else {
-                    self.bytes += known.weight();
-                    self.contexts.insert(known)
-                }
-            }
-        };
+    /// Sets what is known of a key. What takes more than before, beyond `most` bytes of all, stays outside, and the index is
+    /// no longer whole.
+    pub fn put(&mut self, known: Known, most: usize) {
+        let before = self.get(known.kind(), known.key());
+        let freed = before.map_or(0, Known::weight);
+        let is_more = known.weight() > freed;
+        if is_more && self.bytes - freed + known.weight() > most {
+            self.is_whole = false;
+            self.remove(known.kind(), known.key());
+            return;
+        }
+        self.bytes = self.bytes - freed + known.weight();
+        self.contexts.insert(known);
+    }
+
+    /// Removes what is known of a key.
+    pub fn remove(&mut self, kind: &str, key: &str) {
+        let removed = self.contexts.remove((kind.as_bytes(), key.as_bytes()));
         self.bytes -= removed.as_ref().map_or(0, Known::weight);
     }
 
-    /// Sets or removes a tenant.
+    /// Sets or removes a tenant: one whose values do not carry their version.
     pub fn set_tenant(&mut self, name: &TenantId, tenant: Option<Tenant>) {
         self.bytes += tenant.as_ref().map_or(0, Tenant::weight);
         let removed = match tenant {

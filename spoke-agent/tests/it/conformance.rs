@@ -26,6 +26,22 @@ use tempfile::TempDir;
 const KINDS: [&str; 3] = ["a", "b", "c"];
 const KEYS: u32 = 6;
 const TENANTS: u32 = 5;
+/// Keys that only one tenant ever has: enough of them for a bundle whose values do not carry their version.
+const OWN: u32 = 20;
+
+fn shared_names() -> impl Iterator<Item = (&'static str, String)> {
+    let of_kind = |kind_| (0..KEYS).map(move |n| (kind_, format!("k{n}")));
+    KINDS.into_iter().flat_map(of_kind)
+}
+
+fn own_names(tenant_: &TenantId) -> impl Iterator<Item = (&'static str, String)> {
+    (0..OWN).map(move |n| (KINDS[n as usize % KINDS.len()], format!("{tenant_}-{n}")))
+}
+
+fn all_names() -> impl Iterator<Item = (&'static str, String)> {
+    let tenants = (0..TENANTS).map(|n| tenant(&format!("t{n}")));
+    shared_names().chain(tenants.flat_map(|t| own_names(&t).collect::<Vec<_>>()))
+}
 
 fn random_bundle(random: &mut StdRng, tenant_: TenantId) -> Bundle {
     let mut held_kinds: Vec<HeldKind> = Vec::new();
@@ -35,28 +51,35 @@ fn random_bundle(random: &mut StdRng, tenant_: TenantId) -> Bundle {
         }
     }
     let (mut contexts, mut names): (Vec<_>, Vec<Held>) = (Vec::new(), Vec::new());
-    for (kind_, number) in KINDS
-        .iter()
-        .flat_map(|kind_| (0..KEYS).map(move |n| (kind_, n)))
-    {
-        let whole = held_kinds.iter().any(|held| held.kind.as_str() == *kind_);
+    let is_whole = |kind_: &str| held_kinds.iter().any(|held| held.kind.as_str() == kind_);
+    for (kind_, name) in shared_names() {
         match random.random_range(0..10) {
-            0..=2 if !whole => {
+            0..=2 if !is_whole(kind_) => {
                 let value = random.random_range(0..3_u32).to_string();
-                let mut made = context(kind_, &format!("k{number}"), &value);
-                made.expires = random.random_ratio(1, 4).then_some(i64::from(number));
+                let mut made = context(kind_, &name, &value);
+                let expires = random.random_range(0..i64::from(KEYS));
+                made.expires = random.random_ratio(1, 4).then_some(expires);
                 contexts.push(made);
             }
             3 => {
-                let mut made = held(kind_, &format!("k{number}"));
+                let mut made = held(kind_, &name);
                 // A held kind keeps all its names; only what belongs to others may stand beside it.
-                if whole || random.random_ratio(1, 3) {
+                if is_whole(kind_) || random.random_ratio(1, 3) {
                     let owner = tenant("t0");
                     made.why = HoldReason::KeyTaken { owner };
                 }
                 names.push(made);
             }
             _ => {}
+        }
+    }
+    if random.random_ratio(1, 3) {
+        for (kind_, name) in own_names(&tenant_).filter(|(kind_, _)| !is_whole(kind_)) {
+            match random.random_range(0..30) {
+                0 => names.push(held(kind_, &name)),
+                1..4 => {}
+                value => contexts.push(context(kind_, &name, &(value % 2).to_string())),
+            }
         }
     }
     match random.random_ratio(1, 8) {
@@ -96,11 +119,8 @@ where
             "{at}: {tenant_}"
         );
     }
-    for (kind_, number) in KINDS
-        .iter()
-        .flat_map(|kind_| (0..KEYS).map(move |n| (kind_, n)))
-    {
-        let (kind_, key_) = (kind(kind_), key(&format!("k{number}")));
+    for (kind_, name) in all_names() {
+        let (kind_, key_) = (kind(kind_), key(&name));
         let (ours, theirs) = (
             file.owner(&kind_, &key_).expect("reads"),
             maps.owner(&kind_, &key_).expect("reads"),
@@ -139,7 +159,7 @@ fn new_file(dir: &TempDir) -> Db {
 }
 
 /// Memory for all of the store, for about the half of it, and for nothing.
-const BOUNDS: [usize; 3] = [usize::MAX, 1_200, 0];
+const BOUNDS: [usize; 3] = [usize::MAX, 4_000, 0];
 
 /// The indexes that follow the file, and what the file said at each commit.
 struct Memory {
@@ -155,14 +175,11 @@ fn snapshot(db: &Db) -> Snapshot {
 }
 
 fn all_said(snapshot: &Snapshot) -> Said {
-    let names = KINDS
-        .iter()
-        .flat_map(|kind| (0..KEYS).map(move |n| (kind.to_string(), format!("k{n}"))));
-    let look = |(kind, key): (String, String)| {
-        let found = snapshot.look_up(&kind, &key).expect("reads");
-        ((kind, key), found)
+    let look = |(kind, key): (&str, String)| {
+        let found = snapshot.look_up(kind, &key).expect("reads");
+        ((kind.to_owned(), key), found)
     };
-    names.map(look).collect()
+    all_names().map(look).collect()
 }
 
 /// What tells two answers apart for whoever follows: the version of a bundle may rise alone.
@@ -171,6 +188,16 @@ fn content(lookup: &Lookup) -> String {
         Lookup::Found(known, _) => format!("{:?} {:?}", known.tenant(), known.bytes()),
         Lookup::Held => "held".to_owned(),
         Lookup::Absent | Lookup::NotReady => "not there".to_owned(),
+    }
+}
+
+/// The same answer with a value that carries its version, which the file keeps elsewhere.
+fn carrying(lookup: &Lookup) -> Lookup {
+    match lookup {
+        Lookup::Found(known, versions) => {
+            Lookup::Found(known.with_version(versions.value), *versions)
+        }
+        other => other.clone(),
     }
 }
 
@@ -206,7 +233,11 @@ impl Memory {
                 }
                 let versions = known.and_then(|known| index.versions(known));
                 let answer = Lookup::of(known, versions, || index.is_complete(kind));
-                assert_eq!(&answer, said, "{at}: {kind} {key} within {most} bytes");
+                assert_eq!(
+                    carrying(&answer),
+                    carrying(said),
+                    "{at}: {kind} {key} within {most} bytes"
+                );
             }
         }
         self.said.push((snapshot.end().expect("has an end"), said));

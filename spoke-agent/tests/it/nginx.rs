@@ -69,13 +69,23 @@ impl Nginx {
         file: &str,
         put: impl Fn(SocketAddr, SocketAddr) -> Vec<(&'static str, String)>,
     ) -> Self {
-        for _ in 0..10 {
-            let address = free().await;
-            let mut site = std::fs::read_to_string(ops(file)).expect("the file");
-            for (written, real) in put(address, free().await) {
+        let text = std::fs::read_to_string(ops(file)).expect("the file");
+        Self::start_with(bin, |address, other| {
+            let mut site = text.clone();
+            for (written, real) in put(address, other) {
                 assert!(site.contains(written), "{written}");
                 site = site.replace(written, &real);
             }
+            site
+        })
+        .await
+    }
+
+    /// Starts one with the servers that `site` makes of the address where it listens and another one.
+    async fn start_with(bin: &Path, site: impl Fn(SocketAddr, SocketAddr) -> String) -> Self {
+        for _ in 0..10 {
+            let address = free().await;
+            let site = site(address, free().await);
             if let Some(nginx) = Self::start_at(bin, address, &site).await {
                 return nginx;
             }
@@ -207,6 +217,68 @@ fn content(active: bool) -> Bundle {
         bare,
     ];
     bundle("acme", keys.into_iter().chain(clusters).collect())
+}
+
+/// A cache in front of an agent that keeps whatever it is allowed to keep: it never answers anything that the agent would
+/// not answer at that moment.
+#[tokio::test]
+async fn a_cache_in_front_answers_what_the_agent_would() {
+    let Some(bin) = find() else { return };
+    let spoke = Spoke::start().await;
+    let mut hub = spoke.hub(1);
+    hub.claim().await.expect("granted");
+    let of = |value: &str| bundle("t", vec![context("k", "a", value)]);
+    hub.push(vec![of("1")]).await;
+    hub.synced(&["k"], &[&of("1")]).await;
+    let (agent, kept) = (spoke.url(""), TempDir::new().expect("a directory"));
+    let nginx = Nginx::start_with(&bin, |address, _| {
+        format!(
+            "proxy_cache_path {} keys_zone=kept:1m;\nserver {{\nlisten {address};\nlocation / {{\n\
+             proxy_pass {agent};\nproxy_cache kept;\nproxy_cache_revalidate on;\n\
+             proxy_cache_use_stale error timeout updating;\n}}\nlocation /kept/ {{\nproxy_pass {agent}/;\n\
+             proxy_cache kept;\nproxy_cache_key $request_uri;\nproxy_ignore_headers Cache-Control;\n\
+             proxy_cache_valid 200 1h;\n}}\n}}\n",
+            kept.path().display()
+        )
+    })
+    .await;
+    let get = async |path: &str| {
+        let url = format!("http://{}/{path}", nginx.address);
+        client().get(url).send().await.expect("an answer")
+    };
+    let ask = async |key: &str| get(&format!("v1/contexts/k/{key}")).await;
+    let text = async |key: &str| status_and_body(ask(key).await).await;
+    // It is a cache: where it is told not to heed the agent, it answers what was.
+    let of_cache = async || status_and_body(get("kept/v1/contexts/k/a").await).await.1;
+    assert_eq!(of_cache().await, "1");
+    let age = async || {
+        let answer = ask("a").await;
+        let age = answer.headers()["x-context-age"].to_str().expect("text");
+        age.parse::<f64>().expect("seconds")
+    };
+    assert_eq!(text("a").await, (200, "1".into()));
+    assert_eq!(text("a").await, (200, "1".into()));
+    assert_eq!(text("b").await.0, 404);
+    // The very next request after a push sees it: a value that changed, a key that came, and one that went.
+    hub.push(vec![of("2")]).await;
+    assert_eq!(text("a").await, (200, "2".into()));
+    assert_eq!(of_cache().await, "1");
+    let other = bundle("u", vec![context("k", "b", "3")]);
+    hub.push(vec![other]).await;
+    assert_eq!(text("b").await, (200, "3".into()));
+    hub.push(vec![Bundle::empty(tenant("u"))]).await;
+    assert_eq!(text("b").await.0, 404);
+    // The hub is gone: values go on, and their age is that of the moment and not of the first answer.
+    drop(hub);
+    let before = age().await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(age().await > before);
+    assert_eq!(text("a").await, (200, "2".into()));
+    // Without the agent nobody says that a key does not exist, or what it was.
+    spoke.stop().await;
+    for key in ["a", "b"] {
+        assert!(text(key).await.0 >= 500, "{key}");
+    }
 }
 
 #[tokio::test]

@@ -552,16 +552,16 @@ async fn a_mirror_ends_in_the_truth_whatever_its_agents_do() {
                     Follower::stop(before).await;
                 }
                 let order = random.random_ratio(1, 2);
-                let agents = if order {
-                    [&spokes[0], &spokes[1]]
-                } else {
-                    [&spokes[1], &spokes[0]]
-                };
                 let with_file = |config: &mut FollowerConfig| {
+                    // Their ports change with a restart, these do not.
+                    config.agents = spokes.iter().map(socket).collect();
+                    if order {
+                        config.agents.reverse();
+                    }
                     config.file = Some(file.clone());
                     config.switch_after = Duration::from_millis(50);
                 };
-                mirror = Some(follower(&agents, with_file).await);
+                mirror = Some(follower(&[], with_file).await);
             }
             let reader = mirror.as_ref().expect("a follower");
             for key in truth.keys() {
@@ -592,6 +592,81 @@ async fn a_mirror_ends_in_the_truth_whatever_its_agents_do() {
                 let wanted = truth.get(&key).map_or("Absent".to_owned(), u32::to_string);
                 says(&reader, &key, &wanted).await;
             }
+        }
+    }
+}
+
+/// A follower over two agents that are restarted, and that is restarted itself, is the truth after many changes:
+/// `HUBCAST_WATCH_CHANGES` of them, 20,000 without.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_is_the_truth_after_many_changes() {
+    const TENANTS: u32 = 1_000;
+    const KEYS: u32 = 10;
+    let changes = std::env::var("HUBCAST_WATCH_CHANGES").ok();
+    let changes = changes.map_or(20_000, |text| text.parse::<u32>().expect("a number"));
+    let mut random = StdRng::seed_from_u64(changes.into());
+    let home = TempDir::new().expect("a directory");
+    let file = home.path().join("mirror");
+    let mut spokes = [Spoke::start().await, Spoke::start().await];
+    // Their ports change with a restart, these do not.
+    let sockets = [socket(&spokes[0]), socket(&spokes[1])];
+    let with_file = |config: &mut FollowerConfig| {
+        config.agents = sockets.to_vec();
+        config.file = Some(file.clone());
+        config.switch_after = Duration::from_millis(50);
+    };
+    let mut hubs = [spokes[0].hub(1), spokes[1].hub(1)];
+    for hub in &mut hubs {
+        hub.claim().await.expect("granted");
+        hub.synced(&["k"], &[]).await;
+    }
+    let mut mirror = follower(&[], with_file).await;
+    let mut truth = BTreeMap::new();
+    let (mut changed, mut state) = (0, 0);
+    while changed < changes {
+        state += 1;
+        let mut push = BTreeMap::new();
+        for _ in 0..50 {
+            let tenant_ = random.random_range(0..TENANTS);
+            let keys = (0..KEYS).filter(|_| random.random_ratio(3, 4));
+            let contexts = keys.map(|n| (format!("t{tenant_}-{n}"), state.to_string()));
+            push.insert(tenant_, contexts.collect::<BTreeMap<String, String>>());
+        }
+        let bundles = push.iter().map(|(tenant_, contexts)| {
+            let contexts = contexts.iter().map(|(key, value)| context("k", key, value));
+            bundle(&format!("t{tenant_}"), contexts.collect())
+        });
+        let bundles: Vec<Bundle> = bundles.collect();
+        changed += push
+            .values()
+            .map(|contexts| contexts.len() as u32)
+            .sum::<u32>();
+        truth.extend(push);
+        for hub in &mut hubs {
+            hub.push(bundles.clone()).await;
+            hub.heartbeat(Some(version(1, hub.n))).await.expect("heard");
+        }
+        if random.random_ratio(1, 20) {
+            let at = random.random_range(0..2);
+            let [one, two] = spokes;
+            spokes = match at {
+                0 => [one.restart().await, two],
+                _ => [one, two.restart().await],
+            };
+            let hub = spokes[at].hub_after(&hubs[at]);
+            hubs[at] = hub;
+            hubs[at].claim().await.expect("granted");
+        }
+        if random.random_ratio(1, 30) {
+            mirror.stop().await;
+            mirror = follower(&[], with_file).await;
+        }
+    }
+    for (tenant_, contexts) in &truth {
+        for n in 0..KEYS {
+            let key = format!("t{tenant_}-{n}");
+            let wanted = contexts.get(&key).map_or("Absent", String::as_str);
+            says(&mirror, &key, wanted).await;
         }
     }
 }

@@ -5,7 +5,8 @@
 //!   state  kind (1)   key (2)   tenant (2)   digest(16)  expires(8) kind, key, tenant, value, version (16)
 //!          lengths, little-endian
 //! ```
-//! The version stands there only in a mirror of a store; in a store itself it follows from the tenant's head.
+//! The version stands there in a mirror of a store, and in a store for tenants that have few contexts. For the others it
+//! follows from the tenant's head: a new version of a large bundle must not rewrite all of its contexts.
 
 use super::trie::Entry;
 use contexts::digest::Digest;
@@ -58,7 +59,8 @@ impl Known {
 
     /// The same, with the version that the value came with.
     pub fn with_version(&self, version: Version) -> Self {
-        let mut bytes = [&*self.0, &version_bytes(version)].concat();
+        let all = self.versioned().map_or(&*self.0, |(all, _)| all);
+        let mut bytes = [all, &version_bytes(version)].concat();
         bytes[0] |= VERSIONED;
         Self(bytes.into())
     }
@@ -161,6 +163,11 @@ impl Known {
         text(self.tenant_bytes())
     }
 
+    /// Whether it is a value of another tenant than this one.
+    pub fn is_of_another(&self, tenant: &str) -> bool {
+        self.state() == State::Value && self.tenant() != tenant
+    }
+
     /// The same as bytes, to look for.
     pub fn tenant_bytes(&self) -> &[u8] {
         let (_, key, tenant) = self.ends();
@@ -195,7 +202,7 @@ impl Known {
     /// Bytes of memory, roughly.
     pub fn weight(&self) -> usize {
         // The counts of the `Arc`, the allocator's own, and the entry's part of the map.
-        self.0.len() + 16 + 16 + 48
+        self.0.len() + 16 + 16 + 40
     }
 }
 
@@ -276,6 +283,7 @@ mod tests {
             (versioned.state(), versioned.expires()),
             (State::Value, Some(5))
         );
+        assert_eq!(versioned.with_version(version), versioned);
         assert_eq!(
             Known::from_bytes(versioned.as_bytes()),
             Some(versioned.clone())

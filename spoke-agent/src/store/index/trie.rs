@@ -1,9 +1,10 @@
 //! A map that is cheap to copy: a hash trie whose copies share all that is the same in both. The writer changes its own
 //! copy while readers go on with the one that they have, so a reader sees one state and nobody waits.
 //!
-//! A node has up to 32 children, of which a bitmap says which are there; five bits of the hash choose one, the highest
-//! first. Entries whose hashes agree in all of their 60 bits share a list. (The structure is that of Bagwell, "Ideal
-//! Hash Trees", 2001, with the bitmap beside the pointer, so that a step costs one look at memory.)
+//! A node has 16 children, of which four bits of the hash choose one, the highest first. Entries stand in leaves of up to
+//! [`LEAF`], sorted by their hashes. Hashes are spread evenly, so where one stands is computed and not searched for: a
+//! look touches two lines of memory behind the upper nodes, which all looks share. (A trie over hashes is Bagwell's, "Ideal
+//! Hash Trees", 2001; instead of going down to single entries it ends in short sorted lists.)
 //!
 //! A change copies the nodes on the way to its entry, but for those that no other copy shares.
 
@@ -11,9 +12,16 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
 
 /// Bits of the hash that one level uses.
-const BITS: u32 = 5;
+const BITS: u32 = 4;
+/// Children of a node.
+const WAYS: usize = 1 << BITS;
 /// Levels, after which the hash is used up.
-const LEVELS: u32 = 12;
+const LEVELS: u32 = u64::BITS / BITS;
+/// Entries of a leaf, unless the hash is used up.
+const LEAF: usize = 32;
+/// Entries of a node whose children are all leaves, up to which it becomes one leaf again. Well below [`LEAF`], so that
+/// entries that come and go do not make and unmake a node each time.
+const FEW: usize = LEAF / 2;
 
 /// What the map is of: entries that know their names.
 pub trait Entry: Clone {
@@ -33,36 +41,16 @@ pub struct Trie<T, S = RandomState> {
     hasher: S,
 }
 
-#[derive(Debug)]
-struct Node<T> {
-    there: u32,
-    children: Arc<[Child<T>]>,
+#[derive(Debug, Clone)]
+enum Node<T> {
+    Leaf(Arc<[Slot<T>]>),
+    Ways(Arc<[Node<T>; WAYS]>),
 }
 
 #[derive(Debug, Clone)]
-enum Child<T> {
-    One(T),
-    Node(Node<T>),
-    /// Entries whose hashes do not differ.
-    Many(Arc<[T]>),
-}
-
-impl<T> Clone for Node<T> {
-    fn clone(&self) -> Self {
-        Self {
-            there: self.there,
-            children: self.children.clone(),
-        }
-    }
-}
-
-impl<T> Default for Node<T> {
-    fn default() -> Self {
-        Self {
-            there: 0,
-            children: Arc::from([]),
-        }
-    }
+struct Slot<T> {
+    hash: u64,
+    entry: T,
 }
 
 impl<T> Default for Trie<T> {
@@ -75,7 +63,7 @@ impl<T, S> Trie<T, S> {
     /// An empty map.
     pub fn with_hasher(hasher: S) -> Self {
         Self {
-            root: Node::default(),
+            root: Node::Leaf(Arc::from([])),
             len: 0,
             hasher,
         }
@@ -93,34 +81,38 @@ impl<T, S> Trie<T, S> {
 
     /// Calls `each` with every entry, in no order that means anything.
     pub fn for_each<'a>(&'a self, mut each: impl FnMut(&'a T)) {
-        self.root.for_each(&mut each);
+        self.root.for_each(&mut |slot| each(&slot.entry));
     }
 }
 
 impl<T: Entry, S: BuildHasher> Trie<T, S> {
     /// A map of these entries at once. Their names must differ.
     pub fn of(entries: Vec<T>, hasher: S) -> Self {
-        let hashed = entries.into_iter().map(|entry| {
-            let hash = hasher.hash_one(entry.name());
-            (hash, entry)
+        let len = entries.len();
+        let hashed = entries.into_iter().map(|entry| Slot {
+            hash: hasher.hash_one(entry.name()),
+            entry,
         });
-        let mut hashed: Vec<(u64, T)> = hashed.collect();
-        hashed.sort_unstable_by_key(|(hash, _)| *hash);
-        let count = hashed.len();
-        let mut len = 0;
-        let root = Node::of(&mut hashed.into_iter(), count, 0, &mut len);
+        let mut slots: Vec<Slot<T>> = hashed.collect();
+        slots.sort_unstable_by_key(|slot| slot.hash);
+        let root = Node::of(&mut slots.into_iter(), len, 0);
         Self { root, len, hasher }
     }
 
     /// The entry of this name.
     pub fn get(&self, name: T::Name<'_>) -> Option<&T> {
-        let hash = self.hasher.hash_one(name);
+        self.find(self.hasher.hash_one(name), name)
+    }
+
+    fn find(&self, hash: u64, name: T::Name<'_>) -> Option<&T> {
         let (mut node, mut level) = (&self.root, 0);
         loop {
-            match node.child(hash, level)? {
-                Child::One(entry) => return entry.is(name).then_some(entry),
-                Child::Many(entries) => return entries.iter().find(|entry| entry.is(name)),
-                Child::Node(next) => (node, level) = (next, level + 1),
+            match node {
+                Node::Ways(ways) => (node, level) = (&ways[way(hash, level)], level + 1),
+                Node::Leaf(slots) => {
+                    let at = place(slots, hash, level, name).ok()?;
+                    return slots.get(at).map(|slot| &slot.entry);
+                }
             }
         }
     }
@@ -128,194 +120,129 @@ impl<T: Entry, S: BuildHasher> Trie<T, S> {
     /// Sets an entry. Returns the one of that name before.
     pub fn insert(&mut self, entry: T) -> Option<T> {
         let hash = self.hasher.hash_one(entry.name());
-        let before = self.root.insert(hash, 0, entry, &self.hasher);
+        let before = self.root.insert(Slot { hash, entry }, 0);
         self.len += usize::from(before.is_none());
         before
     }
 
     /// Removes the entry of this name, and returns it.
     pub fn remove(&mut self, name: T::Name<'_>) -> Option<T> {
-        // A name that is not there must not cost a copy of the way to it.
-        self.get(name)?;
         let hash = self.hasher.hash_one(name);
+        // A name that is not there must not cost a copy of the way to it.
+        self.find(hash, name)?;
         let removed = self.root.remove(hash, 0, name);
         self.len -= usize::from(removed.is_some());
         removed
     }
 }
 
-fn slot(hash: u64, level: u32) -> u32 {
-    (hash >> (64 - BITS * (level + 1))) as u32 & 31
+/// The child of a node at this level that a hash belongs to.
+fn way(hash: u64, level: u32) -> usize {
+    (hash >> (u64::BITS - BITS * (level + 1))) as usize % WAYS
+}
+
+/// Where the entry of this name stands in a leaf, or else where it would.
+fn place<T: Entry>(
+    slots: &[Slot<T>],
+    hash: u64,
+    level: u32,
+    name: T::Name<'_>,
+) -> Result<usize, usize> {
+    // What the way to this leaf has not used, as a part of one, is the part of the leaf that stands before it.
+    let unused = hash.checked_shl(BITS * level).unwrap_or(0) >> 32;
+    let mut at = ((unused * slots.len() as u64) >> 32) as usize;
+    while at > 0 && slots[at - 1].hash >= hash {
+        at -= 1;
+    }
+    while let Some(slot) = slots.get(at)
+        && slot.hash <= hash
+    {
+        if slot.hash == hash && slot.entry.is(name) {
+            return Ok(at);
+        }
+        at += 1;
+    }
+    Err(at)
 }
 
 impl<T> Node<T> {
-    /// Where the child for this hash is or would be, and whether it is there.
-    fn place(&self, hash: u64, level: u32) -> (usize, bool) {
-        let bit = 1 << slot(hash, level);
-        let before = self.there & (bit - 1);
-        (before.count_ones() as usize, self.there & bit != 0)
-    }
-
-    fn child(&self, hash: u64, level: u32) -> Option<&Child<T>> {
-        match self.place(hash, level) {
-            (at, true) => self.children.get(at),
-            (_, false) => None,
-        }
-    }
-
-    fn for_each<'a>(&'a self, each: &mut impl FnMut(&'a T)) {
-        for child in self.children.iter() {
-            match child {
-                Child::One(entry) => each(entry),
-                Child::Node(node) => node.for_each(each),
-                Child::Many(entries) => entries.iter().for_each(&mut *each),
-            }
+    fn for_each<'a>(&'a self, each: &mut impl FnMut(&'a Slot<T>)) {
+        match self {
+            Self::Leaf(slots) => slots.iter().for_each(each),
+            Self::Ways(ways) => ways.iter().for_each(|node| node.for_each(each)),
         }
     }
 }
 
 impl<T: Entry> Node<T> {
     /// A node of the next `count` entries, which come sorted by hash and agree in the bits above this level.
-    fn of(
-        sorted: &mut std::vec::IntoIter<(u64, T)>,
-        count: usize,
-        level: u32,
-        len: &mut usize,
-    ) -> Self {
+    fn of(sorted: &mut std::vec::IntoIter<Slot<T>>, count: usize, level: u32) -> Self {
+        if count <= LEAF || level == LEVELS {
+            return Self::Leaf(sorted.take(count).collect());
+        }
         let mut left = count;
-        let (mut there, mut children) = (0, Vec::with_capacity(count.min(1 << BITS)));
-        while left > 0 {
+        Self::Ways(Arc::new(std::array::from_fn(|at| {
             let next = &sorted.as_slice()[..left];
-            let at = slot(next[0].0, level);
-            let group = next.partition_point(|(hash, _)| slot(*hash, level) == at);
-            there |= 1 << at;
+            let group = next.partition_point(|slot| way(slot.hash, level) == at);
             left -= group;
-            let child = match group {
-                1 => Child::of(sorted.next().map(|(_, entry)| entry)),
-                _ if level + 1 == LEVELS => {
-                    Child::of(sorted.by_ref().take(group).map(|(_, entry)| entry))
-                }
-                _ => {
-                    children.push(Child::Node(Self::of(sorted, group, level + 1, len)));
-                    continue;
-                }
-            };
-            *len += child.len();
-            children.push(child);
-        }
-        Self {
-            there,
-            children: children.into(),
-        }
+            Self::of(sorted, group, level + 1)
+        })))
     }
 
-    fn insert<S: BuildHasher>(&mut self, hash: u64, level: u32, entry: T, hasher: &S) -> Option<T> {
-        let (at, is_there) = self.place(hash, level);
-        if !is_there {
-            let (before, behind) = self.children.split_at(at);
-            let new = std::iter::once(Child::One(entry));
-            let all = before.iter().cloned().chain(new);
-            self.children = all.chain(behind.iter().cloned()).collect();
-            self.there |= 1 << slot(hash, level);
-            return None;
-        }
-        match &mut Arc::make_mut(&mut self.children)[at] {
-            Child::Node(node) => node.insert(hash, level + 1, entry, hasher),
-            Child::One(old) if old.is(entry.name()) => Some(std::mem::replace(old, entry)),
-            child => {
-                let mut entries = child.entries();
-                let same = entries.iter_mut().find(|old| old.is(entry.name()));
-                let before = match same {
-                    Some(old) => Some(std::mem::replace(old, entry)),
-                    None => {
-                        entries.push(entry);
-                        None
-                    }
-                };
-                *child = Child::at(level + 1, entries, hasher);
-                before
+    fn insert(&mut self, new: Slot<T>, level: u32) -> Option<T> {
+        let slots = match self {
+            Self::Ways(ways) => {
+                let at = way(new.hash, level);
+                return Arc::make_mut(ways)[at].insert(new, level + 1);
+            }
+            Self::Leaf(slots) => slots,
+        };
+        match place(slots, new.hash, level, new.entry.name()) {
+            Ok(at) => {
+                let before = &mut Arc::make_mut(slots)[at].entry;
+                Some(std::mem::replace(before, new.entry))
+            }
+            Err(at) => {
+                let mut all = Vec::with_capacity(slots.len() + 1);
+                all.extend_from_slice(&slots[..at]);
+                all.push(new);
+                all.extend_from_slice(&slots[at..]);
+                let count = all.len();
+                *self = Self::of(&mut all.into_iter(), count, level);
+                None
             }
         }
     }
 
     fn remove(&mut self, hash: u64, level: u32, name: T::Name<'_>) -> Option<T> {
-        let (at, is_there) = self.place(hash, level);
-        if !is_there {
-            return None;
-        }
-        let child = &mut Arc::make_mut(&mut self.children)[at];
-        let (removed, rest) = match child {
-            Child::Node(node) => {
+        match self {
+            Self::Ways(ways) => {
+                let node = &mut Arc::make_mut(ways)[way(hash, level)];
                 let removed = node.remove(hash, level + 1, name)?;
-                (removed, node.only())
+                if let Some(slots) = few(&**ways) {
+                    *self = Self::Leaf(slots);
+                }
+                Some(removed)
             }
-            Child::One(_) | Child::Many(_) => {
-                let mut left = child.entries();
-                let found = left.iter().position(|entry| entry.is(name))?;
-                (left.swap_remove(found), Some(Child::of(left)))
+            Self::Leaf(slots) => {
+                let at = place(slots, hash, level, name).ok()?;
+                let removed = slots[at].entry.clone();
+                *slots = [&slots[..at], &slots[at + 1..]].concat().into();
+                Some(removed)
             }
-        };
-        match rest {
-            Some(rest) if rest.len() == 0 => {
-                let others = self.children.iter().enumerate();
-                let others = others.filter(|(other, _)| *other != at);
-                self.children = others.map(|(_, child)| child.clone()).collect();
-                self.there &= !(1 << slot(hash, level));
-            }
-            Some(rest) => *child = rest,
-            None => {}
-        }
-        Some(removed)
-    }
-
-    /// What this node may be replaced by: no child at all, or its only one that is no node.
-    fn only(&self) -> Option<Child<T>> {
-        match &*self.children {
-            [] => Some(Child::of(None)),
-            [Child::Node(_)] => None,
-            [child] => Some(child.clone()),
-            _ => None,
         }
     }
 }
 
-impl<T: Entry> Child<T> {
-    /// Entries that no node separates.
-    fn of(entries: impl IntoIterator<Item = T>) -> Self {
-        let mut entries: Vec<T> = entries.into_iter().collect();
-        match entries.len() {
-            1 => Self::One(entries.swap_remove(0)),
-            _ => Self::Many(entries.into()),
-        }
-    }
-
-    /// Entries whose hashes agree in the bits above `level`.
-    fn at<S: BuildHasher>(level: u32, entries: Vec<T>, hasher: &S) -> Self {
-        if level == LEVELS || entries.len() < 2 {
-            return Self::of(entries);
-        }
-        let mut node = Node::default();
-        for entry in entries {
-            node.insert(hasher.hash_one(entry.name()), level, entry, hasher);
-        }
-        Self::Node(node)
-    }
-
-    fn entries(&self) -> Vec<T> {
-        match self {
-            Self::One(entry) => vec![entry.clone()],
-            Self::Many(entries) => entries.to_vec(),
-            Self::Node(_) => Vec::new(),
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::One(_) => 1,
-            Self::Many(entries) => entries.len(),
-            Self::Node(node) => node.children.len(),
-        }
-    }
+/// The entries below these nodes as one leaf, if they are few.
+fn few<T: Entry>(ways: &[Node<T>]) -> Option<Arc<[Slot<T>]>> {
+    let leaves = ways.iter().map(|node| match node {
+        Node::Leaf(slots) => Some(&**slots),
+        Node::Ways(_) => None,
+    });
+    let leaves: Vec<&[Slot<T>]> = leaves.collect::<Option<_>>()?;
+    let count: usize = leaves.iter().map(|slots| slots.len()).sum();
+    (count <= FEW).then(|| leaves.concat().into())
 }
 
 #[cfg(test)]
@@ -429,7 +356,7 @@ mod tests {
                 agrees(&trie, &model);
                 (0..count).for_each(|name| assert!(trie.remove(name).is_some()));
                 assert!(trie.is_empty());
-                assert!(trie.root.children.is_empty());
+                assert!(matches!(trie.root, Node::Leaf(slots) if slots.is_empty()));
             }
         }
     }

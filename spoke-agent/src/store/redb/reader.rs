@@ -12,16 +12,25 @@ use super::tables::{
     BLIND, BUNDLES, BucketTenant, Bytes, CHANGES, CONTEXTS, OWNERS, One, SYNCED, Three, Two,
     each_of_tenant, is_blind,
 };
-use crate::store::index::known::Known;
-use crate::store::index::{Index, Lookup, Tenant, Versions};
+use crate::store::index::known::{Known, State};
+use crate::store::index::{Index, Lookup, Tenant, Versions, carried};
 use contexts::apply::Head;
 use contexts::digest::DigestKey;
 use contexts::name::{Key, Kind, TenantId};
 use contexts::push::{Listed, ReadTenant, TenantState, TenantsRead};
+use contexts::version::Version;
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata};
 
 /// Names of a tenant up to which each is looked up by itself.
 const FEW: usize = 4;
+
+/// A value with the version that it carries, if it does.
+fn carrying(known: Known, version: Option<Version>) -> Known {
+    match version {
+        Some(version) if known.state() == State::Value => known.with_version(version),
+        _ => known,
+    }
+}
 
 /// All that a store knows of one tenant.
 #[derive(Debug, Clone)]
@@ -263,7 +272,7 @@ impl Snapshot {
     pub fn index(&self, most: usize) -> Result<Index, StoreError> {
         let (mut contexts, mut tenants) = (Vec::new(), Vec::new());
         let (mut bytes, mut is_whole) = (0, true);
-        let mut last: Option<TenantId> = None;
+        let mut last: Option<(TenantId, Option<Version>)> = None;
         for row in self.contexts.iter()? {
             let (name, row) = row?;
             let (tenant, kind, key) = name.value();
@@ -272,17 +281,23 @@ impl Snapshot {
                 break;
             }
             let (kind, key) = (rows::text(kind)?, rows::text(key)?);
-            let owner = match last.take() {
-                Some(last) if last.as_str().as_bytes() == tenant => last,
+            let (owner, version) = match last.take() {
+                Some(last) if last.0.as_str().as_bytes() == tenant => last,
                 _ => {
                     let next = rows::tenant(tenant)?;
                     let head = self.head(&next)?;
-                    tenants.extend(head.map(|head| Tenant::new(&next, head)));
-                    next
+                    let version = head.as_ref().and_then(carried);
+                    if let Some(head) = head.filter(|_| version.is_none()) {
+                        let looked_up = Tenant::new(&next, head);
+                        bytes += looked_up.weight();
+                        tenants.push(looked_up);
+                    }
+                    (next, version)
                 }
             };
             let known = self.record(owner.as_str(), kind, key, row.value());
-            last = Some(owner);
+            let known = carrying(known, version);
+            last = Some((owner, version));
             bytes += known.weight();
             contexts.push(known);
         }
@@ -304,27 +319,34 @@ impl Snapshot {
     ) -> Result<(), StoreError> {
         for (tenant, changed) in &touched.tenants {
             let head = self.head(tenant)?.filter(|head| head.contexts > 0);
+            let version = head.as_ref().and_then(carried);
+            // All values change with the version that they carry, and when they no longer carry one.
+            let all = version.is_some() || head.is_some() && !index.has_tenant(tenant);
+            let head = head.filter(|_| version.is_none());
             index.set_tenant(tenant, head.map(|head| Tenant::new(tenant, head)));
             // A whole tenant is read at once, in the order in which it is stored; a few names one by one.
-            let whole = match changed.names.len() > FEW {
-                true => self
-                    .whole(tenant)?
-                    .map_or_else(Vec::new, |whole| whole.contexts),
+            let whole = match all || changed.names.len() > FEW {
+                true => self.whole(tenant)?.map_or_else(Vec::new, |w| w.contexts),
                 false => Vec::new(),
             };
-            let mut read = whole.into_iter().peekable();
-            for (kind, key) in &changed.names {
-                let (kind, key) = (kind.as_str(), key.as_str());
-                while read
-                    .next_if(|known| (known.kind(), known.key()) < (kind, key))
-                    .is_some()
-                {}
-                let here = read.next_if(|known| (known.kind(), known.key()) == (kind, key));
-                let known = match here {
-                    Some(known) => Some(known),
-                    None => self.known(kind, key)?,
-                };
-                index.set(kind, key, known, most);
+            let names = changed.names.iter();
+            let names: Vec<(&str, &str)> = names.map(|(k, n)| (k.as_str(), n.as_str())).collect();
+            for (kind, key) in &names {
+                let here = whole.binary_search_by(|w| (w.kind(), w.key()).cmp(&(*kind, *key)));
+                if here.is_ok() {
+                    continue;
+                }
+                match self.known(kind, key)? {
+                    None => index.remove(kind, key),
+                    // Whoever has it now was touched as well, or had it before.
+                    Some(known) if known.is_of_another(tenant.as_str()) => {}
+                    Some(known) => index.put(carrying(known, version), most),
+                }
+            }
+            for known in whole {
+                if all || names.binary_search(&(known.kind(), known.key())).is_ok() {
+                    index.put(carrying(known, version), most);
+                }
             }
         }
         index.as_of(self.end()?.commit, &self.complete_kinds()?);

@@ -59,7 +59,7 @@ enum Name {
     Primary,
     /// From a commit at the hub until the hub knows of it, beside a plain loop on the server
     Wake,
-    /// How fast and how small reads are in a region (R1 to R7)
+    /// How fast and how small reads are in a region (R1 to R7), also during a rolling restart
     Reads,
     /// How soon the console shows what there is (O1)
     Console,
@@ -82,6 +82,8 @@ pub enum Part {
     Starts,
     /// R6
     Followers,
+    /// A rolling restart
+    Rolling,
     /// R7
     Updates,
     /// D1, D2

@@ -1,9 +1,10 @@
-//! How fast and how small reads are: R1 to R7.
+//! How fast and how small reads are: R1 to R7, and reads while agents are restarted in turn.
 
 mod followers;
 mod http;
 pub mod inside;
 pub mod push;
+mod rolling;
 
 use crate::clock;
 use crate::report::{Goal, Report, Row};
@@ -94,6 +95,9 @@ pub fn measure(runtime: &Runtime, plan: Plan) -> Result<Report> {
     }
     if is_wanted(Part::Followers) {
         runtime.block_on(followers(plan, &mut agent, &mut report))?;
+    }
+    if is_wanted(Part::Rolling) {
+        runtime.block_on(rolling(plan, dir.path(), &mut report))?;
     }
     if is_wanted(Part::Updates) {
         runtime.block_on(updates(&size, &mut agent, &mut report))?;
@@ -414,10 +418,8 @@ fn over_http(
         for connections in [1, 16, 64] {
             let mut rounds = Vec::new();
             for _ in 0..plan.rounds {
-                rounds.push((
-                    runtime.block_on(http::rate(theirs, connections, &requests))?,
-                    runtime.block_on(http::rate(ours, connections, &requests))?,
-                ));
+                let rates = http::rates([theirs, ours], connections, &requests);
+                rounds.push(runtime.block_on(rates)?);
             }
             report.rows.push(Row {
                 id: "R3",
@@ -455,6 +457,39 @@ async fn followers(plan: Plan, agent: &mut Agent, report: &mut Report) -> Result
         goal: Some(Goal::AtMost(200.0, 50.0)),
     });
     agent.stop().await
+}
+
+/// A rolling restart.
+async fn rolling(plan: Plan, dir: &Path, report: &mut Report) -> Result<()> {
+    let (mut longest, mut failed) = (Vec::new(), Vec::new());
+    for round in 0..plan.rounds {
+        let dir = dir.join(format!("rolling-{round}"));
+        std::fs::create_dir(&dir)?;
+        let rolled = rolling::restarts(&dir).await?;
+        report.notes.push(format!(
+            "rolling restart, round {}: {} reads, of which 1 in 1,000 took more than {:.1} ms",
+            round + 1,
+            rolled.reads,
+            rolled.p999
+        ));
+        longest.push((1.0, rolled.longest));
+        failed.push((1.0, rolled.failed as f64));
+    }
+    report.rows.push(Row {
+        id: "",
+        what: "longest read while two agents are restarted in turn, beside one millisecond".into(),
+        unit: "ms",
+        rounds: longest,
+        goal: Some(Goal::AtMost(50.0, 50.0)),
+    });
+    report.rows.push(Row {
+        id: "",
+        what: "reads that were not answered with the value then".into(),
+        unit: "",
+        rounds: failed,
+        goal: Some(Goal::AtMost(0.0, 0.0)),
+    });
+    Ok(())
 }
 
 /// R7.

@@ -11,8 +11,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 
-/// How long one side is asked.
-const LENGTH: Duration = Duration::from_secs(3);
+/// How long one side is asked at a time.
+const TURN: Duration = Duration::from_millis(500);
+/// Turns of each side in a round. Which processor the system gives to whom changes with every connection and moves the
+/// rate of a single one several times over, so a round is of many connections, in turns.
+const TURNS: u32 = 6;
 
 /// Where a server listens.
 #[derive(Debug, Clone)]
@@ -45,12 +48,24 @@ pub fn requests(keys: &[String]) -> Arc<Vec<Vec<u8>>> {
     Arc::new(keys.iter().map(|key| request(key).into_bytes()).collect())
 }
 
-/// Answered requests per second over so many connections, each with one request at a time.
-pub async fn rate(
-    address: &Address,
+/// Answered requests per second over so many connections, each with one request at a time, of the one side and the other.
+pub async fn rates(
+    sides: [&Address; 2],
     connections: usize,
     requests: &Arc<Vec<Vec<u8>>>,
-) -> Result<f64> {
+) -> Result<(f64, f64)> {
+    let mut rates = [0.0; 2];
+    for turn in 0..TURNS {
+        // Who begins changes from turn to turn.
+        let order = if turn % 2 == 0 { [0, 1] } else { [1, 0] };
+        for side in order {
+            rates[side] += rate(sides[side], connections, requests).await? / f64::from(TURNS);
+        }
+    }
+    Ok((rates[0], rates[1]))
+}
+
+async fn rate(address: &Address, connections: usize, requests: &Arc<Vec<Vec<u8>>>) -> Result<f64> {
     let answered = Arc::new(AtomicU64::new(0));
     let mut tasks = JoinSet::new();
     let begin = Instant::now();
@@ -60,7 +75,7 @@ pub async fn rate(
             let mut stream = address.open().await?;
             let mut buffer = Vec::with_capacity(4_096);
             let mut at = number * 7_919;
-            while begin.elapsed() < LENGTH {
+            while begin.elapsed() < TURN {
                 clock::go_on()?;
                 at = (at + 1) % requests.len();
                 stream.write_all(&requests[at]).await?;
