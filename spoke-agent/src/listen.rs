@@ -2,6 +2,8 @@
 //! answered. Connections of gateways are served by hyper itself: what axum lays around each request costs a good part of
 //! the time in which a get is answered.
 
+mod pieces;
+
 use crate::config::ReadConfig;
 use crate::metrics;
 use axum::body::{Body, Bytes, HttpBody};
@@ -17,6 +19,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
+use pieces::InPieces;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
@@ -29,6 +32,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+/// Bytes that a connection gathers before it writes, and the most that the head of a request may have.
+const BUFFER: usize = 64 << 10;
 
 /// How long open connections may take to end at a stop.
 const GRACE: Duration = Duration::from_secs(5);
@@ -84,7 +90,7 @@ pub trait Answers:
     + 'static
 {
     /// The bodies of its answers.
-    type Body: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
+    type Body: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static;
 }
 
 impl<S, B> Answers for S
@@ -94,7 +100,7 @@ where
         + Send
         + Sync
         + 'static,
-    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
     type Body = B;
 }
@@ -364,7 +370,10 @@ async fn serve<I>(io: I, answers: impl Answers, stopping: AbortRegistration)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let connection = http1::Builder::new().serve_connection(TokioIo::new(io), answers);
+    let mut http = http1::Builder::new();
+    // Most answers are small: to copy them behind their headers costs less than to write both as they are.
+    http.writev(false).max_buf_size(BUFFER);
+    let connection = http.serve_connection(TokioIo::new(io), InPieces(answers));
     let mut connection = pin!(connection);
     // What breaks off a connection is the affair of whoever connected.
     let is_stopped = Abortable::new(connection.as_mut(), stopping).await.is_err();

@@ -27,7 +27,7 @@ impl Embedded {
     /// What is known of one key. Where all is in memory this neither allocates nor waits; while the agent starts, or
     /// where memory is bounded, it may read the file.
     pub fn look_up(&self, kind: &str, key: &str) -> Reply {
-        let fresh = self.views.fresh();
+        let fresh = self.views.reach().fresh;
         let index = self.views.guard();
         let answer = match index.as_ref() {
             Some(state) if state.is_whole() => answer_from(index, kind, key),
@@ -48,7 +48,7 @@ impl Embedded {
 
     /// What is known of many keys, from one state of the store.
     pub fn look_up_many(&self, keys: &[(&str, &str)]) -> Vec<Reply> {
-        let fresh = self.views.fresh();
+        let fresh = self.views.reach().fresh;
         let now = self.clock.reading();
         let view: Option<View> = self.views.take().ok();
         let one = |(kind, key): &(&str, &str)| {

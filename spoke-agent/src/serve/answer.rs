@@ -3,6 +3,7 @@
 
 use crate::store::live::Live;
 use crate::store::redb::StoreError;
+use crate::store::view::Reach;
 use axum::Json;
 use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
@@ -43,9 +44,15 @@ pub struct Far {
 impl Far {
     /// A store, as its writer published it.
     pub fn of(live: &Live, now: Reading) -> Self {
-        let micros = live.fresh.map(|fresh| fresh.micros_until(now));
+        let (position, fresh) = (live.position, live.fresh);
+        Self::reached(Reach { position, fresh }, now)
+    }
+
+    /// A store that is this far.
+    pub fn reached(reach: Reach, now: Reading) -> Self {
+        let micros = reach.fresh.map(|fresh| fresh.micros_until(now));
         Self {
-            position: live.position,
+            position: reach.position,
             age: micros.map(|micros| Duration::from_micros(micros as u64)),
         }
     }

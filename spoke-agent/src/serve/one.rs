@@ -66,7 +66,7 @@ fn answer(my: &Serve, path: &str, headers: &HeaderMap) -> Result<Answer, Failure
     let (kind, key) = names(path)?;
     let least = min_version(headers)?;
     // What was published is taken before the view, so that the view has at least that.
-    let far = Far::of(&my.live.borrow(), my.clock.reading());
+    let far = Far::reached(my.views.reach(), my.clock.reading());
     let found = my.views.look_up(&kind, &key)?;
     told(found, far, least, headers)
 }

@@ -6,9 +6,10 @@ use super::index::{Index, Lookup};
 use super::redb::StoreError;
 use super::redb::db::Db;
 use super::redb::reader::Snapshot;
-use arc_swap::{ArcSwapOption, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
+use contexts::version::Version;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The store, for whoever answers. Cheap to clone.
 #[derive(Clone)]
@@ -16,7 +17,16 @@ pub struct Views {
     db: Arc<Db>,
     index: Arc<ArcSwapOption<Index>>,
     is_checked: Arc<AtomicBool>,
-    fresh: Arc<AtomicI64>,
+    reach: Arc<ArcSwap<Reach>>,
+}
+
+/// How far a store is, as its writer published it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Reach {
+    /// The highest version of which nothing is under way to it.
+    pub position: Version,
+    /// The moment up to which every change is here.
+    pub fresh: Option<Fresh>,
 }
 
 /// One state of the store.
@@ -38,23 +48,18 @@ impl Views {
             db,
             index: Arc::default(),
             is_checked: Arc::default(),
-            fresh: Arc::new(AtomicI64::new(i64::MIN)),
+            reach: Arc::default(),
         }
     }
 
-    /// For the writer: the moment up to which every change is here, in microseconds of this boot's clock. What it speaks
-    /// of was published before.
-    pub fn set_fresh(&self, fresh: Option<Fresh>) {
-        let micros = fresh.map_or(i64::MIN, Fresh::micros);
-        self.fresh.store(micros, Ordering::Release);
+    /// For the writer: how far the store is. What it speaks of was published before.
+    pub fn set_reach(&self, reach: Reach) {
+        self.reach.store(Arc::new(reach));
     }
 
-    /// The moment up to which every change is here. To be taken before what it is to speak of.
-    pub fn fresh(&self) -> Option<Fresh> {
-        match self.fresh.load(Ordering::Acquire) {
-            i64::MIN => None,
-            micros => Some(Fresh::at(micros)),
-        }
+    /// How far the store is. To be taken before what it is to speak of.
+    pub fn reach(&self) -> Reach {
+        **self.reach.load()
     }
 
     /// The file.

@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::peer::take::Peers;
 use crate::store::index::Index;
 use crate::store::live::Live;
-use crate::store::view::Views;
+use crate::store::view::{Reach, Views};
 use contexts::delta::{PushDelta, PushedDelta};
 use contexts::digest::{Buckets, Digest};
 use contexts::gate::Gate;
@@ -324,7 +324,8 @@ impl Writer {
     }
 
     fn publish(&self) {
-        self.views.set_fresh(self.state.meta.fresh);
+        let (position, fresh) = (self.state.meta.position, self.state.meta.fresh);
+        self.views.set_reach(Reach { position, fresh });
         self.live.send_replace(Arc::new(self.state.live()));
     }
 }

@@ -98,7 +98,7 @@ async fn read_answer(stream: &mut Box<dyn Stream>, buffer: &mut Vec<u8>) -> Resu
         if stream.read_buf(buffer).await? == 0 {
             return Err("a server closed the connection".into());
         }
-        let Some(end) = buffer.windows(4).position(|w| w == b"\r\n\r\n") else {
+        let Some(end) = memchr::memmem::find(buffer, b"\r\n\r\n") else {
             continue;
         };
         if !buffer.starts_with(b"HTTP/1.1 200") {
