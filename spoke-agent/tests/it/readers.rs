@@ -128,6 +128,30 @@ async fn answers_cannot_be_confused() {
     tells_apart(&remote([socket(&spoke)])).await;
 }
 
+/// Whatever the answer is: a gateway asks on every request.
+#[tokio::test]
+async fn a_get_within_the_process_allocates_nothing() {
+    let (spoke, _hub) = filled().await;
+    let reader = spoke.reader(Options::default());
+    // The pushes before this were answered by a store that has all in memory.
+    assert_eq!(said(&reader, "none").await, "Absent");
+    let names = [
+        ("k", "a"),
+        ("k", "none"),
+        ("k", "gone"),
+        ("k", "held"),
+        ("l", "none"),
+    ];
+    let ask_all = || {
+        names
+            .iter()
+            .for_each(|(kind, key)| drop(reader.look_up(kind, key)))
+    };
+    ask_all();
+    let counted = allocation_counter::measure(|| (0..100).for_each(|_| ask_all()));
+    assert_eq!(counted.count_total, 0);
+}
+
 #[tokio::test]
 async fn bounds_on_the_age_are_answers_of_their_own() {
     let (spoke, _hub) = filled().await;

@@ -1,8 +1,8 @@
 //! A map that is cheap to copy: a hash trie whose copies share all that is the same in both. The writer changes its own
 //! copy while readers go on with the one that they have, so a reader sees one state and nobody waits.
 //!
-//! A node has 16 children, of which four bits of the hash choose one, the highest first. Entries stand in leaves of up to
-//! [`LEAF`], sorted by their hashes. Hashes are spread evenly, so where one stands is computed and not searched for: a
+//! A node has 16 children, of which four bits of the hash choose one, the highest first. Entries stand in leaves of up to 32,
+//! sorted by their hashes. Hashes are spread evenly, so where one stands is computed and not searched for: a
 //! look touches two lines of memory behind the upper nodes, which all looks share. (A trie over hashes is Bagwell's, "Ideal
 //! Hash Trees", 2001; instead of going down to single entries it ends in short sorted lists.)
 //!
