@@ -520,6 +520,18 @@ async fn agents_are_restarted_in_turn_and_every_read_is_answered() {
     assert!(reading.await.expect("every read was answered") > 100);
 }
 
+/// Restarts one of two agents, and claims it for its hub again.
+async fn restart_one(spokes: [Spoke; 2], hubs: &mut [Hub; 2], at: usize) -> [Spoke; 2] {
+    let [one, two] = spokes;
+    let spokes = match at {
+        0 => [one.restart().await, two],
+        _ => [one, two.restart().await],
+    };
+    hubs[at] = spokes[at].hub_after(&hubs[at]);
+    hubs[at].claim().await.expect("granted");
+    spokes
+}
+
 /// A follower over two agents that are restarted, cut and behind each other in turn, and that is itself restarted: what it
 /// shows of a key never goes back, and in the end it is the truth.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -562,14 +574,7 @@ async fn a_mirror_ends_in_the_truth_whatever_its_agents_do() {
                 .expect("heard");
             if random.random_ratio(1, 6) {
                 let at = random.random_range(0..2);
-                let [one, two] = spokes;
-                spokes = match at {
-                    0 => [one.restart().await, two],
-                    _ => [one, two.restart().await],
-                };
-                let hub = spokes[at].hub_after(&hubs[at]);
-                hubs[at] = hub;
-                hubs[at].claim().await.expect("granted");
+                spokes = restart_one(spokes, &mut hubs, at).await;
             }
             if mirror.is_none() || random.random_ratio(1, 8) {
                 if let Some(before) = mirror.take() {
@@ -672,14 +677,7 @@ async fn a_mirror_is_the_truth_after_many_changes() {
         }
         if random.random_ratio(1, 20) {
             let at = random.random_range(0..2);
-            let [one, two] = spokes;
-            spokes = match at {
-                0 => [one.restart().await, two],
-                _ => [one, two.restart().await],
-            };
-            let hub = spokes[at].hub_after(&hubs[at]);
-            hubs[at] = hub;
-            hubs[at].claim().await.expect("granted");
+            spokes = restart_one(spokes, &mut hubs, at).await;
         }
         if random.random_ratio(1, 30) {
             mirror.stop().await;

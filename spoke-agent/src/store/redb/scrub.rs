@@ -1,8 +1,8 @@
 //! Looks for rot: goes through all records of a store that is at rest, a few at a time, and compares each with its hash.
 //!
 //! Readers in memory are not touched by rot before a push of its tenant, but a restart would be, and so would a reader of
-//! the file. What is found
-//! leads to an audit, which makes the bundle differ from what the hub has, so that the next scan brings it again.
+//! the file. What is found leads to an audit, which makes the bundle differ from what the hub has, so that the next scan
+//! brings it again.
 
 use super::StoreError;
 use super::db::Db;
