@@ -220,7 +220,7 @@ async fn suspects(
     suspects.extend(
         truth
             .iter()
-            .filter(|(t, d)| d[region].is_some() && !held.contains_key(t))
+            .filter(|(t, d)| d[region].is_some() && !held.contains_key(*t))
             .map(|(t, _)| t.clone()),
     );
     Ok(suspects.into_iter().collect())

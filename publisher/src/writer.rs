@@ -29,6 +29,7 @@ mod guarding;
 pub mod lease;
 mod outbox;
 mod pace;
+mod push_size;
 mod queue;
 mod recall;
 mod receipts;

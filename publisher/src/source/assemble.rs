@@ -34,6 +34,8 @@ pub struct Row {
 pub struct Finished {
     /// The bundles.
     pub tenants: Vec<Built>,
+    /// Contexts that came, each counted once however many regions it goes to.
+    pub contexts: u64,
     /// What a person let through.
     pub excused: BTreeMap<TenantId, Vec<HoldName>>,
     /// Holds that are over: what is gone is there again, what was changed is changed again, or there is room.
@@ -52,6 +54,9 @@ pub struct Assembly<'a> {
     pauses: &'a Pauses,
     closed: &'a BTreeSet<Region>,
     tenants: BTreeMap<TenantId, Parts>,
+    /// Copies of the kinds for this build alone: each row counts one more owner of its kind, and builds that run beside
+    /// one another would pass that counter to and fro.
+    kinds: Vec<Kind>,
     budgets: BTreeMap<Kind, Budget>,
     warnings: BTreeSet<String>,
 }
@@ -70,6 +75,7 @@ impl<'a> Assembly<'a> {
             pauses,
             closed,
             tenants: BTreeMap::new(),
+            kinds: Vec::new(),
             budgets: BTreeMap::new(),
             warnings: BTreeSet::new(),
         }
@@ -87,7 +93,7 @@ impl<'a> Assembly<'a> {
         tenant: &TenantId,
         rows: impl IntoIterator<Item = Row>,
     ) {
-        let kind = &definition.kind;
+        let kind = &self.own(&definition.kind);
         if let Some(budget) = Budget::of(definition)
             && !self.budgets.contains_key(kind)
         {
@@ -100,10 +106,20 @@ impl<'a> Assembly<'a> {
         for mut row in rows {
             let names = row.regions.take();
             let regions = named(self.regions, kind, names, &mut self.warnings);
-            if let Err(why) = regions.and_then(|regions| parts.add(definition, row, regions)) {
+            if let Err(why) = regions.and_then(|regions| parts.add(definition, kind, row, regions))
+            {
                 parts.hold_kind(kind, why);
             }
         }
+    }
+
+    fn own(&mut self, kind: &Kind) -> Kind {
+        if let Some(own) = self.kinds.iter().find(|own| *own == kind) {
+            return own.clone();
+        }
+        let own = Kind::new(kind.as_str()).unwrap_or_else(|_| kind.clone());
+        self.kinds.push(own.clone());
+        own
     }
 
     /// The kind cannot be built for this tenant.
@@ -114,11 +130,6 @@ impl<'a> Assembly<'a> {
     /// The tenants so far.
     pub fn tenants(&self) -> impl Iterator<Item = &TenantId> {
         self.tenants.keys()
-    }
-
-    /// Contexts so far, each counted once.
-    pub fn contexts(&self) -> u64 {
-        self.tenants.values().map(|p| p.parts.len() as u64).sum()
     }
 
     /// What is odd and stops nothing.
@@ -147,6 +158,8 @@ impl<'a> Assembly<'a> {
         } = self;
         let mut finished = Finished::default();
         for (tenant, mut parts) in tenants {
+            parts.sort();
+            finished.contexts += parts.parts.len() as u64;
             let approved = parts.settle_holds(&budgets, &mut finished.void);
             let ledger = Ledger::of(&mut parts, &approved, regions, &budgets, &mut finished.void);
             if !approved.is_empty() {

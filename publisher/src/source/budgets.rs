@@ -79,7 +79,8 @@ impl Ledger {
 }
 
 fn of_kind<'a>(parts: &'a Parts, kind: &'a Kind) -> impl Iterator<Item = (&'a Key, &'a Part)> {
-    let all = parts.parts.iter().filter(move |((k, _), _)| k == kind);
+    let named = parts.parts.iter().map(|part| (part.name(), part));
+    let all = named.filter(move |((k, _), _)| *k == kind);
     all.map(|((_, key), part)| (key, part))
 }
 

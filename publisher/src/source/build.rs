@@ -12,12 +12,12 @@ use super::query::{self, LIST, Tenants};
 use super::statement::{Statement, unnamed};
 use super::{Source, SourceError, is_passing, message};
 use crate::writer::{BuildRequest, BuiltBatch, Snapshot, TenantRange, What};
-use contexts::name::{Key, Kind, Region, TenantId};
+use contexts::name::{BadName, Key, Kind, Region, TenantId};
 use futures_util::TryStreamExt;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
-use sqlx::{Connection, PgConnection, Postgres, Row as _};
-use std::collections::BTreeSet;
+use sqlx::{Connection, PgConnection, Postgres, Row as _, ValueRef as _};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -368,10 +368,11 @@ pub(super) fn batch(
     problems: BTreeSet<String>,
     unsure: BTreeSet<Kind>,
 ) -> BuiltBatch {
-    let (mut warnings, contexts) = (assembly.take_warnings(), assembly.contexts());
+    let mut warnings = assembly.take_warnings();
     warnings.extend(definitions.pauses.all.iter().map(ToString::to_string));
     let Finished {
         tenants,
+        contexts,
         excused,
         void,
         over,
@@ -438,7 +439,7 @@ impl Reader<'_> {
             bound.shape(),
         );
         let mut savepoint = connection.begin().await.map_err(|e| self.failure(e))?;
-        let mut found: Vec<(TenantId, Vec<Row>)> = Vec::new();
+        let mut found = Found::default();
         let mut unnamed = BTreeSet::new();
         {
             let mut rows = bound.query(sql).fetch(&mut *savepoint);
@@ -449,22 +450,14 @@ impl Reader<'_> {
                     Err(e) => return Err(self.failure(e)),
                 };
                 let (tenant, row) = decode(&row, 0).map_err(|e| self.failure(e))?;
-                // The rows of a tenant mostly stand together.
-                if let Some((last, rows)) = found.last_mut()
-                    && last.as_str() == tenant
-                {
-                    rows.push(row);
-                    continue;
-                }
-                match TenantId::new(tenant) {
-                    Ok(tenant) => found.push((tenant, vec![row])),
-                    Err(e) => drop(unnamed.insert(format!("kind {}: {e}", self.definition.kind))),
+                if let Err(e) = found.add(tenant, row) {
+                    unnamed.insert(format!("kind {}: {e}", self.definition.kind));
                 }
             }
         }
         savepoint.rollback().await.map_err(|e| self.failure(e))?;
         self.problems.extend(unnamed);
-        for (tenant, rows) in found {
+        for (tenant, rows) in found.tenants {
             assembly.rows(self.definition, &tenant, rows);
         }
         Ok(())
@@ -556,17 +549,59 @@ fn regions(json: Option<&str>) -> sqlx::Result<Option<Vec<Option<String>>>> {
     parsed.map_err(|_| sqlx::Error::Decode("regions has more than one dimension".into()))
 }
 
+/// The rows of a query by tenant, in the order in which the tenants came.
+#[derive(Default)]
+struct Found {
+    tenants: Vec<(TenantId, Vec<Row>)>,
+    places: HashMap<TenantId, usize>,
+}
+
+impl Found {
+    /// # Errors
+    /// If nobody can be called that.
+    fn add(&mut self, tenant: &str, row: Row) -> Result<(), BadName> {
+        // Often the rows of a tenant stand together.
+        if let Some((last, rows)) = self.tenants.last_mut()
+            && last.as_str() == tenant
+        {
+            rows.push(row);
+            return Ok(());
+        }
+        match self.places.get(tenant) {
+            Some(at) => self.tenants[*at].1.push(row),
+            None => {
+                let tenant = TenantId::new(tenant)?;
+                self.places.insert(tenant.clone(), self.tenants.len());
+                self.tenants.push((tenant, vec![row]));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The text in a column that is text, as it came: its type is what the statement says, and need not be asked for each row.
+fn text(row: &PgRow, at: usize) -> sqlx::Result<Option<&str>> {
+    let value = row.try_get_raw(at)?;
+    match value.is_null() {
+        true => Ok(None),
+        false => value.as_str().map(Some).map_err(sqlx::Error::Decode),
+    }
+}
+
 /// A row of [`query::contexts`] whose columns begin at `first`: the tenant, and the rest.
 pub(super) fn decode(row: &PgRow, first: usize) -> sqlx::Result<(&str, Row)> {
-    let key: Option<&str> = row.try_get(first + 1)?;
-    let value: &str = row.try_get(first + 2)?;
+    let missing = || sqlx::Error::Decode("a column is NULL".into());
+    let expires = match row.try_get_raw(first + 4)?.is_null() {
+        true => None,
+        false => Some(row.try_get(first + 4)?),
+    };
     Ok((
-        row.try_get(first)?,
+        text(row, first)?.ok_or_else(missing)?,
         Row {
-            key: key.map(Arc::from),
-            value: value.into(),
-            regions: regions(row.try_get(first + 3)?)?,
-            expires: row.try_get(first + 4)?,
+            key: text(row, first + 1)?.map(Arc::from),
+            value: text(row, first + 2)?.ok_or_else(missing)?.into(),
+            regions: regions(text(row, first + 3)?)?,
+            expires,
         },
     ))
 }

@@ -10,17 +10,41 @@ use contexts::bundle::{Bundle, Context, Held, HeldKind, HoldReason};
 use contexts::digest::DigestKey;
 use contexts::limits;
 use contexts::name::{Key, Kind, Region, TenantId};
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Part {
     pub content: Result<Context, Held>,
     pub regions: Option<Vec<Region>>,
 }
 
 impl Part {
+    /// Kind and key.
+    pub fn name(&self) -> (&Kind, &Key) {
+        match &self.content {
+            Ok(context) => context.name(),
+            Err(held) => (&held.kind, &held.key),
+        }
+    }
+
+    /// Adds another part of the same name: which of both is meant nobody knows.
+    fn join(&mut self, other: Self) {
+        let (kind, key) = self.name();
+        self.content = Err(Held {
+            kind: kind.clone(),
+            key: key.clone(),
+            why: HoldReason::Duplicate,
+        });
+        self.regions = match (self.regions.take(), other.regions) {
+            (Some(mut a), Some(b)) => {
+                a.extend(b);
+                Some(a)
+            }
+            _ => None,
+        };
+    }
+
     /// Whether it belongs in a region.
     pub fn is_in(&self, region: &Region) -> bool {
         self.regions.as_ref().is_none_or(|r| r.contains(region))
@@ -30,7 +54,8 @@ impl Part {
 /// The rows of one tenant so far.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
-    pub parts: BTreeMap<(Kind, Key), Part>,
+    /// Sorted by name and without duplicates once [`Parts::sort`] was called.
+    pub parts: Vec<Part>,
     pub held_kinds: BTreeMap<Kind, HoldReason>,
     /// Bytes of what is in `parts`.
     bytes: usize,
@@ -41,40 +66,43 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Takes a row that belongs in these regions; none for all of them.
+    /// Takes a row that belongs in these regions; none for all of them. `kind` is that of the definition.
     ///
     /// # Errors
     /// Why the kind cannot be built for this tenant.
     pub fn add(
         &mut self,
         definition: &Definition,
+        kind: &Kind,
         row: Row,
         regions: Option<Vec<Region>>,
     ) -> Result<(), String> {
-        let kind = &definition.kind;
         let key = row.key.ok_or("a row has a NULL key")?;
         let key = Key::try_from(key).map_err(|e| e.to_string())?;
-        let held = |why: HoldReason| Held {
-            kind: kind.clone(),
-            key: key.clone(),
-            why,
-        };
         let (bytes, max) = (row.value.len() as u64, definition.max_value_bytes);
-        let content = if bytes > max {
-            Err(held(HoldReason::TooLarge { bytes, max }))
+        let wrong = if bytes > max {
+            Some(HoldReason::TooLarge { bytes, max })
         } else if let Some((at, why)) = definition.fault(&row.value) {
-            Err(held(HoldReason::BreaksSchema { at, why }))
+            Some(HoldReason::BreaksSchema { at, why })
         } else if definition.regions_required && regions.is_none() {
-            Err(held(HoldReason::CannotBuild {
+            Some(HoldReason::CannotBuild {
                 why: "regions is NULL, and regions_required is set".into(),
-            }))
+            })
         } else {
-            Ok(Context {
+            None
+        };
+        let content = match wrong {
+            Some(why) => Err(Held {
                 kind: kind.clone(),
-                key: key.clone(),
+                key,
+                why,
+            }),
+            None => Ok(Context {
+                kind: kind.clone(),
+                key,
                 value: row.value,
                 expires: row.expires,
-            })
+            }),
         };
         let weight = content.as_ref().map_or(0, Context::weight);
         if !self.has_room(kind, weight) {
@@ -83,25 +111,33 @@ impl Parts {
                 "with this kind the tenant has more than {most} MiB of contexts, and cannot be sent"
             ));
         }
-        match self.parts.entry((kind.clone(), key)) {
-            Entry::Vacant(place) => {
-                place.insert(Part { content, regions });
-            }
-            Entry::Occupied(place) => {
-                let (kind, key) = place.key().clone();
-                let part = place.into_mut();
-                let why = HoldReason::Duplicate;
-                part.content = Err(Held { kind, key, why });
-                part.regions = match (part.regions.take(), regions) {
-                    (Some(mut a), Some(b)) => {
-                        a.extend(b);
-                        Some(a)
-                    }
-                    _ => None,
-                };
+        self.parts.push(Part { content, regions });
+        Ok(())
+    }
+
+    /// Sorts what came, and makes one of what has the same name.
+    pub fn sort(&mut self) {
+        self.parts.sort_unstable_by(|a, b| a.name().cmp(&b.name()));
+        let is_unique = self.parts.is_sorted_by(|a, b| a.name() != b.name());
+        if is_unique {
+            return;
+        }
+        let mut parts: Vec<Part> = Vec::with_capacity(self.parts.len());
+        for part in self.parts.drain(..) {
+            match parts.last_mut() {
+                Some(last) if last.name() == part.name() => last.join(part),
+                _ => parts.push(part),
             }
         }
-        Ok(())
+        self.parts = parts;
+    }
+
+    /// The part of this name.
+    fn part(&self, kind: &Kind, key: &Key) -> Option<&Part> {
+        let place = self
+            .parts
+            .binary_search_by(|part| part.name().cmp(&(kind, key)));
+        place.ok().map(|at| &self.parts[at])
     }
 
     pub fn hold_kind(&mut self, kind: &Kind, why: String) {
@@ -121,9 +157,9 @@ impl Parts {
             return true;
         }
         self.too_many.insert(kind.clone());
-        self.parts.retain(|(of, _), _| of != kind);
+        self.parts.retain(|part| part.name().0 != kind);
         let weight = |part: &Part| part.content.as_ref().map_or(0, Context::weight);
-        self.bytes = self.parts.values().map(weight).sum();
+        self.bytes = self.parts.iter().map(weight).sum();
         false
     }
 
@@ -142,7 +178,7 @@ impl Parts {
             if self.held_kinds.contains_key(kind) {
                 continue;
             }
-            let there = self.parts.get(&(kind.clone(), key.clone()));
+            let there = self.part(kind, key);
             let there = there.filter(|part| part.is_in(region));
             let is_over = match (hold.name.what, there.map(|part| &part.content)) {
                 (Withheld::Removal, there) => there.is_some(),
@@ -171,37 +207,38 @@ impl Parts {
         pauses: &[Pause],
         budgets: &BTreeMap<Kind, Budget>,
     ) -> Built {
-        let held_kinds = &self.held_kinds;
-        self.parts
-            .retain(|(kind, _), _| !held_kinds.contains_key(kind));
-        let everywhere = self.parts.values().all(|p| p.regions.is_none())
+        let mut parts = std::mem::take(&mut self.parts);
+        parts.retain(|part| !self.held_kinds.contains_key(part.name().0));
+        let everywhere = parts.iter().all(|p| p.regions.is_none())
             && pauses.iter().all(|p| p.region.is_none())
             && self.holds.is_empty();
+        let built = |parts: Vec<Part>, region| {
+            let bundle = self.bundle(parts, &tenant, region, pauses, budgets);
+            Arc::new(BuiltBundle::new(bundle, key))
+        };
         let bundles = match (everywhere, regions.first()) {
-            (true, Some(first)) => {
-                let one = self.bundle(&tenant, first, pauses, budgets);
-                let one = Arc::new(BuiltBundle::new(one, key));
-                vec![one; regions.len()]
-            }
+            (true, Some(first)) => vec![built(parts, first); regions.len()],
             _ => {
+                let of = |region| parts.iter().filter(move |part| part.is_in(region)).cloned();
                 let bundles = regions
                     .iter()
-                    .map(|region| self.bundle(&tenant, region, pauses, budgets));
-                let built = bundles.map(|bundle| Arc::new(BuiltBundle::new(bundle, key)));
-                built.collect()
+                    .map(|region| built(of(region).collect(), region));
+                bundles.collect()
             }
         };
         Built { tenant, bundles }
     }
 
+    /// The bundle of a region, of the parts that belong there.
     fn bundle(
         &self,
+        parts: Vec<Part>,
         tenant: &TenantId,
         region: &Region,
         pauses: &[Pause],
         budgets: &BTreeMap<Kind, Budget>,
     ) -> Bundle {
-        let (mut contexts, mut held) = (Vec::new(), Vec::new());
+        let (mut contexts, mut held) = (Vec::with_capacity(parts.len()), Vec::new());
         let holds = self.holds.iter().filter(|h| h.name.region == *region);
         let reason = |hold: &HoldRow| match (hold.state, hold.name.what) {
             (HoldState::Dropped, _) => HoldReason::Dropped,
@@ -214,46 +251,48 @@ impl Parts {
                 }
             }
         };
-        let mut holds: BTreeMap<(&Kind, &Key), HoldReason> = holds
-            .map(|h| ((&h.name.kind, &h.name.key), reason(h)))
+        let mut holds: BTreeMap<(Kind, Key), HoldReason> = holds
+            .map(|h| ((h.name.kind.clone(), h.name.key.clone()), reason(h)))
             .collect();
-        for part in self.parts.values().filter(|part| part.is_in(region)) {
-            let name = match &part.content {
-                Ok(context) => context.name(),
-                Err(held) => (&held.kind, &held.key),
+        for part in parts {
+            let hold = match holds.is_empty() {
+                true => None,
+                false => {
+                    let (kind, key) = part.name();
+                    holds.remove(&(kind.clone(), key.clone()))
+                }
             };
-            let hold = holds.remove(&name);
-            let paused = pauses.iter().any(|p| p.stops(region, name.0));
-            let why = match (&part.content, hold) {
-                (Err(name), _) => {
-                    held.push(name.clone());
+            let context = match part.content {
+                Ok(context) => context,
+                Err(name) => {
+                    held.push(name);
                     continue;
                 }
-                (Ok(_), _) if paused => HoldReason::Paused,
-                (Ok(_), Some(why)) => why,
-                (Ok(context), None) => {
-                    contexts.push(context.clone());
+            };
+            let paused = pauses.iter().any(|p| p.stops(region, &context.kind));
+            let why = match (paused, hold) {
+                (true, _) => HoldReason::Paused,
+                (false, Some(why)) => why,
+                (false, None) => {
+                    contexts.push(context);
                     continue;
                 }
             };
             held.push(Held {
-                kind: name.0.clone(),
-                key: name.1.clone(),
+                kind: context.kind,
+                key: context.key,
                 why,
             });
         }
         // What is left of them the hub has no longer.
-        held.extend(holds.into_iter().map(|((kind, key), why)| Held {
-            kind: kind.clone(),
-            key: key.clone(),
-            why,
-        }));
+        let gone = holds.into_iter();
+        held.extend(gone.map(|((kind, key), why)| Held { kind, key, why }));
         held.sort_unstable_by(|a, b| (&a.kind, &a.key).cmp(&(&b.kind, &b.key)));
         let whole = |(kind, why): (&Kind, &HoldReason)| HeldKind {
             kind: kind.clone(),
             why: why.clone(),
         };
-        // The map's keys are sorted and unique, and held kinds were taken out, so the parts agree by construction.
+        // The parts are sorted and unique, and held kinds were taken out, so they agree by construction.
         Bundle {
             tenant: tenant.clone(),
             contexts,

@@ -216,6 +216,12 @@ impl Writer {
             .any(|(ix, _)| bytes(ix) > self.limits.fill_bytes)
     }
 
+    /// Whether the scan that runs fills this store.
+    pub(super) fn is_filled(&self, ix: StoreIx) -> bool {
+        let target = self.scan.as_ref().and_then(|scan| scan.targets.get(&ix));
+        target.is_some_and(|target| target.filling && target.outcome.is_none())
+    }
+
     /// The next part of the scan to read.
     pub(super) fn next_scan_build(&mut self, now: Millis) -> Option<What> {
         let crowded = self.crowded();

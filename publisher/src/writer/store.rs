@@ -2,6 +2,7 @@
 
 use super::deltas::Confirmed;
 use super::dirty::Lane;
+use super::push_size::PushSize;
 use super::queue::{Queue, Queued};
 use super::{Millis, ScanId, Snapshot, StoreIx, Tick};
 use contexts::digest::{Buckets, Digest};
@@ -97,12 +98,6 @@ struct Owed {
 
 /// Digests that are remembered per store so that an equal bundle is not sent again.
 const KNOWN_MAX: usize = 65_536;
-/// Bytes of the first push that carries no urgent change.
-const BULK_BYTES_FIRST: usize = 1 << 20;
-const BULK_BYTES_LEAST: usize = 64 << 10;
-/// Such a push should take about this long: an urgent change waits for it at most once.
-const BULK_FAST: Millis = 50;
-const BULK_SLOW: Millis = 200;
 /// Tenants of a broken session that are remembered one by one; beyond, the store is scanned.
 const LOST_MAX: usize = 10_000;
 
@@ -150,8 +145,10 @@ pub struct Store {
     pub beat: Option<u64>,
     /// How long the last beat took from its commit until it was durable there.
     pub lag: Option<Millis>,
-    /// Bytes of a push that carries no urgent change, so that an urgent one never waits long behind it.
-    pub bulk_bytes: usize,
+    /// How large a push is that carries no urgent change, so that an urgent one never waits long behind it.
+    bulk: PushSize,
+    /// The same while a scan fills the store.
+    fill: PushSize,
     /// Bundles acknowledged in this term.
     pub acked: u64,
     /// Milliseconds of the last push.
@@ -210,7 +207,8 @@ impl Store {
             down_since: Some(0),
             beat: None,
             lag: None,
-            bulk_bytes: BULK_BYTES_FIRST,
+            bulk: PushSize::of_bulk(),
+            fill: PushSize::of_fill(),
             acked: 0,
             last_push_ms: None,
         }
@@ -342,12 +340,11 @@ impl Store {
         self.known.clear();
     }
 
-    /// Learns from a push that carried no urgent change how large the next should be.
-    pub fn bulk_took(&mut self, ms: Millis, most: usize) {
-        if ms < BULK_FAST {
-            self.bulk_bytes = (self.bulk_bytes * 2).min(most);
-        } else if ms > BULK_SLOW {
-            self.bulk_bytes = (self.bulk_bytes / 2).max(BULK_BYTES_LEAST);
+    /// How large a push is that carries no urgent change.
+    pub fn push_size(&mut self, is_filled: bool) -> &mut PushSize {
+        match is_filled {
+            true => &mut self.fill,
+            false => &mut self.bulk,
         }
     }
 

@@ -117,9 +117,9 @@ impl Writer {
     }
 
     fn next_push(&mut self, ix: StoreIx, now: Millis) -> Option<Request> {
+        let (is_filled, most) = (self.is_filled(ix), self.limits.push_bytes);
         let store = &mut self.stores[ix.0];
-        let bulk = store.bulk_bytes.min(self.limits.push_bytes);
-        let most = self.limits.push_bytes;
+        let bulk = store.push_size(is_filled).bytes(most);
         let bundles = store.queue.next(most, bulk, &|q| store.confirmed.cost(q));
         let beat = store.beat.take();
         if bundles.is_empty() && beat.is_none() {
@@ -290,7 +290,8 @@ impl Writer {
     ) {
         let ms = now.saturating_sub(sent_at);
         if bundles.iter().any(|q| !q.is_urgent) {
-            self.stores[ix.0].bulk_took(ms, self.limits.push_bytes);
+            let (is_filled, most) = (self.is_filled(ix), self.limits.push_bytes);
+            self.stores[ix.0].push_size(is_filled).took(ms, most);
         }
         let mut applied = 0;
         for (queued, verdict) in bundles.into_iter().zip(verdicts) {

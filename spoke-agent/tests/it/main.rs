@@ -8,6 +8,7 @@ mod crash;
 mod damage;
 mod deltas;
 mod example_gateway;
+mod fill;
 mod full_disk;
 mod inspection;
 mod nginx;

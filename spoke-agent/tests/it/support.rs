@@ -1,5 +1,6 @@
 //! A hub as the tests play it, and an agent: in this process, or (`process`) as a process of its own.
 
+pub mod direct;
 mod process;
 
 pub use process::{Process, Sidecar, program, program_of, program_on};

@@ -74,7 +74,7 @@ impl World {
         let there: BTreeMap<_, _> = heads.map(|(t, head)| (t.clone(), head.digest)).collect();
         let both = here.keys().chain(there.keys());
         let mut differing: Vec<TenantId> = both
-            .filter(|t| here.get(t) != there.get(t))
+            .filter(|t| here.get(*t) != there.get(*t))
             .cloned()
             .collect();
         differing.sort_unstable();

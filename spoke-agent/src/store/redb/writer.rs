@@ -114,6 +114,8 @@ pub struct Writer {
     index: Option<Index>,
     /// Bytes that it may take.
     memory_bytes: usize,
+    /// How much longer the store goes without a memory, if it is being filled.
+    memory_waits: Option<Duration>,
     clock: Clock,
     region: Region,
     gate: Gate,
@@ -215,6 +217,7 @@ impl Writer {
             views,
             index: None,
             memory_bytes,
+            memory_waits: None,
             clock,
             region: state.meta.region.clone(),
             gate: Gate::default(),
@@ -284,6 +287,7 @@ impl Writer {
             Command::Ran(step) => {
                 self.gate.ran(step);
                 self.settle();
+                self.waited_with_memory(step);
                 self.scrub();
             }
             Command::Stop => {}

@@ -43,7 +43,7 @@ struct Args {
     /// One JSON document instead of tables
     #[arg(long)]
     json: bool,
-    /// Of `reads` and `dynamodb`: only this part
+    /// Of `reads`, `scan` and `dynamodb`: only this part
     #[arg(long)]
     only: Option<Part>,
     /// Also say where the time of a change goes; the relays that this needs are part of the figures then
@@ -71,7 +71,7 @@ enum Name {
     Tls,
 }
 
-/// A part of `reads` or `dynamodb`.
+/// A part of `reads`, `scan` or `dynamodb`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Part {
     /// R1, R2
@@ -86,6 +86,12 @@ pub enum Part {
     Rolling,
     /// R7
     Updates,
+    /// S1 to S4
+    Scans,
+    /// S5
+    Fill,
+    /// S6
+    Large,
     /// D1, D2
     Units,
     /// D3

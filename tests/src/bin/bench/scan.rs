@@ -7,7 +7,7 @@
 use crate::report::{Goal, Report, Row};
 use crate::stage::{self, wait};
 use crate::wire::Session;
-use crate::{Plan, clock};
+use crate::{Part, Plan, clock};
 use std::time::{Duration, Instant};
 use system_tests::hub::Hub;
 use system_tests::postgres::Postgres;
@@ -187,66 +187,22 @@ impl Bench {
         let kib = self.kib_since(&before) / f64::from(CHANGES);
         Ok((times[times.len() / 2], kib))
     }
-}
 
-/// S1 to S6.
-pub fn measure(runtime: &Runtime, plan: Plan) -> Result<Report> {
-    let contexts = if plan.quick { 50_000 } else { 1_000_000 };
-    let primary = wait(runtime, stage::cluster(&[]))?;
-    let small_peak = {
-        let mut small = Bench::new(runtime, &primary, contexts / 10)?;
-        small.fill(runtime)?;
-        small.peak_of_a_scan(runtime)?
-    };
-    let mut bench = Bench::new(runtime, &primary, contexts)?;
-    let first_copy = bench.copy(ASKED)?;
-    let fill = bench.fill(runtime)?;
-    let peak = bench.peak_of_a_scan(runtime)?;
-    let (mut idle, mut bytes, mut changed) = (Vec::new(), Vec::new(), Vec::new());
-    let mut bare = Vec::new();
-    for round in 0..plan.rounds {
-        let (copy, before) = (bench.copy(ASKED)?, bench.bytes());
-        let scan = bench.scan(runtime)?;
-        bytes.push((1.0, bench.kib_since(&before)));
-        idle.push((copy, scan));
-        bare.push((bench.copy(BARE)?, scan));
-        bench.change_unseen(round)?;
-        changed.push((scan, bench.scan(runtime)?));
-    }
-    let large = if plan.quick { LARGE / 10 } else { LARGE };
-    stage::fill(
-        &bench.database,
-        &format!(
-            "INSERT INTO item SELECT {contexts} + n, 'large', 0, repeat(md5(n::text), 8) FROM generate_series(1, {large}) n"
-        ),
-    )?;
-    bench.scan(runtime)?;
-    let mut of_large = [Vec::new(), Vec::new()];
-    for _ in 0..plan.rounds {
-        let (usual, _) = bench.change_of(runtime, "tenant-7")?;
-        let (late, kib) = bench.change_of(runtime, "large")?;
-        of_large[0].push((1.0, kib));
-        of_large[1].push((usual, late));
-    }
-    let [large_kib, large_ms] = of_large;
-    let row = |id, what: String, unit, rounds, goal| Row {
-        id,
-        what,
-        unit,
-        rounds,
-        goal: Some(goal),
-    };
-    Ok(Report {
-        name: "scan",
-        about: vec![
-            format!(
-                "{contexts} contexts of 300 bytes, ten per tenant, in each of three regions; all of it on this machine"
-            ),
-            format!(
-                "the yardstick of S1 and S5 is COPY of what a scan asks for, over {CONNECTIONS} connections"
-            ),
-        ],
-        rows: vec![
+    /// S1 to S4.
+    fn scans(&mut self, runtime: &Runtime, plan: Plan, small_peak: f64) -> Result<Vec<Row>> {
+        let peak = self.peak_of_a_scan(runtime)?;
+        let (mut idle, mut bytes, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+        let mut bare = Vec::new();
+        for round in 0..plan.rounds {
+            let (copy, before) = (self.copy(ASKED)?, self.bytes());
+            let scan = self.scan(runtime)?;
+            bytes.push((1.0, self.kib_since(&before)));
+            idle.push((copy, scan));
+            bare.push((self.copy(BARE)?, scan));
+            self.change_unseen(round)?;
+            changed.push((scan, self.scan(runtime)?));
+        }
+        Ok(vec![
             row(
                 "S1",
                 "scan, nothing to change".into(),
@@ -289,28 +245,107 @@ pub fn measure(runtime: &Runtime, plan: Plan) -> Result<Report> {
                 changed,
                 Goal::AtMost(1.3, 1.1),
             ),
-            row(
-                "S5",
-                "first fill of three empty regions".into(),
-                "s",
-                vec![(first_copy, fill)],
-                Goal::AtMost(4.0, 1.5),
+        ])
+    }
+
+    /// S6.
+    fn large(&mut self, runtime: &Runtime, plan: Plan) -> Result<Vec<Row>> {
+        let (contexts, large) = match plan.quick {
+            true => (self.contexts, LARGE / 10),
+            false => (self.contexts, LARGE),
+        };
+        stage::fill(
+            &self.database,
+            &format!(
+                "INSERT INTO item SELECT {contexts} + n, 'large', 0, repeat(md5(n::text), 8) FROM generate_series(1, {large}) n"
             ),
+        )?;
+        self.scan(runtime)?;
+        let (mut sent, mut late) = (Vec::new(), Vec::new());
+        for _ in 0..plan.rounds {
+            let (usual, _) = self.change_of(runtime, "tenant-7")?;
+            let (ms, kib) = self.change_of(runtime, "large")?;
+            sent.push((1.0, kib));
+            late.push((usual, ms));
+        }
+        Ok(vec![
             row(
                 "S6",
                 format!("bytes for one change of a tenant with {large} contexts"),
                 "KiB",
-                large_kib,
+                sent,
                 Goal::AtMost(64.0, 4.0),
             ),
             row(
                 "S6",
                 "commit to readable of it, beside a tenant with ten".into(),
                 "ms",
-                large_ms,
+                late,
                 Goal::AtMost(3.0, 1.2),
             ),
+        ])
+    }
+}
+
+fn row(
+    id: &'static str,
+    what: String,
+    unit: &'static str,
+    rounds: Vec<(f64, f64)>,
+    goal: Goal,
+) -> Row {
+    Row {
+        id,
+        what,
+        unit,
+        rounds,
+        goal: Some(goal),
+    }
+}
+
+/// S1 to S6.
+pub fn measure(runtime: &Runtime, plan: Plan) -> Result<Report> {
+    let contexts = if plan.quick { 50_000 } else { 1_000_000 };
+    let wanted = |part| plan.only.is_none_or(|only| only == part);
+    let primary = wait(runtime, stage::cluster(&[]))?;
+    let mut rows = Vec::new();
+    let small_peak = match wanted(Part::Scans) {
+        true => {
+            let mut small = Bench::new(runtime, &primary, contexts / 10)?;
+            small.fill(runtime)?;
+            small.peak_of_a_scan(runtime)?
+        }
+        false => 0.0,
+    };
+    let mut bench = Bench::new(runtime, &primary, contexts)?;
+    let first_copy = bench.copy(ASKED)?;
+    let fill = bench.fill(runtime)?;
+    if wanted(Part::Scans) {
+        rows.extend(bench.scans(runtime, plan, small_peak)?);
+    }
+    if wanted(Part::Fill) {
+        rows.push(row(
+            "S5",
+            "first fill of three empty regions".into(),
+            "s",
+            vec![(first_copy, fill)],
+            Goal::AtMost(4.0, 1.5),
+        ));
+    }
+    if wanted(Part::Large) {
+        rows.extend(bench.large(runtime, plan)?);
+    }
+    Ok(Report {
+        name: "scan",
+        about: vec![
+            format!(
+                "{contexts} contexts of 300 bytes, ten per tenant, in each of three regions; all of it on this machine"
+            ),
+            format!(
+                "the yardstick of S1 and S5 is COPY of what a scan asks for, over {CONNECTIONS} connections"
+            ),
         ],
+        rows,
         notes: Vec::new(),
     })
 }
