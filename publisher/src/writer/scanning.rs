@@ -187,10 +187,10 @@ impl Writer {
             match (wanted, store.session(), store.reading) {
                 (false, ..) => {}
                 (true, Some(_), Some(reading)) => {
-                    let empty = store.behind.is_some()
-                        && store.state.as_ref().is_some_and(|s| s.bundles == 0);
-                    scan.targets
-                        .insert(StoreIx(i), Target::new(reading, empty, in_doubt.clone()));
+                    scan.targets.insert(
+                        StoreIx(i),
+                        Target::new(reading, store.is_to_be_filled(), in_doubt.clone()),
+                    );
                 }
                 _ if only_behind => {}
                 _ => {

@@ -340,6 +340,13 @@ impl Store {
         self.known.clear();
     }
 
+    /// Whether it is to get everything there is, instead of what differs. What it holds is what it said when it was
+    /// claimed: one that was in step since then holds what it should, and what leaves it is counted.
+    pub fn is_to_be_filled(&self) -> bool {
+        let is_empty = self.state.as_ref().is_some_and(|state| state.bundles == 0);
+        is_empty && !self.synced && self.behind.is_some()
+    }
+
     /// How large a push is that carries no urgent change.
     pub fn push_size(&mut self, is_filled: bool) -> &mut PushSize {
         match is_filled {

@@ -24,8 +24,8 @@ impl Embedded {
         }
     }
 
-    /// What is known of one key. Where all is in memory this neither allocates nor waits; while the agent starts, or
-    /// where memory is bounded, it may read the file.
+    /// What is known of one key. Where all is in memory this neither allocates nor waits; while the agent starts or
+    /// is filled for the first time, or where memory is bounded, it may read the file.
     pub fn look_up(&self, kind: &str, key: &str) -> Reply {
         let fresh = self.views.reach().fresh;
         let index = self.views.guard();

@@ -108,6 +108,12 @@ impl Views {
         if !self.is_checked() {
             return Ok(View::Unchecked(snapshot));
         }
+        // A commit is in the file before it is in memory. Where all came to be in memory meanwhile, what the next look finds
+        // there must not be older than what this one found in the file.
+        let index = match self.memory() {
+            Some(now) if now.is_whole() => return Ok(View::Memory(now)),
+            _ => index,
+        };
         Ok(match index {
             Some(index) if index.commit() == snapshot.end()?.commit => View::Part(index, snapshot),
             _ => View::File(snapshot),

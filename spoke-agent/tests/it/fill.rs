@@ -160,4 +160,7 @@ async fn a_fill_that_stops_before_the_store_is_in_step_ends_up_in_memory() {
     hub.has(1..2, 3, false);
     hub.has(2..MANY, 2, false);
     assert_eq!(hub.look_up("none"), Lookup::NotReady);
+    // It stays there: to fill it after each pause of a slow fill would take longer than the fill.
+    hub.push(0..MANY, 4).await;
+    hub.has(0..MANY, 4, false);
 }

@@ -239,6 +239,38 @@ async fn a_source_that_comes_up_empty_removes_nothing() -> Result<()> {
     Ok(())
 }
 
+/// The writer claimed the store when it was empty, which is no reason to take a later scan for its first fill.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_was_filled_in_this_session_is_guarded_like_any_other() -> Result<()> {
+    let server = Server::any().await?;
+    let database = server.database().await?;
+    database
+        .execute("CREATE TABLE api_keys (key text PRIMARY KEY, tenant text NOT NULL)")
+        .await?;
+    database
+        .execute(
+            "INSERT INTO api_keys SELECT 'k' || g, 't' || g % 30 FROM generate_series(1, 300) g",
+        )
+        .await?;
+    let contexts = "[[context]]\nkind = \"api_key\"\nquery = \"SELECT key, tenant FROM api_keys\"\n\
+                    watch = [{ table = \"api_keys\", tenant = \"tenant\" }]\n";
+    let mut world = World::new(server, database, &REGIONS[..1], contexts, &[]).await?;
+    world.runs().await?;
+    // Nothing says which tenants, and each of them keeps a key.
+    world
+        .database
+        .execute(
+            "ALTER TABLE api_keys DISABLE TRIGGER ALL; \
+             DELETE FROM api_keys WHERE key NOT IN (SELECT 'k' || g FROM generate_series(1, 30) g); \
+             ALTER TABLE api_keys ENABLE TRIGGER ALL; \
+             INSERT INTO hubcast.outbox (mark) VALUES ('all')",
+        )
+        .await?;
+    becomes_held(&world.hub, 270).await?;
+    assert_eq!(world.agents[0].get("api_key", "k31").await?.0.as_u16(), 200);
+    world.hub.stop().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guard_that_is_off_lets_everything_through() -> Result<()> {
     let mut world = World::with_counters(Server::any().await?, &REGIONS[..1], 400).await?;

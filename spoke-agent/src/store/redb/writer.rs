@@ -116,6 +116,8 @@ pub struct Writer {
     memory_bytes: usize,
     /// How much longer the store goes without a memory, if it is being filled.
     memory_waits: Option<Duration>,
+    /// It went without for as long as it may; from then on it keeps its memory.
+    fill_has_paused: bool,
     clock: Clock,
     region: Region,
     gate: Gate,
@@ -218,6 +220,7 @@ impl Writer {
             index: None,
             memory_bytes,
             memory_waits: None,
+            fill_has_paused: false,
             clock,
             region: state.meta.region.clone(),
             gate: Gate::default(),

@@ -1,13 +1,15 @@
 //! What readers see in memory, and when: filled from the file, carried on after each commit.
 //!
-//! To carry it on costs a third of what a commit takes otherwise. A store that is filled for the first time is read by
-//! hardly anybody, and will be in step with all of it: it is filled without a memory, which is read from the file at once
-//! when the store is in step. Readers are answered from the file meanwhile.
+//! To carry it on is a third of the work of a commit. A store that is filled for the first time is read by hardly anybody
+//! and will be in step with all of it: it is filled without a memory, which is read from the file at once when the store is
+//! in step. Readers are answered from the file meanwhile. A fill that pauses gets its memory, and keeps it: to read it again
+//! and again would take longer than to carry it on.
 
 use super::Writer;
 use crate::store::redb::StoreError;
 use crate::store::redb::changes::Touched;
 use crate::store::redb::reader::Snapshot;
+use contexts::limits;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -49,7 +51,7 @@ impl Writer {
     pub(super) fn carry_on(&mut self, touched: &Touched) {
         let mut index = self.index.take();
         let is_filled_first = self.memory_bytes > 0 && self.state.meta.last_synced.is_none();
-        if is_filled_first && touched.tenants.len() >= FILL_TENANTS {
+        if is_filled_first && !self.fill_has_paused && touched.tenants.len() >= FILL_TENANTS {
             index = None;
             self.memory_waits = Some(FILL_IS_OVER_AFTER);
         }
@@ -70,14 +72,16 @@ impl Writer {
         self.views.publish(self.index.clone());
     }
 
-    /// The process ran for this long: fills the memory of a store whose fill stopped before it was in step.
+    /// The process ran for this long, of which no more counts than for the silence of a writer: fills the memory of a store
+    /// whose fill stopped before it was in step.
     pub(super) fn waited_with_memory(&mut self, step: Duration) {
         let Some(left) = self.memory_waits.filter(|_| !self.failed) else {
             return;
         };
-        let left = left.saturating_sub(step);
+        let left = left.saturating_sub(step.min(limits::SILENCE_STEP));
         self.memory_waits = Some(left);
         if left.is_zero() {
+            self.fill_has_paused = true;
             self.fill_memory();
         }
     }

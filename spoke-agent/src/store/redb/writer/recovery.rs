@@ -76,7 +76,7 @@ impl Writer {
         if !self.failed {
             return true;
         }
-        // The memory stays as it is until then: it has what was committed.
+        // The memory, if there is one, stays as it is until then: it has what was committed.
         self.views.set_checked(false);
         let again = self.db.reopen();
         match again.and_then(|()| open::load(&self.db, &self.region, &self.clock)) {
