@@ -230,6 +230,8 @@ impl Writer {
             scrub: Scrub::default(),
             live,
         };
+        // Readers are answered before the file is checked, and their answers tell an age.
+        writer.publish();
         let (commands, queue) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
