@@ -14,9 +14,12 @@
 mod head;
 mod incoming;
 pub mod maps;
+mod outline;
 mod owners;
+mod values;
 
 pub use head::{Head, HeldName, HeldWhole};
+pub use outline::Outline;
 pub use owners::Owner;
 
 use crate::bundle::{Bundle, Context};
@@ -28,6 +31,7 @@ use incoming::Incoming;
 use owners::{leave, take, wait};
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
+use values::Values;
 
 /// A context with the hash that its record carries. They disagree if the record is damaged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +65,19 @@ pub trait StoreTxn {
     fn set_head(&mut self, tenant: &TenantId, head: Option<&Head>) -> Result<(), Self::Error>;
     /// The records of a tenant, sorted by kind and key.
     fn records(&self, tenant: &TenantId) -> Result<Vec<Record>, Self::Error>;
+    /// The hash that the record of a name carries.
+    fn record_hash(
+        &self,
+        tenant: &TenantId,
+        kind: &Kind,
+        key: &Key,
+    ) -> Result<Option<Digest>, Self::Error>;
+    /// Takes what is remembered of a very large tenant out of memory, if anything is.
+    fn outline(&mut self, _tenant: &TenantId) -> Option<Outline> {
+        None
+    }
+    /// This is to be remembered of a tenant, or not.
+    fn remember(&mut self, _tenant: &TenantId, _outline: Outline) {}
     /// Writes a record of a tenant.
     fn put_record(&mut self, tenant: &TenantId, record: &Record) -> Result<(), Self::Error>;
     /// Removes a record of a tenant.
@@ -147,8 +164,9 @@ pub fn apply<T: StoreTxn>(
     bundles: &[Sent],
 ) -> Result<Applied, T::Error> {
     let came = bundles.iter().map(|sent| Incoming::whole(txn, key, sent));
+    let came = came.map(|came| came.map(Came::Bundle));
     let came = came.collect::<Result<Vec<_>, _>>()?;
-    apply_all(txn, key, &came)
+    apply_all(txn, key, came)
 }
 
 /// Applies what came as deltas, or together with some, likewise. The tenants of which the store does not have what a delta
@@ -163,32 +181,61 @@ pub fn apply_changes<T: StoreTxn>(
 ) -> Result<Result<Applied, Vec<TenantId>>, T::Error> {
     let (mut came, mut differ) = (Vec::with_capacity(changes.len()), Vec::new());
     for change in changes {
-        match Incoming::of(txn, key, change)? {
-            Some(incoming) => came.push(incoming),
-            None => differ.push(change.tenant().clone()),
+        let delta = match change {
+            Change::Whole(sent) => {
+                came.push(Came::Bundle(Incoming::whole(txn, key, sent)?));
+                continue;
+            }
+            Change::Delta(delta) => delta,
+        };
+        if let Some(values) = Values::of(txn, key, delta)? {
+            came.push(Came::Values(values));
+        } else if let Some(incoming) = Incoming::rebuilt(txn, key, delta)? {
+            came.push(Came::Bundle(incoming));
+        } else {
+            differ.push(change.tenant().clone());
         }
     }
     match differ.is_empty() {
-        true => apply_all(txn, key, &came).map(Ok),
+        true => apply_all(txn, key, came).map(Ok),
         false => Ok(Err(differ)),
+    }
+}
+
+/// What a push brings of one tenant.
+enum Came {
+    Bundle(Incoming),
+    Values(Values),
+}
+
+impl Came {
+    fn tenant(&self) -> &TenantId {
+        match self {
+            Self::Bundle(incoming) => &incoming.sent.bundle.tenant,
+            Self::Values(values) => &values.tenant,
+        }
     }
 }
 
 fn apply_all<T: StoreTxn>(
     txn: &mut T,
     key: &DigestKey,
-    came: &[Incoming],
+    came: Vec<Came>,
 ) -> Result<Applied, T::Error> {
-    let mut drafts = Vec::with_capacity(came.len());
     let mut tenants = BTreeSet::new();
-    for came in came {
-        let bundle = &came.sent.bundle;
-        let why = match bundle.check() {
+    let is_first: Vec<bool> = came
+        .iter()
+        .map(|came| tenants.insert(came.tenant().clone()))
+        .collect();
+    let twice = || "the push has two bundles of this tenant".to_owned();
+    let mut drafts = Vec::with_capacity(came.len());
+    for (came, is_first) in came.iter().zip(&is_first) {
+        let Came::Bundle(came) = came else {
+            continue;
+        };
+        let why = match came.sent.bundle.check() {
             Err(why) => Some(why.to_string()),
-            Ok(()) if !tenants.insert(&bundle.tenant) => {
-                Some("the push has two bundles of this tenant".into())
-            }
-            Ok(()) => None,
+            Ok(()) => (!is_first).then(twice),
         };
         drafts.push(draft(txn, key, came, why)?);
     }
@@ -204,13 +251,28 @@ fn apply_all<T: StoreTxn>(
         let outcome = put_new(txn, draft, &mut applied)?;
         outcomes.insert(draft.tenant().clone(), outcome);
     }
-    applied.verdicts = drafts
-        .into_iter()
-        .map(|d| match d.verdict {
-            Some(verdict) => verdict,
-            None => outcomes.remove(d.tenant()).unwrap_or(Verdict::AlreadyThere),
-        })
-        .collect();
+    let verdicts = drafts.into_iter().map(|d| match d.verdict {
+        Some(verdict) => (verdict, false),
+        None => (
+            outcomes.remove(d.tenant()).unwrap_or(Verdict::AlreadyThere),
+            true,
+        ),
+    });
+    let mut verdicts = verdicts.collect::<Vec<_>>().into_iter();
+    for (came, is_first) in came.into_iter().zip(is_first) {
+        let verdict = match came {
+            Came::Values(_) if !is_first => Verdict::Invalid { why: twice() },
+            Came::Values(values) => values.put(txn, &mut applied.moved)?,
+            Came::Bundle(incoming) => {
+                let (verdict, is_there) = verdicts.next().unwrap_or((Verdict::AlreadyThere, false));
+                if let Some(outline) = incoming.outline.filter(|_| is_there) {
+                    txn.remember(&incoming.sent.bundle.tenant, outline);
+                }
+                verdict
+            }
+        };
+        applied.verdicts.push(verdict);
+    }
     Ok(applied)
 }
 

@@ -294,11 +294,17 @@ impl Bundle {
         }
     }
 
+    /// Its good context of this name.
+    pub fn context(&self, kind: &Kind, key: &Key) -> Option<&Context> {
+        let place = self
+            .contexts
+            .binary_search_by(|c| c.name().cmp(&(kind, key)));
+        place.ok().map(|at| &self.contexts[at])
+    }
+
     /// Whether it has a good context of this name.
     pub fn has(&self, kind: &Kind, key: &Key) -> bool {
-        self.contexts
-            .binary_search_by(|c| c.name().cmp(&(kind, key)))
-            .is_ok()
+        self.context(kind, key).is_some()
     }
 
     /// Whether the tenant has this name at the hub, published or held (but for a name that it yields).

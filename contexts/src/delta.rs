@@ -13,7 +13,7 @@
 use crate::bundle::{Bundle, Context, Held, HeldKind};
 use crate::digest::{Digest, DigestKey};
 use crate::limits;
-use crate::name::{Region, TenantId};
+use crate::name::{Key, Kind, Region, TenantId};
 use crate::push::{Push, Pushed, Reading, Sent};
 use crate::version::{SessionId, Version};
 use serde::{Deserialize, Serialize};
@@ -145,19 +145,21 @@ impl Sums {
 }
 
 /// A bundle's parts.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parts {
     /// The sums of them.
     pub sums: Arc<Sums>,
     /// Where each context is, in their order: in the part of this number modulo the number of parts.
-    places: Box<[u32]>,
+    places: Vec<u32>,
+    /// The digests of the contexts, in their order.
+    digests: Vec<Digest>,
     /// See [`Cut::times`].
     times: usize,
 }
 
 impl Parts {
     /// The parts of a bundle with these digests of its contexts; none if it is too small for that.
-    pub fn of(bundle: &Bundle, digests: &[Digest], key: &DigestKey, cut: Cut) -> Option<Self> {
+    pub fn of(bundle: &Bundle, digests: Vec<Digest>, key: &DigestKey, cut: Cut) -> Option<Self> {
         let weight = bundle.weight();
         if weight < cut.from_bytes || bundle.contexts.is_empty() {
             return None;
@@ -166,7 +168,7 @@ impl Parts {
         let parts = wanted.clamp(1, limits::DELTA_PARTS).next_power_of_two();
         let mut sums = vec![0_u64; parts];
         let mut places = Vec::with_capacity(bundle.contexts.len());
-        for (context, digest) in bundle.contexts.iter().zip(digests) {
+        for (context, digest) in bundle.contexts.iter().zip(&digests) {
             let place = key.place(&context.kind, &context.key);
             let sum = &mut sums[place as usize & (parts - 1)];
             *sum = sum.wrapping_add(short(digest));
@@ -174,9 +176,57 @@ impl Parts {
         }
         Some(Self {
             sums: Arc::new(Sums(sums.into())),
-            places: places.into(),
+            places,
+            digests,
             times: cut.times,
         })
+    }
+
+    /// Replaces the context of a name in a bundle and in its parts, or adds or removes it, without a look at the others.
+    /// The digest of the bundle is [`Parts::digest`] after that.
+    pub fn replace(
+        &mut self,
+        bundle: &mut Bundle,
+        (kind, name): (&Kind, &Key),
+        context: Option<Context>,
+        key: &DigestKey,
+    ) {
+        let contexts = &mut bundle.contexts;
+        let at = contexts.binary_search_by(|c| c.name().cmp(&(kind, name)));
+        let digest = context.as_ref().map(|context| context.digest(key));
+        let place = match at {
+            Ok(at) => self.places[at],
+            Err(_) => key.place(kind, name),
+        };
+        let sums = &mut Arc::make_mut(&mut self.sums).0;
+        let sum = &mut sums[place as usize & (sums.len() - 1)];
+        if let Ok(at) = at {
+            *sum = sum.wrapping_sub(short(&self.digests[at]));
+        }
+        if let Some(digest) = &digest {
+            *sum = sum.wrapping_add(short(digest));
+        }
+        match (at, context.zip(digest)) {
+            (Ok(at), Some((context, digest))) => {
+                (contexts[at], self.digests[at]) = (context, digest);
+            }
+            (Ok(at), None) => {
+                contexts.remove(at);
+                self.digests.remove(at);
+                self.places.remove(at);
+            }
+            (Err(at), Some((context, digest))) => {
+                contexts.insert(at, context);
+                self.digests.insert(at, digest);
+                self.places.insert(at, place);
+            }
+            (Err(_), None) => {}
+        }
+    }
+
+    /// The digest of the bundle whose parts these are.
+    pub fn digest(&self, bundle: &Bundle, key: &DigestKey) -> Digest {
+        bundle.digest_over(key, &self.digests)
     }
 }
 

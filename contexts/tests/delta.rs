@@ -128,7 +128,7 @@ impl Way {
     fn of(bundle: Bundle, n: u64, known: Option<&Arc<Sums>>) -> Self {
         let key = digest_key();
         let (digest, digests) = (bundle.digest(&key), bundle.digests(&key));
-        let parts = Parts::of(&bundle, &digests, &key, CUT);
+        let parts = Parts::of(&bundle, digests, &key, CUT);
         let sent = Sent {
             version: Version { epoch: 1, n },
             bundle: Arc::new(bundle),
@@ -307,7 +307,7 @@ fn plain(count: usize, changed: Option<usize>) -> Bundle {
 
 fn parts(bundle: &Bundle, cut: Cut) -> Parts {
     let digests = bundle.digests(&digest_key());
-    Parts::of(bundle, &digests, &digest_key(), cut).expect("it is large")
+    Parts::of(bundle, digests, &digest_key(), cut).expect("it is large")
 }
 
 /// The delta between two bundles.
@@ -329,7 +329,7 @@ fn one_change_among_very_many_is_small() {
     assert!(delta.weight() < 4 << 10, "{}", delta.weight());
     assert!(delta.contexts.iter().any(|c| c.key.as_str() == "key-1234"));
     let (key, small) = (digest_key(), plain(1_000, None));
-    let none = Parts::of(&small, &small.digests(&key), &key, Cut::default());
+    let none = Parts::of(&small, small.digests(&key), &key, Cut::default());
     assert!(none.is_none(), "all of it is as quick");
 }
 
@@ -375,4 +375,33 @@ fn a_delta_that_makes_no_sense_is_refused() {
     }
     let Ok(applied) = apply_changes(&mut store, &digest_key(), &[Change::Delta(good)]);
     assert!(applied.is_ok());
+}
+
+/// Names that are replaced one by one leave what a look at all of the bundle finds.
+#[test]
+fn replaced_contexts_leave_the_parts_and_the_digest_of_the_new_bundle() {
+    let random = &mut StdRng::seed_from_u64(7);
+    let (key, mut bundle) = (digest_key(), plain(500, None));
+    let count = |parts: &Parts| parts.sums.bytes() / 8;
+    let mut replaced = parts(&bundle, CUT);
+    for step in 0..2_000 {
+        let name = Key::new(&format!("key-{}", random.random_range(0..600))).expect("a key");
+        let context = random.random_ratio(2, 3).then(|| Context {
+            kind: kind("a"),
+            key: name.clone(),
+            value: random.random_range(0..9).to_string().into(),
+            expires: None,
+        });
+        // Who compares with sums that are shared keeps them.
+        let shared = random.random_ratio(1, 2).then(|| replaced.sums.clone());
+        let before = shared.as_deref().cloned();
+        replaced.replace(&mut bundle, (&kind("a"), &name), context, &key);
+        assert_eq!(shared.as_deref(), before.as_ref(), "step {step}");
+        assert!(bundle.check().is_ok(), "step {step}");
+        assert_eq!(replaced.digest(&bundle, &key), bundle.digest(&key));
+        let fresh = parts(&bundle, CUT);
+        if count(&fresh) == count(&replaced) {
+            assert_eq!(replaced, fresh, "step {step}");
+        }
+    }
 }

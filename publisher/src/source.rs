@@ -9,6 +9,8 @@
 //! | [`assemble`] | rows to bundles: pure |
 //! | [`build`] | tenants and ranges, each in one snapshot |
 //! | [`at_once`] | tenants in one statement, where nothing is wrong |
+//! | `last` | what was found last of very large tenants: pure |
+//! | `since` | what has changed of them since |
 //! | [`ranges`] | the bounds of a scan |
 //! | [`stability`] | whether a query gives the same however it is run |
 //! | [`capture`] | the outbox: looks and acknowledgements |
@@ -37,12 +39,14 @@ pub mod describe;
 pub mod holds;
 pub mod hub;
 pub mod inspect;
+mod last;
 pub mod migrate;
 mod parts;
 pub mod pauses;
 pub mod query;
 pub mod ranges;
 mod removals;
+mod since;
 pub mod stability;
 pub mod standby;
 pub mod statement;
@@ -54,6 +58,7 @@ mod watched;
 use at_once::Known;
 use connections::{CONNECT_WITHIN, Connections};
 use hub::Server;
+use last::LastBuilds;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
@@ -140,6 +145,8 @@ pub struct Source {
     known: Arc<RwLock<Option<Arc<Known>>>>,
     /// That of the term, if this is for one.
     server: Option<Server>,
+    /// Those of the term, if this is for one.
+    last_builds: Option<Arc<LastBuilds>>,
 }
 
 impl Source {
@@ -175,6 +182,7 @@ impl Source {
             key,
             known,
             server: None,
+            last_builds: None,
         })
     }
 

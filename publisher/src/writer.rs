@@ -23,6 +23,7 @@ mod capture;
 mod clash;
 mod deltas;
 mod dirty;
+mod drift;
 mod gone;
 mod guard;
 mod guarding;
@@ -43,7 +44,7 @@ mod talk;
 mod visible;
 
 pub use budgets::{BudgetNews, Budgets, Level, Usage};
-pub use built::{Batch, BuildRequest, Built, BuiltBatch, BuiltBundle, What};
+pub use built::{Batch, BuildRequest, Built, BuiltBatch, BuiltBundle, Replaced, What};
 pub use capture::{AckRequest, Change, LookId, LookRequest, Looked, Snapshot};
 pub use deltas::DeltaOutcome;
 pub use gone::{Gone, WhyGone};
@@ -71,6 +72,7 @@ use contexts::name::{Region, TenantId};
 use contexts::push::Verdict;
 use contexts::version::{Term, Version};
 use dirty::{Dirty, Lane, Sending};
+use drift::Found;
 use guard::Guard;
 use guarding::Holding;
 use pace::Pace;
@@ -258,6 +260,7 @@ pub struct Writer {
     suspicions: Vec<Suspicion>,
     budgets: Budgets,
     scan: Option<Scan>,
+    found: Found,
     wishes: VecDeque<ScanWish>,
     scans: u64,
     waits: Waits,
@@ -334,6 +337,7 @@ impl Writer {
             suspicions: Vec::new(),
             budgets: Budgets::default(),
             scan: None,
+            found: Found::default(),
             wishes: VecDeque::new(),
             scans: 0,
             waits: Waits::default(),

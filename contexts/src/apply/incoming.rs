@@ -1,9 +1,11 @@
 //! What comes in, beside what is there: a bundle with the digests of its contexts, and what the store has of the tenant. A
-//! delta becomes the whole bundle that it stands for, so that what follows knows of no deltas.
+//! delta becomes the whole bundle that it stands for, so that what follows knows of no deltas; but for one that does nothing
+//! but give contexts other values, which is far less to look at: see [`super::values`].
 
+use super::outline::Outline;
 use super::{Head, Record, StoreTxn};
 use crate::bundle::{Bundle, Context};
-use crate::delta::{Change, Delta};
+use crate::delta::Delta;
 use crate::digest::{Digest, DigestKey};
 use crate::push::Sent;
 use std::cmp::Ordering;
@@ -20,6 +22,8 @@ pub(super) struct Incoming {
     pub(super) head: Option<Head>,
     /// The records there, sorted by kind and key.
     pub(super) old: Vec<Record>,
+    /// What is to be remembered of it, if it came as a delta.
+    pub(super) outline: Option<Outline>,
 }
 
 impl Incoming {
@@ -37,6 +41,7 @@ impl Incoming {
             head: txn.head(&bundle.tenant)?,
             old: txn.records(&bundle.tenant)?,
             sent: sent.clone(),
+            outline: None,
         })
     }
 
@@ -51,15 +56,16 @@ impl Incoming {
             return Ok(None);
         };
         // What was kept for a held name was not in the bundle, and what is rotten is not what was.
-        let stays = |record: &&Record| {
+        let placed = |context: &Context| key.place(&context.kind, &context.key);
+        let stays = |(record, place): &(&Record, u32)| {
             let (kind, key_) = record.context.name();
-            !before.keeps(kind, key_)
-                && !replaced.has(key.place(kind, key_))
-                && record.is_sound(key)
+            !before.keeps(kind, key_) && !replaced.has(*place) && record.is_sound(key)
         };
-        let stay = old.iter().filter(stays).map(|r| (&r.context, r.hash));
-        let come = delta.contexts.iter().map(|c| (c, c.digest(key)));
-        let (contexts, digests) = merged(stay, come);
+        let stay = old.iter().map(|r| (r, placed(&r.context))).filter(stays);
+        let stay = stay.map(|(r, place)| (&r.context, (r.hash, place)));
+        let come = delta.contexts.iter();
+        let come = come.map(|c| (c, (c.digest(key), placed(c))));
+        let (contexts, (digests, places)) = merged(stay, come);
         let bundle = Bundle {
             tenant: delta.tenant.clone(),
             contexts,
@@ -67,6 +73,12 @@ impl Incoming {
             held_kinds: delta.held_kinds.clone(),
         };
         let digest = bundle.digest_over(key, &digests);
+        let is_plain = bundle.held.is_empty() && bundle.held_kinds.is_empty();
+        let outline = is_plain.then(|| Outline {
+            digest,
+            places,
+            digests: digests.clone(),
+        });
         let sent = Sent {
             version: delta.version,
             bundle: Arc::new(bundle),
@@ -77,27 +89,16 @@ impl Incoming {
             digest,
             head,
             old,
+            outline,
         }))
-    }
-
-    /// A bundle in either form; none if it is a delta of which nothing with its digest comes.
-    pub(super) fn of<T: StoreTxn>(
-        txn: &T,
-        key: &DigestKey,
-        change: &Change,
-    ) -> Result<Option<Self>, T::Error> {
-        match change {
-            Change::Whole(sent) => Self::whole(txn, key, sent).map(Some),
-            Change::Delta(delta) => Self::rebuilt(txn, key, delta),
-        }
     }
 }
 
-/// Two sorted lists of contexts with their digests as one.
+/// Two sorted lists of contexts, each with its digest and its place, as one.
 fn merged<'a>(
-    a: impl Iterator<Item = (&'a Context, Digest)>,
-    b: impl Iterator<Item = (&'a Context, Digest)>,
-) -> (Vec<Context>, Vec<Digest>) {
+    a: impl Iterator<Item = (&'a Context, (Digest, u32))>,
+    b: impl Iterator<Item = (&'a Context, (Digest, u32))>,
+) -> (Vec<Context>, (Vec<Digest>, Vec<u32>)) {
     let (mut a, mut b) = (a.peekable(), b.peekable());
     std::iter::from_fn(|| {
         let order = match (a.peek(), b.peek()) {
@@ -110,6 +111,6 @@ fn merged<'a>(
             _ => b.next(),
         }
     })
-    .map(|(context, digest)| (context.clone(), digest))
+    .map(|(context, more)| (context.clone(), more))
     .unzip()
 }

@@ -2,6 +2,7 @@
 //! to a copy and writes the difference; and tests compare every other store with it.
 
 use super::{Head, Name, Owner, Record, StoreTxn};
+use crate::digest::Digest;
 use crate::name::{Key, Kind, TenantId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -39,6 +40,17 @@ impl StoreTxn for Maps {
     fn records(&self, tenant: &TenantId) -> Result<Vec<Record>, Infallible> {
         let records = self.records.get(tenant).into_iter().flatten();
         Ok(records.map(|(_, record)| record.clone()).collect())
+    }
+
+    fn record_hash(
+        &self,
+        tenant: &TenantId,
+        kind: &Kind,
+        key: &Key,
+    ) -> Result<Option<Digest>, Infallible> {
+        let name = (kind.clone(), key.clone());
+        let record = self.records.get(tenant).and_then(|r| r.get(&name));
+        Ok(record.map(|record| record.hash))
     }
 
     fn put_record(&mut self, tenant: &TenantId, record: &Record) -> Result<(), Infallible> {

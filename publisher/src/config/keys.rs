@@ -46,7 +46,7 @@ const CONTEXT: &[&str] = &[
 ];
 const SERVER: &[&str] = &["cert", "key"];
 const CLIENT: &[&str] = &["ca", "cert", "key"];
-const WATCH: &[&str] = &["table", "tenant", "columns", "tenants"];
+const WATCH: &[&str] = &["table", "tenant", "columns", "key", "tenants"];
 
 /// Finds the first key that does not exist.
 pub(super) fn check(table: &toml::Table) -> Result<(), Fault> {

@@ -251,16 +251,20 @@ pub struct Watch {
     /// The only columns that matter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<Vec<String>>,
+    /// Its column that the query returns as `key`: a changed row concerns no other context of the kind than that with its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// Or a query over the changed rows, as the table `changed`, that returns tenants; or `all`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenants: Option<String>,
 }
 
 impl Watch {
-    /// Names a watch with a `tenants` query in the outbox, so that its changed rows find their query again.
+    /// Names a watch with a `tenants` query or a `key` in the outbox, so that what is recorded finds its meaning again.
     pub fn id(&self) -> String {
         let query = self.tenants.as_deref().unwrap_or_default();
-        let text = format!("{}\n{query}", self.table);
+        let key = self.key.iter().map(|key| format!("\n\n{key}"));
+        let text = format!("{}\n{query}{}", self.table, key.collect::<String>());
         blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
     }
 }
@@ -467,6 +471,10 @@ fn check_context(i: usize, raw: RawContext) -> Result<ContextConfig, Fault> {
         if watch.tenant.is_some() == watch.tenants.is_some() {
             let message = "give either tenant (its tenant column) or tenants (a query over the changed rows, or \"all\")";
             return Err(fault(place(&format!("watch[{j}]")), message));
+        }
+        if watch.key.is_some() && watch.tenant.is_none() {
+            let message = "key goes with tenant: a changed row concerns the context of that tenant with that key";
+            return Err(fault(place(&format!("watch[{j}].key")), message));
         }
     }
     let max_value_bytes = raw

@@ -166,6 +166,7 @@ fn each_mistake_gets_one_line_that_names_the_place() {
         wrong("api_token", "max_change_share = -0.1\napi_token"),
         wrong("query", "max_contexts = 0\nquery"),
         wrong("query", "max_contexts = 5\nwarn_contexts = 5\nquery"),
+        wrong("tenant = \"id\"", "tenants = \"all\", key = \"id\""),
     ];
     insta::assert_snapshot!(lines.join("\n"));
 }

@@ -53,7 +53,7 @@ impl Engine<'_> {
             self.events.clone(),
         );
         self.tasks.spawn(async move {
-            let result = source.build(&request, &regions).await;
+            let result = source.build_in_term(&request, &regions).await;
             failpoint::pass(failpoint::AFTER_SNAPSHOT);
             let _ = events.send(Event::Built(request.id, result)).await;
         });

@@ -225,6 +225,7 @@ mod tests {
             schema: None,
             max_contexts: None,
             warn_contexts: None,
+            key_type: None,
             compiled: Compiled::default(),
             regions_required: false,
             has_regions: true,

@@ -3,13 +3,15 @@
 //! anything is otherwise, its rows are thrown away and the build is done step by step, in a new snapshot.
 
 use super::assemble::{Assembly, Row};
-use super::build::{SETTINGS, SNAPSHOT, batch, decode};
+use super::build::{BUILD_WITHIN, SETTINGS, SNAPSHOT, batch, decode};
 use super::definitions::{self, Definitions};
 use super::hub::SERVER;
+use super::last::{Era, Last, LastBuilds};
 use super::query::{self, Tenants};
+use super::since::{self, Since};
 use super::statement::{quoted, texts};
 use super::{Source, SourceError, is_passing, message};
-use crate::writer::{BuiltBatch, Snapshot};
+use crate::writer::{BuildRequest, BuiltBatch, Snapshot, What};
 use contexts::name::{Region, TenantId};
 use futures_util::TryStreamExt;
 use sqlx::Row as _;
@@ -43,6 +45,17 @@ enum Otherwise {
     Unknown,
 }
 
+/// What was read at once.
+#[derive(Default)]
+struct Found {
+    /// The rows of all kinds, each with the number of its kind.
+    rows: Vec<(usize, String, Row)>,
+    /// The snapshot that they are of.
+    seen: Option<Snapshot>,
+    /// Of tenants with a last build: what has changed since.
+    since: Vec<Since>,
+}
+
 impl From<sqlx::Error> for Otherwise {
     fn from(error: sqlx::Error) -> Self {
         match is_passing(&error) {
@@ -54,8 +67,8 @@ impl From<sqlx::Error> for Otherwise {
 
 impl Known {
     /// One message and one transaction: as several statements come together, the server makes them one, and nothing
-    /// is left of it on the connection, however it ends.
-    fn message(&self, tenants: &[TenantId]) -> String {
+    /// is left of it on the connection, however it ends. Of tenants with a last build what has changed since is asked for.
+    fn message(&self, tenants: &[TenantId], lasts: &[Last]) -> String {
         let Definitions {
             search_path,
             tenant_type,
@@ -75,10 +88,18 @@ impl Known {
              (SELECT h.tenant FROM hubcast.holds h WHERE h.tenant = ANY({list}) LIMIT 1), pg_current_snapshot()::text, {} FROM hubcast.settings s",
             settings.join(", ")
         );
-        for (i, definition) in kinds.iter().enumerate() {
-            let contexts = query::contexts(definition, tenant_type, Tenants::Listed(&list));
-            // Writing to a string does not fail.
-            let _ = write!(sql, "; SELECT {i}, c.* FROM ({contexts}) AS c");
+        let has_last = |t: &&TenantId| lasts.iter().any(|last| last.built.tenant == **t);
+        let mut whole = tenants.iter().filter(|t| !has_last(t)).peekable();
+        if whole.peek().is_some() {
+            let list = texts(whole.map(TenantId::as_str));
+            for (i, definition) in kinds.iter().enumerate() {
+                let contexts = query::contexts(definition, tenant_type, Tenants::Listed(&list));
+                // Writing to a string does not fail.
+                let _ = write!(sql, "; SELECT {i}, c.* FROM ({contexts}) AS c");
+            }
+        }
+        for last in lasts {
+            since::add_statements(&mut sql, last, &self.definitions);
         }
         sql
     }
@@ -103,6 +124,72 @@ impl Known {
 }
 
 impl Source {
+    /// As [`Source::build`], for the writer of a term: very large tenants are built from their last build, where that can be.
+    /// It relies on the writer's builds of one tenant by name coming one after the other.
+    ///
+    /// # Errors
+    /// As [`Source::build`].
+    pub async fn build_in_term(
+        &self,
+        request: &BuildRequest,
+        regions: &[Region],
+    ) -> Result<BuiltBatch, SourceError> {
+        let Some(last_builds) = &self.last_builds else {
+            return self.build(request, regions).await;
+        };
+        if request.what == What::Bounds {
+            last_builds.scan_begins();
+        }
+        let era = last_builds.era();
+        let batch = match &request.what {
+            What::Tenants(tenants) => self.build_from_last(last_builds, tenants, regions).await?,
+            _ => None,
+        };
+        let batch = match batch {
+            Some(batch) => batch,
+            None => self.build(request, regions).await?,
+        };
+        self.keep_last(last_builds, era, &request.what, &batch);
+        Ok(batch)
+    }
+
+    async fn build_from_last(
+        &self,
+        last_builds: &LastBuilds,
+        tenants: &[TenantId],
+        regions: &[Region],
+    ) -> Result<Option<BuiltBatch>, SourceError> {
+        let lasts: Vec<Last> = tenants.iter().filter_map(|t| last_builds.take(t)).collect();
+        if lasts.is_empty() {
+            return Ok(None);
+        }
+        let building = self.while_connected(self.build_from(tenants, lasts, regions));
+        self.within(BUILD_WITHIN, building).await
+    }
+
+    fn keep_last(&self, last_builds: &LastBuilds, era: Era, what: &What, batch: &BuiltBatch) {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let is_possible = known
+            .as_ref()
+            .is_some_and(|k| since::is_possible(&k.definitions));
+        let Some(seen) = batch.seen.as_ref().filter(|_| is_possible) else {
+            return;
+        };
+        match what {
+            What::Range(_) => last_builds.found(era, seen, &batch.tenants),
+            _ => {
+                for built in batch.tenants.iter().filter(|built| since::may_stand(built)) {
+                    let last = Last {
+                        built: built.clone(),
+                        seen: seen.clone(),
+                        definitions: batch.definitions,
+                    };
+                    last_builds.put(era, last);
+                }
+            }
+        }
+    }
+
     /// Remembers the definitions of a snapshot for the next build. If they are the same as before, those are returned, with
     /// what was compiled of them.
     pub(super) fn remember(&self, definitions: Definitions) -> Definitions {
@@ -126,6 +213,16 @@ impl Source {
         tenants: &[TenantId],
         regions: &[Region],
     ) -> Result<Option<BuiltBatch>, SourceError> {
+        self.build_from(tenants, Vec::new(), regions).await
+    }
+
+    /// The same, some of them from their last builds. None also if that cannot be.
+    async fn build_from(
+        &self,
+        tenants: &[TenantId],
+        mut lasts: Vec<Last>,
+        regions: &[Region],
+    ) -> Result<Option<BuiltBatch>, SourceError> {
         let known = self
             .known
             .read()
@@ -134,11 +231,19 @@ impl Source {
         let Some(known) = known.filter(|known| !known.fails()) else {
             return Ok(None);
         };
-        match self.read_at_once(&known, tenants).await {
-            Ok((rows, seen)) => {
+        if lasts
+            .iter()
+            .any(|last| last.definitions != known.definitions.fingerprint)
+        {
+            return Ok(None);
+        }
+        match self.read_at_once(&known, tenants, &lasts).await {
+            Ok(Found { rows, seen, since }) => {
                 let mut batch = assemble(&known.definitions, tenants, regions, rows);
                 batch.seen = seen.map(Arc::new);
-                Ok(Some(batch))
+                let lasts = std::mem::take(&mut lasts);
+                let is_complete = since::complete(&mut batch, lasts, &since, &known.definitions);
+                Ok(is_complete.then_some(batch))
             }
             Err(Otherwise::Passing(e)) => Err(self.error("building tenants", e)),
             Err(Otherwise::Fails(e)) => {
@@ -152,31 +257,35 @@ impl Source {
         }
     }
 
-    /// The rows of all kinds, each with the number of its kind, and the snapshot that they are of.
     async fn read_at_once(
         &self,
         known: &Known,
         tenants: &[TenantId],
-    ) -> Result<(Vec<(usize, String, Row)>, Option<Snapshot>), Otherwise> {
+        lasts: &[Last],
+    ) -> Result<Found, Otherwise> {
         let mut lent = self.connections().lend().await?;
-        let sql = sqlx::AssertSqlSafe(known.message(tenants));
+        let sql = sqlx::AssertSqlSafe(known.message(tenants, lasts));
         let mut rows = sqlx::raw_sql(sql).fetch(lent.connection());
-        let (mut found, mut confirmed, mut seen) = (Vec::new(), false, None);
+        let (mut found, mut confirmed) = (Found::default(), false);
         while let Some(row) = rows.try_next().await? {
             if row.len() == HEADER {
                 confirmed = self.is_as_known(known, &row)?;
-                seen = Snapshot::parse(row.try_get(5)?);
+                found.seen = Snapshot::parse(row.try_get(5)?);
+                continue;
+            }
+            if row.len() == since::HEADER {
+                found.since.extend(since::read(&row, &known.definitions)?);
                 continue;
             }
             let kind = row.try_get::<i32, _>(0)?;
             let (tenant, row) = decode(&row, 1)?;
             let kind = usize::try_from(kind).unwrap_or(usize::MAX);
-            found.push((kind, tenant.to_owned(), row));
+            found.rows.push((kind, tenant.to_owned(), row));
         }
         drop(rows);
         lent.keep();
         match confirmed {
-            true => Ok((found, seen)),
+            true => Ok(found),
             false => Err(Otherwise::Unknown),
         }
     }

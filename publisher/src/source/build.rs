@@ -42,7 +42,7 @@ pub(super) const SETTINGS: [(&str, &str); 7] = [
 
 /// No build takes so long, not even one that asks again for every tenant of a query that fails: its connection is dead,
 /// and nobody said so.
-const BUILD_WITHIN: Duration = Duration::from_secs(30 * 60);
+pub(super) const BUILD_WITHIN: Duration = Duration::from_secs(30 * 60);
 
 /// Problems of one build that are named.
 const PROBLEMS_MAX: usize = 100;
@@ -119,14 +119,32 @@ impl Source {
     pub(super) async fn snapshot(
         &self,
     ) -> Result<(sqlx::Transaction<'static, Postgres>, Definitions), SourceError> {
+        let (tx, definitions, _) = self.snapshot_seen().await?;
+        Ok((tx, definitions))
+    }
+
+    /// The same, and what it sees.
+    async fn snapshot_seen(
+        &self,
+    ) -> Result<
+        (
+            sqlx::Transaction<'static, Postgres>,
+            Definitions,
+            Option<Arc<Snapshot>>,
+        ),
+        SourceError,
+    > {
         let failed = |e| self.error("beginning a build", e);
         let mut tx = self.begin_snapshot().await.map_err(failed)?;
-        let row = unnamed(format!("SELECT pg_is_in_recovery(), {SERVER}"));
+        let row = unnamed(format!(
+            "SELECT pg_is_in_recovery(), {SERVER}, pg_current_snapshot()::text"
+        ));
         let row = row.fetch_one(&mut *tx).await.map_err(failed)?;
         if row.get(0) {
             return Err(self.is_standby());
         }
         self.same_server(row.get(1))?;
+        let seen = Snapshot::parse(row.get(2)).map(Arc::new);
         let row = unnamed(definitions::READ)
             .fetch_optional(&mut *tx)
             .await
@@ -140,7 +158,7 @@ impl Source {
             .execute(&mut *tx)
             .await
             .map_err(failed)?;
-        Ok((tx, self.remember(definitions)))
+        Ok((tx, self.remember(definitions), seen))
     }
 
     /// Does a build.
@@ -200,7 +218,7 @@ impl Source {
         bound: Bound,
         regions: &[Region],
     ) -> Result<BuiltBatch, SourceError> {
-        let (mut tx, definitions) = self.snapshot().await?;
+        let (mut tx, definitions, seen) = self.snapshot_seen().await?;
         let key = definitions.digest_key.clone();
         let (pauses, closed) = (&definitions.pauses, &definitions.decommissioned);
         let mut assembly = Assembly::new(regions, &key, pauses, closed);
@@ -238,13 +256,6 @@ impl Source {
         // Each range is read by one build, so what belongs to none is looked for in one of them.
         if let Bound::Range(TenantRange { to: None, .. }) = &bound {
             problems.extend(self.tenantless(&mut tx, &definitions).await?);
-        }
-        let mut seen = None;
-        if let Bound::List(_) = bound {
-            let row = unnamed("SELECT pg_current_snapshot()::text");
-            let row = row.fetch_one(&mut *tx).await;
-            let row = row.map_err(|e| self.error("reading a snapshot", e))?;
-            seen = Snapshot::parse(row.get(0)).map(Arc::new);
         }
         let holds = bound.query(query::holds(&definitions.tenant_type, bound.shape()));
         let holds = holds.fetch_all(&mut *tx).await;

@@ -69,11 +69,14 @@ struct RawRow {
 impl RawRow {
     fn parse(row: &Value) -> Option<Self> {
         let text = |i: usize| row.get(i)?.as_str().map(ToOwned::to_owned);
+        let tenant = text(2);
+        // With a tenant they are keys, which only a build of that tenant needs: see `last`.
+        let changed = text(3).filter(|_| tenant.is_none());
         Some(Self {
             id: row.get(0)?.as_i64()?,
             xid: text(1)?.parse().ok()?,
-            tenant: text(2),
-            changed: text(3).zip(row.get(4).cloned()),
+            tenant,
+            changed: changed.zip(row.get(4).cloned()),
             mark: text(5),
         })
     }
@@ -281,6 +284,15 @@ impl Source {
         request: &AckRequest,
         urls: &[String],
     ) -> Result<u64, SourceError> {
+        if let Some(last_builds) = &self.last_builds {
+            // Before they are gone: a build that begins after this sees what changed.
+            let is_unbuilt = request.all_in.is_some() || request.behind.len() >= urls.len();
+            match request.mended {
+                Some(_) => last_builds.close(),
+                None if is_unbuilt => last_builds.forget(),
+                None => {}
+            }
+        }
         let statement = Statement::new(ack_sql(&self.in_office(term), request, urls));
         let row = self
             .fetch_optional("acknowledging changes", statement)

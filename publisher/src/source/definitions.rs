@@ -37,6 +37,9 @@ pub struct Definition {
     /// Contexts beyond which a tenant is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warn_contexts: Option<u64>,
+    /// The type of the column `key`, if a watch names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_type: Option<String>,
     /// Whether NULL regions are an error.
     pub regions_required: bool,
     /// Whether the query has a column `regions`.

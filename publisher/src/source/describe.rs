@@ -138,6 +138,10 @@ impl Source {
                 )));
             }
         }
+        let key_type = match context.watch.iter().any(|watch| watch.key.is_some()) {
+            true => Some(self.type_of(tx, &bare, "key", &wrong).await?),
+            false => None,
+        };
         let definition = Definition {
             kind: kind.clone(),
             query: context.query.clone(),
@@ -147,6 +151,7 @@ impl Source {
             max_contexts: context.max_contexts,
             warn_contexts: context.warn_contexts,
             compiled: Compiled::default(),
+            key_type,
             regions_required: context.regions_required,
             has_regions: has("regions"),
             has_expires: has("expires"),
@@ -154,7 +159,7 @@ impl Source {
         self.try_out(tx, &definition, &tenant_type, &wrong).await?;
         let mut warnings = self.plan_warnings(tx, &definition, &tenant_type).await?;
         for watch in &context.watch {
-            self.check_watch(tx, watch, &tenant_type, &mut warnings, &wrong)
+            self.check_watch(tx, watch, (&bare, &tenant_type), &mut warnings, &wrong)
                 .await?;
         }
         let warnings = warnings

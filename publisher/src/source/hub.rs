@@ -9,6 +9,7 @@ use contexts::push::Seen;
 use contexts::version::{Holder, SyncId, Term};
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// The server behind a lease: another start time is another server, perhaps with an older state.
@@ -74,6 +75,7 @@ impl Source {
     pub fn in_term(&self, lease: &Lease) -> Self {
         Self {
             server: Some(lease.server.clone()),
+            last_builds: Some(Arc::default()),
             ..self.clone()
         }
     }

@@ -101,6 +101,17 @@ pub fn contexts(definition: &Definition, tenant_type: &str, tenants: Tenants<'_>
     )
 }
 
+/// Of the contexts of some tenants those with these keys: an array of text, as SQL writes it.
+pub fn contexts_of_keys(
+    definition: &Definition,
+    (tenant_type, key_type): (&str, &str),
+    tenants: Tenants<'_>,
+    keys: &str,
+) -> String {
+    let contexts = contexts(definition, tenant_type, tenants);
+    format!("{contexts} AND q.key = ANY(({keys})::{key_type}[])")
+}
+
 /// The tenants that have rows of a kind.
 pub fn tenants(definition: &Definition, tenant_type: &str, tenants: Tenants<'_>) -> String {
     let inner = inner(&definition.query, tenants, tenant_type);

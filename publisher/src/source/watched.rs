@@ -6,7 +6,7 @@ use super::triggers::facts::{self, Table};
 use super::triggers::plan;
 use super::{Source, message};
 use crate::config::Watch;
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, Row};
 
 impl Source {
     /// Looks at a watch.
@@ -17,7 +17,7 @@ impl Source {
         &self,
         tx: &mut PgConnection,
         watch: &Watch,
-        tenant_type: &str,
+        (bare, tenant_type): (&str, &str),
         warnings: &mut Vec<String>,
         wrong: &impl Fn(String) -> Undescribed,
     ) -> Result<(), Undescribed> {
@@ -40,6 +40,9 @@ impl Source {
                 "watch: the table {name} has no primary key, so every UPDATE of it counts, whatever its columns"
             ));
         }
+        if let Some(key) = &watch.key {
+            self.check_key(tx, bare, key, table, wrong).await?;
+        }
         match watch.tenants.as_deref() {
             None | Some("all") => Ok(()),
             Some(query) => {
@@ -47,6 +50,37 @@ impl Source {
                     .await
             }
         }
+    }
+
+    /// Whether the column `key` of a query is this column of the table, as it is: then what a changed row has there is the key
+    /// of a context, and its index finds the row.
+    async fn check_key(
+        &self,
+        tx: &mut PgConnection,
+        bare: &str,
+        key: &str,
+        table: &Table,
+        wrong: &impl Fn(String) -> Undescribed,
+    ) -> Result<(), Undescribed> {
+        let sql = format!(
+            "SELECT q.key FROM (SELECT) AS one LEFT JOIN (SELECT * FROM (\n{bare}\n) AS i LIMIT 0) AS q ON true"
+        );
+        let row = unnamed(sql).fetch_one(&mut *tx).await;
+        let row = row.map_err(|e| self.sort(e, wrong))?;
+        let column = row.column(0);
+        let (relation, number) = (column.relation_id(), column.relation_attribute_no());
+        let sql = "SELECT attname::text FROM pg_attribute WHERE attrelid = $1 AND attnum = $2";
+        let found = unnamed(sql).bind(relation).bind(number).fetch_optional(tx);
+        let found = found.await.map_err(|e| self.sort(e, wrong))?;
+        let name: Option<String> = found.map(|row| row.get(0));
+        if relation.map(|oid| oid.0) == Some(table.oid) && name.as_deref() == Some(key) {
+            return Ok(());
+        }
+        Err(wrong(format!(
+            "watch: key = {key:?} says that the query returns the column {key} of {} as `key`, as it is, without a cast and \
+             from no UNION, but it does not; correct that, or leave key out",
+            table.name
+        )))
     }
 
     /// Asks a `tenants` query about no rows.

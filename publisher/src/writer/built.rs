@@ -7,10 +7,10 @@ use super::queue::{Queued, Sort, Unit};
 use super::receipts::{Delivery, HeldReport};
 use super::scan::TenantRange;
 use super::{BatchId, Millis, Report, Snapshot, StoreIx, Tick, Writer};
-use contexts::bundle::{Bundle, HoldReason};
+use contexts::bundle::{Bundle, Context, HoldReason};
 use contexts::delta::{Cut, Parts};
 use contexts::digest::{Digest, DigestKey};
-use contexts::name::{Kind, Region, TenantId};
+use contexts::name::{Key, Kind, Region, TenantId};
 use contexts::push::Sent;
 use contexts::version::Version;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -39,7 +39,7 @@ pub enum What {
 }
 
 /// A bundle with what is computed from it once and used for every store.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuiltBundle {
     /// The content.
     pub bundle: Arc<Bundle>,
@@ -49,6 +49,17 @@ pub struct BuiltBundle {
     pub parts: Option<Arc<Parts>>,
     /// Its size, roughly, in bytes.
     pub weight: usize,
+    /// What was done to another one to make it, if it was made like that.
+    pub from: Option<Arc<Replaced>>,
+}
+
+/// What makes one bundle of another.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Replaced {
+    /// The digest of the other one.
+    pub before: Digest,
+    /// The names of which it has other contexts, or has none instead of one, or one instead of none.
+    pub names: Vec<(Kind, Key)>,
 }
 
 impl BuiltBundle {
@@ -62,10 +73,58 @@ impl BuiltBundle {
         let digests = bundle.digests(key);
         Self {
             digest: bundle.digest_over(key, &digests),
-            parts: Parts::of(&bundle, &digests, key, cut).map(Arc::new),
+            parts: Parts::of(&bundle, digests, key, cut).map(Arc::new),
             weight: bundle.weight(),
             bundle: Arc::new(bundle),
+            from: None,
         }
+    }
+
+    /// Replaces the contexts of some names, each by one or by none. A large bundle is not looked at beside them.
+    pub fn replace<'a>(
+        &mut self,
+        contexts: impl Iterator<Item = ((&'a Kind, &'a Key), Option<Context>)>,
+        key: &DigestKey,
+    ) {
+        let (before, mut names) = (self.digest, Vec::new());
+        let contexts =
+            contexts.inspect(|((kind, key), _)| names.push(((*kind).clone(), (*key).clone())));
+        self.replace_all(contexts, key);
+        self.from = Some(Arc::new(Replaced { before, names }));
+    }
+
+    fn replace_all<'a>(
+        &mut self,
+        contexts: impl Iterator<Item = ((&'a Kind, &'a Key), Option<Context>)>,
+        key: &DigestKey,
+    ) {
+        let bundle = Arc::make_mut(&mut self.bundle);
+        let Some(parts) = self.parts.as_mut().map(Arc::make_mut) else {
+            let mut all: BTreeMap<_, _> = std::mem::take(&mut bundle.contexts)
+                .into_iter()
+                .map(|context| ((context.kind.clone(), context.key.clone()), context))
+                .collect();
+            for ((kind, name), context) in contexts {
+                let name = (kind.clone(), name.clone());
+                match context {
+                    Some(context) => all.insert(name, context),
+                    None => all.remove(&name),
+                };
+            }
+            bundle.contexts = all.into_values().collect();
+            *self = Self::new(
+                std::mem::replace(bundle, Bundle::empty(bundle.tenant.clone())),
+                key,
+            );
+            return;
+        };
+        for (name, context) in contexts {
+            let before = bundle.context(name.0, name.1).map_or(0, Context::weight);
+            self.weight += context.as_ref().map_or(0, Context::weight);
+            self.weight -= before;
+            parts.replace(bundle, name, context, key);
+        }
+        self.digest = parts.digest(bundle, key);
     }
 
     /// The digest, or none if the tenant is not in the region.
@@ -99,7 +158,7 @@ pub struct BuiltBatch {
     pub beat: Option<u64>,
     /// For the others: the tenants.
     pub tenants: Vec<Built>,
-    /// For [`What::Tenants`]: the snapshot that they were read in.
+    /// The snapshot that they were read in.
     pub seen: Option<Arc<Snapshot>>,
     /// Contexts that were read, each counted once however many regions it goes to.
     pub contexts: u64,
@@ -377,9 +436,11 @@ impl Writer {
         for built in &tenants {
             self.note_held(&built.tenant, HeldReport::of(built));
             self.retries.built(&built.tenant, unbuilt(built), now);
+            let presences = built.presences();
             if let Some(scan) = self.scan.as_mut().filter(|s| started >= s.started) {
-                scan.record(&self.key, &built.tenant, &built.presences());
+                scan.record(&self.key, &built.tenant, &presences);
             }
+            self.found.by_name(&built.tenant, &presences);
         }
         let first = self.n + 1;
         self.n += tenants.len() as u64;

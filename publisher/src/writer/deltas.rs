@@ -237,7 +237,7 @@ mod tests {
             part_bytes: 1,
             times: 2,
         };
-        let parts = Parts::of(&bundle, &bundle.digests(&key), &key, cut);
+        let parts = Parts::of(&bundle, bundle.digests(&key), &key, cut);
         parts.expect("it has parts").sums
     }
 

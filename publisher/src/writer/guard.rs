@@ -38,6 +38,7 @@ mod settled;
 mod sharing;
 mod words;
 
+pub use book::Found;
 pub use words::{
     ANY_VALUE, Act, Cause, GuardLimits, HoldName, Over, Passed, Settled, Told, Withheld, value_of,
 };
@@ -313,7 +314,7 @@ impl Guard {
     pub fn built(
         &mut self,
         tenant: &TenantId,
-        bundles: &[&Bundle],
+        bundles: &[Found<'_>],
         open: &[bool],
         excused: &[HoldName],
         seen: Option<&Arc<Snapshot>>,
@@ -336,10 +337,20 @@ impl Guard {
             return false;
         }
         let mut differences = Vec::new();
+        let mut last: Option<(&Bundle, Names, Names)> = None;
         for region in regions {
-            let before = self.book.published(region, tenant).unwrap_or_default();
-            let now = self.book.names(bundles[region], Some(&before));
+            let (found, before) = (&bundles[region], self.book.published(region, tenant));
+            let before = before.unwrap_or_default();
+            let now = match &last {
+                Some((same, as_before, now))
+                    if std::ptr::eq(*same, found.bundle) && *as_before == before =>
+                {
+                    now.clone()
+                }
+                _ => self.book.names_of(found, &before),
+            };
             let difference = self.difference(region, &before, &now, excused);
+            last = Some((found.bundle, before, now.clone()));
             differences.push((region, now, difference));
         }
         let loses = differences.iter().any(|(_, _, d)| !d.lost.is_empty());

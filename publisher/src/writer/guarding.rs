@@ -9,11 +9,10 @@
 
 use super::built::{Batch, Built, BuiltBundle};
 use super::dirty::{Lane, Sending};
-use super::guard::{Hold, HoldName, Over, Passed, Settled, Told};
+use super::guard::{Found, Hold, HoldName, Over, Passed, Settled, Told};
 use super::store::Outstanding;
 use super::talk::Request;
 use super::{Millis, Report, Snapshot, StoreIx, Writer};
-use contexts::bundle::Bundle;
 use contexts::name::TenantId;
 use contexts::push::ReadTenant;
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,7 +66,7 @@ impl Writer {
         let open = self.open_regions();
         let mut back = BTreeSet::new();
         for built in &tenants {
-            let bundles: Vec<&Bundle> = built.bundles.iter().map(|b| &*b.bundle).collect();
+            let bundles: Vec<Found<'_>> = built.bundles.iter().map(|b| Found::of(b)).collect();
             let excused = excused.get(&built.tenant).map_or(&[][..], Vec::as_slice);
             let over = over.get(&built.tenant).map_or(&[][..], Vec::as_slice);
             let passes = self

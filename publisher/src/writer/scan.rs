@@ -10,6 +10,7 @@
 //!
 //! A scan never deletes: a tenant that only the store has becomes dirty, and only its build can remove it.
 
+use super::drift::Presences;
 use super::regional::Regional;
 use super::{Millis, ScanId, Snapshot, StoreIx, Tick};
 use contexts::digest::{Buckets, Digest, DigestKey};
@@ -155,8 +156,10 @@ pub struct Scan {
     pub problems: BTreeSet<String>,
     /// What is odd there and stops nothing.
     pub warnings: BTreeSet<String>,
-    /// What each tenant is in each region; none where it is not.
-    seen: HashMap<TenantId, Regional<Option<Digest>>>,
+    /// Tenants of which its ranges found something else than was built last, and what that was.
+    pub drifted: Vec<(TenantId, Presences)>,
+    /// What each tenant is in each region.
+    seen: HashMap<TenantId, Presences>,
     expected: Vec<Buckets>,
 }
 
@@ -190,6 +193,7 @@ impl Scan {
             retry_at: 0,
             problems: BTreeSet::new(),
             warnings: BTreeSet::new(),
+            drifted: Vec::new(),
             seen: HashMap::new(),
             expected: vec![Buckets::default(); regions],
         }
@@ -232,6 +236,12 @@ impl Scan {
     /// What a store of this region should hold of a tenant.
     pub fn digest(&self, tenant: &TenantId, region: usize) -> Option<Digest> {
         self.seen.get(tenant).and_then(|there| *there.at(region))
+    }
+
+    /// What it found, at its end, if it has read everything.
+    pub fn take_found(&mut self) -> Option<HashMap<TenantId, Presences>> {
+        let is_read = matches!(self.phase, Phase::Settling);
+        is_read.then(|| std::mem::take(&mut self.seen))
     }
 
     /// Whether a range or a build since the scan began had this tenant.

@@ -306,7 +306,11 @@ impl Writer {
             return;
         };
         for built in &tenants {
-            scan.record(&self.key, &built.tenant, &built.presences());
+            let presences = built.presences();
+            scan.record(&self.key, &built.tenant, &presences);
+            let before = self.found.compare(&built.tenant, &presences);
+            scan.drifted
+                .extend(before.map(|before| (built.tenant.clone(), before)));
         }
         if let Phase::Ranges { waiting, running } = &mut scan.phase {
             *running -= 1;
@@ -322,12 +326,16 @@ impl Writer {
         let Some(scan) = self.scan.as_mut() else {
             return;
         };
+        let is_read = matches!(scan.phase, Phase::Settling);
         let filling: Vec<StoreIx> = scan
             .active()
             .filter(|(_, t)| t.filling)
             .map(|(ix, _)| *ix)
             .collect();
         self.fill(now, started, &filling, &tenants);
+        if is_read {
+            self.repair_drift();
+        }
     }
 
     fn fill(&mut self, now: Millis, started: Tick, stores: &[StoreIx], tenants: &[super::Built]) {
@@ -405,7 +413,9 @@ impl Writer {
         if !self.scan.as_ref().is_some_and(Scan::is_over) {
             return;
         }
-        let Some(scan) = self.scan.take() else { return };
+        let Some(mut scan) = self.scan.take() else {
+            return;
+        };
         let since = self.now();
         let mut stores = Vec::new();
         for (ix, target) in &scan.targets {
@@ -478,8 +488,11 @@ impl Writer {
             budgets: self.budgets.first(HELD_NAMED),
             held: self.held_of_first(HELD_NAMED),
             stores,
-            cause: scan.cause,
+            cause: std::mem::take(&mut scan.cause),
         }));
+        if let Some(found) = scan.take_found() {
+            self.found.by_scan(found);
+        }
     }
 }
 

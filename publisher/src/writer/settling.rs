@@ -126,7 +126,6 @@ impl Writer {
     pub(super) fn compare(&mut self, ix: StoreIx, buckets: &[u16], listed: &[Listed]) {
         let region = self.region_of(ix);
         let Some(scan) = &self.scan else { return };
-        let scan_id = scan.id.0;
         let wanted: HashSet<usize> = buckets.iter().map(|b| usize::from(*b)).collect();
         let held: HashSet<&TenantId> = listed.iter().map(|l| &l.tenant).collect();
         let confirmed = &mut self.stores[ix.0].confirmed;
@@ -136,34 +135,46 @@ impl Writer {
         let missing = scan
             .in_buckets(&self.key, region, &wanted)
             .filter(|t| !held.contains(t))
-            .cloned();
+            .map(|t| (t.clone(), false));
         let wrong = listed
             .iter()
             .filter(|l| scan.digest(&l.tenant, region) != Some(l.digest))
-            .map(|l| l.tenant.clone());
+            .map(|l| (l.tenant.clone(), true));
+        let differing = missing.chain(wrong).collect();
+        self.repair(ix, differing);
+    }
+
+    /// Builds tenants again of which a store has something else than it should, each with whether it has anything; but for those
+    /// that are under way already.
+    pub(super) fn repair(&mut self, ix: StoreIx, differing: BTreeSet<(TenantId, bool)>) {
+        let Some(scan) = &self.scan else { return };
+        let scan_id = scan.id.0;
         let elsewhere: BTreeSet<&TenantId> =
             scan.targets.values().flat_map(|t| &t.repaired).collect();
         let store = &self.stores[ix.0];
         let under_way =
             |t: &TenantId| self.dirty.contains(t) || self.builds.has(t) || store.queue.contains(t);
         // Sorted, so that what follows does not depend on the order of a hash map.
-        let (waiting, differing): (BTreeSet<TenantId>, BTreeSet<TenantId>) =
-            missing.chain(wrong).partition(|t| under_way(t));
+        let (waiting, differing): (BTreeSet<_>, BTreeSet<_>) =
+            differing.into_iter().partition(|(t, _)| under_way(t));
         // What another store of the scan was found to need is a repair here too.
         let shared: Vec<TenantId> = waiting
             .into_iter()
+            .map(|(tenant, _)| tenant)
             .filter(|t| elsewhere.contains(t))
             .collect();
         if let Some(target) = self.scan.as_mut().and_then(|s| s.targets.get_mut(&ix)) {
             target.repaired.extend(shared);
         }
         // Few enough go in one commit, so that a key which moved between them is never absent in between.
-        let caused = differing.iter().map(|t| (t.clone(), Cause::Scan(scan_id)));
+        let caused = differing
+            .iter()
+            .map(|(t, _)| (t.clone(), Cause::Scan(scan_id)));
         self.guard.caused(&caused.collect::<Vec<_>>());
         let together = (2..=TOGETHER_MAX).contains(&differing.len());
-        for tenant in &differing {
+        for (tenant, is_there) in &differing {
             self.stores[ix.0].forget(tenant);
-            if !held.contains(tenant) {
+            if !is_there {
                 self.stores[ix.0].confirmed.forget(tenant);
             }
             if !together {
@@ -171,9 +182,9 @@ impl Writer {
             }
         }
         if together {
-            self.mark_together(differing.iter().cloned().collect());
+            self.mark_together(differing.iter().map(|(t, _)| t.clone()).collect());
         }
-        for tenant in differing {
+        for (tenant, _) in differing {
             if let Some(target) = self.scan.as_mut().and_then(|s| s.targets.get_mut(&ix)) {
                 distrust(target, tenant);
             }

@@ -25,6 +25,7 @@ pub mod changes;
 pub mod db;
 pub mod meta;
 pub mod open;
+pub mod outlines;
 pub mod overlay;
 pub mod reader;
 pub mod redo;

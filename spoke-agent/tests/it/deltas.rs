@@ -4,6 +4,8 @@ use super::support::*;
 use contexts::bundle::Bundle;
 use contexts::delta::{Change, Cut, Delta, Parts, PushDelta, PushedDelta, Sums};
 use contexts::push::{Pushed, Refused, Sent, SyncVerdict, Verdict};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
 use spoke_agent::store::redb::tables::CONTEXTS;
 use std::sync::Arc;
@@ -32,7 +34,7 @@ fn large(changed: u32, value: &str, is_held: Option<u32>) -> Bundle {
 
 fn parts(bundle: &Bundle) -> Parts {
     let digests = bundle.digests(&digest_key());
-    Parts::of(bundle, &digests, &digest_key(), CUT).expect("it has parts")
+    Parts::of(bundle, digests, &digest_key(), CUT).expect("it has parts")
 }
 
 fn sums(bundle: &Bundle) -> Arc<Sums> {
@@ -213,4 +215,49 @@ async fn a_log_with_deltas_for_what_is_damaged_is_given_up_and_said_so() {
         hub.synced(&["k"], &[&b]).await,
         SyncVerdict::InStep { .. }
     ));
+}
+
+/// Would catch an agent that takes a delta for one of values only, which leaves what went, or loses what came.
+#[tokio::test]
+async fn whatever_follows_on_what_the_records_are_the_bundle() {
+    let spoke = Spoke::start().await;
+    let mut hub = spoke.hub(1);
+    hub.claim().await.expect("granted");
+    let seed: u64 = rand::rng().random();
+    println!("seed {seed}");
+    let mut random = SmallRng::seed_from_u64(seed);
+    let mut there = large(7, "1", None);
+    hub.push(vec![there.clone()]).await;
+    for step in 0..120 {
+        let mut next = there.clone();
+        let at = random.random_range(0..next.contexts.len());
+        let n = random.random_range(1_000..2_000);
+        let new = || context("k", &format!("key-{n}"), "new");
+        match random.random_range(0..8) {
+            0 => drop(next.contexts.remove(at)),
+            1 => next.contexts.push(new()),
+            // As many as before, and other names: perhaps in one part.
+            2 => next.contexts[at] = new(),
+            3 => next.contexts[at].expires = Some(4_102_444_800_000_000 + i64::from(n)),
+            _ => next.contexts[at].value = n.to_string().into(),
+        }
+        next.contexts.sort_by(|a, b| a.name().cmp(&b.name()));
+        next.contexts.dedup_by(|a, b| a.name() == b.name());
+        let answer = send(&mut hub, &there, &next).await;
+        let is_same = next == there;
+        assert!(is_applied(&answer) || is_same, "step {step}: {answer:?}");
+        there = next;
+        if random.random_ratio(1, 10) {
+            let began = hub.hello().await;
+            let mut synced = hub.next_synced(&["k"], &buckets_of(&[&there]), &began);
+            synced.reread = true;
+            let verdict: SyncVerdict = hub.call("synced", &synced).await.expect("not refused");
+            assert!(matches!(verdict, SyncVerdict::InStep { .. }), "step {step}");
+        }
+    }
+    let spoke = spoke.restart().await;
+    for context in &there.contexts {
+        let (_, value) = spoke.look_up("k", context.key.as_str()).await;
+        assert_eq!(value, context.value.to_string(), "{}", context.key);
+    }
 }

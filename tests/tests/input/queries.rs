@@ -245,6 +245,41 @@ async fn a_watch_of_what_has_no_change_triggers_is_refused() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_key_that_is_not_the_column_of_the_table_is_refused() -> Result<()> {
+    let desk = desk().await?;
+    const WATCH: &str = "watch = [{ table = \"item\", tenant = \"tenant\", key = \"key\" }]";
+    let other = "watch = [{ table = \"item\", tenant = \"tenant\", key = \"body\" }]";
+    let missing = "watch = [{ table = \"item\", tenant = \"tenant\", key = \"colour\" }]";
+    let cases = [
+        ("right", "SELECT key, tenant FROM item", WATCH),
+        (
+            "right, through a subquery",
+            "SELECT * FROM (SELECT i.tenant, i.key FROM item i) AS s",
+            WATCH,
+        ),
+        ("another column", "SELECT key, tenant FROM item", other),
+        ("no column", "SELECT key, tenant FROM item", missing),
+        (
+            "a cast",
+            "SELECT key::varchar AS key, tenant FROM item",
+            WATCH,
+        ),
+        (
+            "a join that renames",
+            "SELECT n.id AS key, i.tenant FROM item i JOIN num n ON true",
+            WATCH,
+        ),
+        (
+            "two sources",
+            "SELECT key, tenant FROM item UNION ALL SELECT key, tenant FROM item",
+            WATCH,
+        ),
+    ];
+    shows!(all(&desk, &cases).await?);
+    Ok(())
+}
+
+#[tokio::test]
 async fn kinds_with_different_tenant_types_are_refused() -> Result<()> {
     let desk = desk().await?;
     let contexts = kind("item", "SELECT key, tenant FROM item", "")

@@ -3,7 +3,7 @@
 
 use crate::agent::Message;
 use crate::state::Name;
-use contexts::apply::{Head, Owner, Record, StoreTxn};
+use contexts::apply::{Head, Outline, Owner, Record, StoreTxn};
 use contexts::delta::Change;
 use contexts::digest::{Buckets, Digest, DigestKey};
 use contexts::name::{Key, Kind, TenantId};
@@ -54,6 +54,8 @@ pub struct Durable {
     pub owners: BTreeMap<Name, Owner>,
     /// Kinds of tenants that the store is blind for.
     pub blind: BTreeSet<(Kind, TenantId)>,
+    /// Not on disk: what the process remembers of large tenants.
+    outlines: BTreeMap<TenantId, Outline>,
     /// Note: the database of the writer that named the moment.
     pub fresh_db: usize,
     /// Note: the database of the last scan that ended here with *synced*, and the moment when it began.
@@ -129,6 +131,7 @@ impl Durable {
             records: BTreeMap::new(),
             owners: BTreeMap::new(),
             blind: BTreeSet::new(),
+            outlines: BTreeMap::new(),
             fresh_db: 0,
             scanned: None,
             scanned_line: None,
@@ -147,6 +150,7 @@ impl Durable {
     /// A new process knows what the last commit wrote.
     pub fn load(&mut self) {
         (self.position, self.fresh, self.fresh_db) = self.saved;
+        self.outlines.clear();
     }
 
     /// The records of a tenant, with digests of their bytes.
@@ -165,6 +169,7 @@ impl Durable {
 
     /// Computes every digest from the bytes, as opening the file does.
     pub fn reopen(&mut self) {
+        self.outlines.clear();
         let Some(key) = self.key.clone() else { return };
         let tenants: Vec<TenantId> = self.heads.keys().cloned().collect();
         for tenant in tenants {
@@ -210,6 +215,25 @@ impl StoreTxn for Durable {
     fn records(&self, tenant: &TenantId) -> Result<Vec<Record>, Infallible> {
         let records = self.records.get(tenant).into_iter().flatten();
         Ok(records.map(|(_, record)| record.clone()).collect())
+    }
+
+    fn record_hash(
+        &self,
+        tenant: &TenantId,
+        kind: &Kind,
+        key: &Key,
+    ) -> Result<Option<Digest>, Infallible> {
+        let name = (kind.clone(), key.clone());
+        let record = self.records.get(tenant).and_then(|r| r.get(&name));
+        Ok(record.map(|record| record.hash))
+    }
+
+    fn outline(&mut self, tenant: &TenantId) -> Option<Outline> {
+        self.outlines.remove(tenant)
+    }
+
+    fn remember(&mut self, tenant: &TenantId, outline: Outline) {
+        self.outlines.insert(tenant.clone(), outline);
     }
 
     fn put_record(&mut self, tenant: &TenantId, record: &Record) -> Result<(), Infallible> {

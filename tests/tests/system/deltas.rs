@@ -19,7 +19,7 @@ const CONTEXTS: &str = r#"
 [[context]]
 kind  = "item"
 query = "SELECT id AS key, tenant, n, pad FROM items"
-watch = [{ table = "items", tenant = "tenant" }]
+watch = [{ table = "items", tenant = "tenant", key = "id" }]
 "#;
 
 const TRUTH: &[Kind] = &[Kind {

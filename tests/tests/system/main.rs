@@ -37,6 +37,7 @@ mod restart;
 mod revoked_meanwhile;
 mod rot;
 mod sample_truth;
+mod since;
 mod slow;
 mod stops;
 mod table_agent;

@@ -10,7 +10,7 @@
 //! whose rows differ in nothing that matters.
 
 use super::Event;
-use super::plan::{Counts, Function, Recorded, RecordedColumn, Spec};
+use super::plan::{Counts, Function, Keyed, Recorded, RecordedColumn, Spec};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Changed rows, old and new, that one statement may leave for `tenants` queries; more are answered by a scan.
@@ -19,6 +19,11 @@ const ROWS_MAX: u32 = 1_000;
 const ROW_BYTES_MAX: u32 = 1 << 18;
 /// Bytes of all such rows of one statement.
 const BYTES_MAX: u32 = 1 << 22;
+
+/// Changed rows of one statement, as they were or as they are, whose keys are written down; of more only the tenants are.
+const KEYS_MAX: u32 = 32;
+/// Bytes of a key that is written down. No context has a longer one.
+const KEY_BYTES_MAX: u32 = 1 << 10;
 
 /// Whether there is room for rows. `hubcast.has_room` says so too, and counts if not; a call costs more than the rest.
 /// An expression that is no query, which is evaluated without the executor.
@@ -72,9 +77,15 @@ fn body(spec: &Spec, event: Event) -> String {
         .iter()
         .map(|(recorded, ids)| changed_rows(ids, recorded, event));
     let marks: Vec<String> = changed.chain(everyone(spec, &groups, event)).collect();
-    let insert = match (tenants(spec, event), marks.is_empty()) {
+    let insert = match (tenants(spec, event, None), marks.is_empty()) {
         // What nearly every table has: the cheaper, the shorter the rows that are passed on.
-        (Some(tenants), true) => format!("INSERT INTO hubcast.outbox (tenant)\n        {tenants}"),
+        (Some(tenants), true) => match keyed(spec, event) {
+            None => format!("INSERT INTO hubcast.outbox (tenant)\n        {tenants}"),
+            Some((few, keys)) => format!(
+                "IF ({few}) THEN\n        INSERT INTO hubcast.outbox (tenant, watch, changed)\n        {keys};\n        ELSE\n        \
+                 INSERT INTO hubcast.outbox (tenant)\n        {tenants};\n        END IF"
+            ),
+        },
         (tenants, _) => {
             let tenants = tenants.map(|tenants| {
                 format!("SELECT t.tenant, NULL::text, NULL::jsonb, NULL::text FROM ({tenants}) AS t(tenant)")
@@ -120,8 +131,16 @@ fn term(side: &str, sign: i8, columns: &BTreeSet<String>, seed: usize) -> String
     if sign < 0 { format!("-({half})") } else { half }
 }
 
-/// One row for every tenant of a changed row.
-fn tenants(spec: &Spec, event: Event) -> Option<String> {
+/// Whether the changed rows are so few that their keys are written down, and one row for every tenant of them, with these.
+fn keyed(spec: &Spec, event: Event) -> Option<(String, String)> {
+    let keyed = spec.keyed.as_ref()?;
+    let (side, _) = sides(event).into_iter().next()?;
+    let few = format!("NOT EXISTS (SELECT FROM {side} OFFSET {KEYS_MAX})");
+    Some((few, tenants(spec, event, Some(keyed))?))
+}
+
+/// One row for every tenant of a changed row, perhaps with the keys of these rows.
+fn tenants(spec: &Spec, event: Event, keyed: Option<&Keyed>) -> Option<String> {
     if spec.tenants.is_empty() {
         return None;
     }
@@ -143,12 +162,15 @@ fn tenants(spec: &Spec, event: Event) -> Option<String> {
             } else {
                 format!("{side}.{column}::text COLLATE \"C\"")
             };
+            let key = keyed.map_or(String::new(), |keyed| {
+                format!(", {side}.{}::text", keyed.column)
+            });
             match (decides_, decides.iter().any(Option::is_some)) {
                 (Some(columns), _) => {
-                    format!("SELECT {tenant}, {}", term(side, sign, columns, seed))
+                    format!("SELECT {tenant}, {}{key}", term(side, sign, columns, seed))
                 }
-                (None, true) => format!("SELECT {tenant}, NULL::bigint"),
-                (None, false) => format!("SELECT {tenant}"),
+                (None, true) => format!("SELECT {tenant}, NULL::bigint{key}"),
+                (None, false) => format!("SELECT {tenant}{key}"),
             }
         }));
     }
@@ -163,8 +185,18 @@ fn tenants(spec: &Spec, event: Event) -> Option<String> {
             " HAVING count(x.term) < count(*) OR sum(x.term) <> 0",
         ),
     };
+    // What is no key is written down as null, and means that any may be concerned.
+    let (key, keys) = match keyed {
+        None => ("", String::new()),
+        Some(Keyed { id, .. }) => (
+            ", key",
+            format!(
+                ", '{id}', jsonb_agg(CASE WHEN octet_length(x.key) <= {KEY_BYTES_MAX} THEN x.key END)"
+            ),
+        ),
+    };
     Some(format!(
-        "SELECT x.tenant::text FROM (\n            {}\n        ) AS x({columns}) \
+        "SELECT x.tenant::text{keys} FROM (\n            {}\n        ) AS x({columns}{key}) \
          WHERE x.tenant IS NOT NULL GROUP BY x.tenant{having}",
         selects.join("\n            UNION ALL ")
     ))

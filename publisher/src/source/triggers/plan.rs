@@ -52,9 +52,22 @@ pub struct RecordedColumn {
     pub is_varying: bool,
 }
 
+/// A watch of which rows say which context they concern.
+#[derive(Debug, Clone)]
+pub struct Keyed {
+    /// [`Watch::id`].
+    pub id: String,
+    /// The column that has the key, quoted.
+    pub column: String,
+}
+
 /// All watches of a table, taken together.
 #[derive(Debug, Clone, Default)]
 pub struct Spec {
+    /// How many they are.
+    pub watches: usize,
+    /// The one watch that there is, if it says which contexts are concerned: another one may mean others.
+    pub keyed: Option<Keyed>,
     /// The tenant columns, quoted.
     pub tenants: BTreeMap<String, Direct>,
     /// The UPDATEs that concern every tenant, if there is such a watch.
@@ -136,6 +149,7 @@ pub fn target<'a>(watch: &Watch, facts: &'a Facts) -> Result<&'a Table, String> 
         return Err(format!("{name} {why}"));
     }
     let wanted = watch.tenant.iter().chain(watch.columns.iter().flatten());
+    let wanted = wanted.chain(&watch.key);
     for column in wanted {
         if !table.columns.iter().any(|c| c.name == *column) {
             let columns: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
@@ -256,6 +270,13 @@ fn add(spec: &mut Spec, watch: &Watch, table: &Table) {
         add_tenant(spec, &tenant.quoted, &direct);
         spec.is_session_dependent |= !is_stable(tenant);
     }
+    let key = watch.key.as_ref().and_then(column);
+    let keyed = key.map(|key| Keyed {
+        id: watch.id(),
+        column: key.quoted.clone(),
+    });
+    add_keyed(spec, 1, keyed);
+    spec.is_session_dependent |= key.is_some_and(|key| !is_stable(key));
     match watch.tenants.as_deref() {
         None => {}
         Some("all") => add_everyone(spec, &counts),
@@ -283,6 +304,11 @@ fn add(spec: &mut Spec, watch: &Watch, table: &Table) {
     spec.is_session_dependent |= watch.columns.is_some() && !decides.into_iter().all(is_stable);
 }
 
+fn add_keyed(spec: &mut Spec, watches: usize, keyed: Option<Keyed>) {
+    spec.watches += watches;
+    spec.keyed = keyed.filter(|_| spec.watches == 1);
+}
+
 fn add_tenant(spec: &mut Spec, column: &str, direct: &Direct) {
     match spec.tenants.get_mut(column) {
         Some(there) => there.counts.or(&direct.counts),
@@ -305,6 +331,7 @@ fn add_query(spec: &mut Spec, id: String, recorded: &Recorded) {
 }
 
 fn merge(spec: &mut Spec, other: &Spec) {
+    add_keyed(spec, other.watches, other.keyed.clone());
     for (column, direct) in &other.tenants {
         add_tenant(spec, column, direct);
     }

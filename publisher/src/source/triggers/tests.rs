@@ -52,3 +52,19 @@ fn all_watches_of_a_table_are_one_statement() {
         watch("tenants = \"SELECT 1 FROM changed\"\ncolumns = [\"settings\"]"),
     ]));
 }
+
+#[test]
+fn a_table_whose_rows_say_which_context_they_concern() {
+    insta::assert_snapshot!(script(&[watch(
+        "tenant = \"tenant\"\ncolumns = [\"body\"]\nkey = \"id\""
+    )]));
+}
+
+#[test]
+fn keys_are_left_out_where_another_watch_may_mean_other_contexts() {
+    let keyed = watch("tenant = \"tenant\"\nkey = \"id\"");
+    let plain = watch("tenant = \"tenant\"");
+    let without = script(&[plain.clone()]);
+    assert_eq!(script(&[keyed.clone(), plain]), without);
+    assert_eq!(script(&[keyed.clone(), keyed]), without);
+}

@@ -3,7 +3,9 @@
 
 use super::words::{ANY_VALUE, Act, HoldName, Told, Withheld, value_of};
 use crate::writer::regional::Regional;
+use crate::writer::{BuiltBundle, Replaced};
 use contexts::bundle::{Bundle, HoldClass, HoldReason};
+use contexts::digest::Digest;
 use contexts::name::{Key, Kind, TenantId};
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -38,10 +40,46 @@ pub fn change_of(code: Code) -> Code {
     code | CHANGE
 }
 
+/// A bundle as a build found it.
+#[derive(Debug, Clone, Copy)]
+pub struct Found<'a> {
+    /// The content.
+    pub bundle: &'a Bundle,
+    /// Its digest, if it is so large that it may be made from another one, or another one from it.
+    digest: Option<Digest>,
+    from: Option<&'a Replaced>,
+}
+
+impl<'a> Found<'a> {
+    /// That of a build.
+    pub fn of(built: &'a BuiltBundle) -> Self {
+        let is_plain = built.bundle.held.is_empty() && built.bundle.held_kinds.is_empty();
+        Self {
+            bundle: &built.bundle,
+            digest: Some(built.digest).filter(|_| is_plain && built.parts.is_some()),
+            from: built.from.as_deref(),
+        }
+    }
+
+    /// A small one.
+    #[cfg(test)]
+    pub fn small(bundle: &'a Bundle) -> Self {
+        Self {
+            bundle,
+            digest: None,
+            from: None,
+        }
+    }
+}
+
 /// The names of a tenant in a region, sorted, and their values, or none where changes are not counted. Cheap to clone:
 /// regions that have the same share them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Names(Arc<Listed>);
+pub struct Names {
+    listed: Arc<Listed>,
+    /// The digest of the bundle that they are of, if it is a large one, and they are all of it.
+    of: Option<Digest>,
+}
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Listed {
@@ -54,34 +92,48 @@ impl Names {
         // Of a name that stands twice the value that is known.
         pairs.sort_unstable_by_key(|(code, value)| (*code, *value == ANY_VALUE));
         pairs.dedup_by_key(|(code, _)| *code);
+        Self::sorted(&pairs, with_values)
+    }
+
+    fn sorted(pairs: &[(Code, u64)], with_values: bool) -> Self {
         let values = pairs.iter().filter(|_| with_values).map(|(_, v)| *v);
-        Self(Arc::new(Listed {
+        let listed = Listed {
             values: values.collect(),
             codes: pairs.iter().map(|(code, _)| *code).collect(),
-        }))
+        };
+        Self {
+            listed: Arc::new(listed),
+            of: None,
+        }
     }
 
     /// The names.
     pub fn codes(&self) -> &[Code] {
-        &self.0.codes
+        &self.listed.codes
     }
 
     /// Whether a name is among them.
     pub fn has(&self, code: Code) -> bool {
-        self.0.codes.binary_search(&code).is_ok()
+        self.listed.codes.binary_search(&code).is_ok()
     }
 
     /// The value of a name, or [`ANY_VALUE`].
     pub fn value(&self, code: Code) -> u64 {
-        let at = self.0.codes.binary_search(&code).ok();
-        let value = at.and_then(|at| self.0.values.get(at));
+        let at = self.listed.codes.binary_search(&code).ok();
+        let value = at.and_then(|at| self.listed.values.get(at));
         value.copied().unwrap_or(ANY_VALUE)
     }
 
-    fn pairs(&self) -> impl Iterator<Item = (Code, u64)> {
-        let values = self.0.values.iter().copied();
+    /// Whether both are one list, so that nothing differs.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.listed, &other.listed)
+    }
+
+    /// All names, in their order, with their values.
+    pub fn pairs(&self) -> impl Iterator<Item = (Code, u64)> {
+        let values = self.listed.values.iter().copied();
         let values = values.chain(std::iter::repeat(ANY_VALUE));
-        self.0.codes.iter().copied().zip(values)
+        self.listed.codes.iter().copied().zip(values)
     }
 }
 
@@ -265,6 +317,43 @@ impl Book {
             pairs.extend(kept.filter(|(code, _)| kind_of(*code) == kind));
         }
         Names::of(pairs, self.with_values)
+    }
+
+    /// The names of a bundle that a build found. Of one that was made from that of which the names are known, nothing is looked
+    /// at but what was replaced.
+    pub fn names_of(&mut self, found: &Found<'_>, before: &Names) -> Names {
+        let from = found.from.filter(|from| before.of == Some(from.before));
+        let names = match (found.digest, from) {
+            (Some(_), Some(from)) => self.replaced(found.bundle, from, before),
+            _ => self.names(found.bundle, Some(before)),
+        };
+        Names {
+            of: found.digest,
+            ..names
+        }
+    }
+
+    fn replaced(&mut self, bundle: &Bundle, from: &Replaced, before: &Names) -> Names {
+        let mut pairs: Option<Vec<(Code, u64)>> = None;
+        for (kind, key) in &from.names {
+            let context = bundle.context(kind, key);
+            let (code, was) = (self.code(kind, key), before.has(self.code(kind, key)));
+            if was == context.is_some() && !self.with_values {
+                continue;
+            }
+            let pairs = pairs.get_or_insert_with(|| before.pairs().collect());
+            let at = pairs.binary_search_by_key(&code, |(code, _)| *code);
+            match (at, context.map(value_of)) {
+                (Ok(at), Some(value)) => pairs[at].1 = value,
+                (Ok(at), None) => drop(pairs.remove(at)),
+                (Err(at), Some(value)) => pairs.insert(at, (code, value)),
+                (Err(_), None) => {}
+            }
+        }
+        match pairs {
+            Some(pairs) => Names::sorted(&pairs, self.with_values),
+            None => before.clone(),
+        }
     }
 
     /// The hash of a name, if its kind is known.

@@ -3,6 +3,7 @@
 use super::book::{self, Code, Names};
 use super::{ANY_VALUE, Act, Guard, HoldName, Reasons};
 use contexts::name::TenantId;
+use std::cmp::Ordering;
 use std::collections::HashSet;
 
 /// What one tenant's build would do in a region.
@@ -32,20 +33,33 @@ impl Guard {
         now: &Names,
         excused: &[HoldName],
     ) -> Difference {
+        if before.is(now) {
+            return Difference::default();
+        }
         let excused = self.excused(region, excused);
-        let gained = now.codes().iter().filter(|code| !before.has(**code));
-        let gained = gained.copied().collect();
-        let mut lost = Vec::new();
-        for code in before.codes().iter().copied() {
-            if !now.has(code) {
-                lost.extend(Some(code).filter(|_| self.limits.counts(Act::Removed)));
-                continue;
-            }
-            let (old, new) = (before.value(code), now.value(code));
-            let is_known = old != ANY_VALUE && new != ANY_VALUE;
-            if is_known && old != new && self.is_settled(region, book::kind_of(code)) {
-                self.news.insert((region, code), new);
-                lost.push(book::change_of(code));
+        let (mut lost, mut gained) = (Vec::new(), Vec::new());
+        let (mut old, mut new) = (before.pairs().peekable(), now.pairs().peekable());
+        loop {
+            let order = match (old.peek(), new.peek()) {
+                (None, None) => break,
+                (Some((was, _)), Some((is, _))) => was.cmp(is),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+            };
+            let was = old.next_if(|_| order.is_le());
+            let is = new.next_if(|_| order.is_ge());
+            match (was, is) {
+                (Some((code, was)), Some((_, is))) => {
+                    let is_known = was != ANY_VALUE && is != ANY_VALUE;
+                    if is_known && was != is && self.is_settled(region, book::kind_of(code)) {
+                        self.news.insert((region, code), is);
+                        lost.push(book::change_of(code));
+                    }
+                }
+                (Some((code, _)), None) => {
+                    lost.extend(Some(code).filter(|_| self.limits.counts(Act::Removed)));
+                }
+                (None, is) => gained.extend(is.map(|(code, _)| code)),
             }
         }
         lost.retain(|code| !excused.contains(code));

@@ -3,8 +3,12 @@
 mod changes;
 
 use super::*;
+use crate::writer::BuiltBundle;
 use contexts::bundle::{Context, HoldReason};
+use contexts::digest::DigestKey;
 use contexts::name::Key;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use std::sync::LazyLock;
 
 /// The query of the only kind.
@@ -74,7 +78,7 @@ fn built(guard: &mut Guard, tenant: &str, keys: std::ops::Range<u32>) -> bool {
     guard.begun(&t(tenant));
     guard.built(
         &t(tenant),
-        &[&bundle(tenant, keys)],
+        &[Found::small(&bundle(tenant, keys))],
         &[true],
         &[],
         saw("7:8:").as_ref(),
@@ -163,7 +167,14 @@ fn a_small_removal_goes_on_while_a_large_one_of_its_tenant_is_counted() {
     assert_eq!((kept.contexts.len(), kept.held.len()), (199, 300));
     assert!(kept.check().is_ok());
     guard.begun(&t("a"));
-    assert!(!guard.built(&t("a"), &[&kept], &[true], &[], saw("7:8:").as_ref(), &[]));
+    assert!(!guard.built(
+        &t("a"),
+        &[Found::small(&kept)],
+        &[true],
+        &[],
+        saw("7:8:").as_ref(),
+        &[]
+    ));
     assert_eq!(guard.decide(0).free, [t("a")].into(), "one key leaves");
     guard.goes_on(&t("a"));
 
@@ -195,7 +206,14 @@ fn what_was_kept_leaves_once_the_large_cause_may() {
     assert_eq!(guard.decide(0).free, [t("a")].into());
     let kept = guard.keep(0, &bundle("a", 60..499), &[]).expect("kept");
     guard.begun(&t("a"));
-    assert!(!guard.built(&t("a"), &[&kept], &[true], &[], saw("7:8:").as_ref(), &[]));
+    assert!(!guard.built(
+        &t("a"),
+        &[Found::small(&kept)],
+        &[true],
+        &[],
+        saw("7:8:").as_ref(),
+        &[]
+    ));
     assert_eq!(guard.decide(0).free, [t("a")].into());
     guard.goes_on(&t("a"));
     assert!(built(&mut guard, "b", 0..0));
@@ -276,7 +294,7 @@ fn a_cause_that_came_during_a_build_is_not_what_that_build_found() {
     changed(&mut guard, &[("a", 8)]);
     assert!(!guard.built(
         &t("a"),
-        &[&bundle("a", 10..500)],
+        &[Found::small(&bundle("a", 10..500))],
         &[true],
         &[],
         saw("7:8:").as_ref(),
@@ -301,7 +319,7 @@ fn a_build_that_had_a_small_cause_before_anybody_knew_counts_for_that() {
     let both = saw("9:9:");
     assert!(!guard.built(
         &t("a"),
-        &[&bundle("a", 11..500)],
+        &[Found::small(&bundle("a", 11..500))],
         &[true],
         &[],
         both.as_ref(),
@@ -349,7 +367,7 @@ fn of_what_is_beyond_a_budget_the_last_new_keys_are_held_and_nothing_that_was_th
         keys: now.contexts.iter().map(|c| c.key.clone()).collect(),
     };
     let over = [over];
-    assert!(!guard.built(&t("a"), &[&now], &[true], &[], None, &over));
+    assert!(!guard.built(&t("a"), &[Found::small(&now)], &[true], &[], None, &over));
     let hold = guard.decide(0).holds.remove(0);
     let keys = |hold: &Hold| -> Vec<String> {
         let keys = hold.names.iter().map(|n| n.key.to_string());
@@ -363,13 +381,59 @@ fn of_what_is_beyond_a_budget_the_last_new_keys_are_held_and_nothing_that_was_th
     for name in &hold.names {
         held = held.hold(&name.kind, &name.key, HoldReason::OverBudget { max: 7 });
     }
-    assert!(guard.built(&t("a"), &[&held], &[true], &[], None, &[]));
+    assert!(guard.built(&t("a"), &[Found::small(&held)], &[true], &[], None, &[]));
     let lower = Over {
         excess: 5,
         keys: held.contexts.iter().map(|c| c.key.clone()).collect(),
         ..over[0].clone()
     };
-    assert!(guard.built(&t("a"), &[&held], &[true], &[], None, &[lower]));
+    assert!(guard.built(
+        &t("a"),
+        &[Found::small(&held)],
+        &[true],
+        &[],
+        None,
+        &[lower]
+    ));
     // And removals, which have no limit, wait for nothing.
-    assert!(guard.built(&t("a"), &[&bundle("a", 3..4)], &[true], &[], None, &[]));
+    assert!(guard.built(
+        &t("a"),
+        &[Found::small(&bundle("a", 3..4))],
+        &[true],
+        &[],
+        None,
+        &[]
+    ));
+}
+
+/// Would catch a build from the last one that is counted as something else than a build of the whole tenant.
+#[test]
+fn the_names_of_what_was_replaced_are_those_of_the_whole_bundle() {
+    let (key, kind) = (DigestKey([7; 32]), Kind::new("k").expect("kind"));
+    let name = |n: u32| Key::new(&format!("key {n:05}")).expect("key");
+    for with_values in [false, true] {
+        let mut random = SmallRng::seed_from_u64(11);
+        let mut book = Book::new(1);
+        book.clear(with_values);
+        let mut built = BuiltBundle::new(bundle("a", 0..2_000), &key);
+        let mut names = book.names_of(&Found::of(&built), &Names::default());
+        for step in 0..300 {
+            let (n, gone) = (random.random_range(0..2_100), random.random_ratio(1, 4));
+            let context = (!gone).then(|| Context {
+                kind: kind.clone(),
+                key: name(n),
+                value: random.random_range(0..3).to_string().into(),
+                expires: None,
+            });
+            built.replace([((&kind, &name(n)), context)].into_iter(), &key);
+            // A build that did not pass is not what is known.
+            let before = match random.random_ratio(1, 10) {
+                true => Names::default(),
+                false => names,
+            };
+            names = book.names_of(&Found::of(&built), &before);
+            let whole = book.names(&built.bundle, None);
+            assert!(names.pairs().eq(whole.pairs()), "step {step}");
+        }
+    }
 }

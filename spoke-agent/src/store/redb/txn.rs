@@ -2,10 +2,11 @@
 
 use super::StoreError;
 use super::changes::Touched;
+use super::outlines::Outlines;
 use super::rows;
 use super::tables::{Tables, each_of_tenant};
-use contexts::apply::{Head, Owner, Record, StoreTxn};
-use contexts::digest::DigestKey;
+use contexts::apply::{Head, Outline, Owner, Record, StoreTxn};
+use contexts::digest::{Digest, DigestKey};
 use contexts::name::{Key, Kind, TenantId};
 use redb::ReadableTable;
 
@@ -14,6 +15,7 @@ pub struct Txn<'a, 'txn> {
     tables: &'a mut Tables<'txn>,
     key: &'a DigestKey,
     touched: &'a mut Touched,
+    outlines: Option<&'a mut Outlines>,
 }
 
 impl<'a, 'txn> Txn<'a, 'txn> {
@@ -23,6 +25,15 @@ impl<'a, 'txn> Txn<'a, 'txn> {
             tables,
             key,
             touched,
+            outlines: None,
+        }
+    }
+
+    /// With what is remembered of very large tenants.
+    pub fn with_outlines(self, outlines: &'a mut Outlines) -> Self {
+        Self {
+            outlines: Some(outlines),
+            ..self
         }
     }
 
@@ -79,6 +90,26 @@ impl StoreTxn for Txn<'_, '_> {
             },
         )?;
         Ok(records)
+    }
+
+    fn record_hash(
+        &self,
+        tenant: &TenantId,
+        kind: &Kind,
+        key: &Key,
+    ) -> Result<Option<Digest>, StoreError> {
+        let bytes = self.tables.contexts.get(context_key(tenant, kind, key))?;
+        Ok(bytes.and_then(|bytes| rows::record_hash(bytes.value())))
+    }
+
+    fn outline(&mut self, tenant: &TenantId) -> Option<Outline> {
+        self.outlines.as_mut()?.take(tenant)
+    }
+
+    fn remember(&mut self, tenant: &TenantId, outline: Outline) {
+        if let Some(outlines) = &mut self.outlines {
+            outlines.put(tenant, outline);
+        }
     }
 
     fn put_record(&mut self, tenant: &TenantId, record: &Record) -> Result<(), StoreError> {

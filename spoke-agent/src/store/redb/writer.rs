@@ -15,6 +15,7 @@ mod session;
 use super::db::Db;
 use super::meta::Meta;
 use super::open::{Checked, Opened};
+use super::outlines::Outlines;
 use super::scrub::Scrub;
 use crate::clock::Clock;
 use crate::peer::take::Peers;
@@ -118,6 +119,8 @@ pub struct Writer {
     memory_waits: Option<Duration>,
     /// It went without for as long as it may; from then on it keeps its memory.
     fill_has_paused: bool,
+    /// What it remembers of very large tenants.
+    outlines: Outlines,
     clock: Clock,
     region: Region,
     gate: Gate,
@@ -221,6 +224,7 @@ impl Writer {
             memory_bytes,
             memory_waits: None,
             fill_has_paused: false,
+            outlines: Outlines::default(),
             clock,
             region: state.meta.region.clone(),
             gate: Gate::default(),

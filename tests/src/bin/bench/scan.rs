@@ -30,9 +30,12 @@ const CHANGES: u32 = 20;
 /// The rows as the publisher asks for them.
 const ASKED: &str = "SELECT q.tenant::text, q.key::text, \
                      (to_jsonb(q) - '{key,tenant,regions,expires}'::text[])::text, NULL::text, NULL::bigint \
-                     FROM (SELECT id::text AS key, tenant, v, note FROM item) AS q";
+                     FROM (SELECT id AS key, tenant, v, note FROM item) AS q";
 /// The bare rows.
-const BARE: &str = "SELECT q.* FROM (SELECT id::text AS key, tenant, v, note FROM item) AS q";
+const BARE: &str = "SELECT q.* FROM (SELECT id AS key, tenant, v, note FROM item) AS q";
+/// What is published. A change of a row concerns the context with its id, which counts for S6.
+const CONTEXT: &str = "[[context]]\nkind = \"item\"\nquery = \"SELECT id AS key, tenant, v, note FROM item\"\n\
+                       watch = [{ table = \"item\", tenant = \"tenant\", key = \"id\" }]\n";
 /// About half of the tenants sort before it.
 const MIDDLE: &str = "tenant-55";
 
@@ -64,8 +67,7 @@ impl Bench {
             relays.push(relay);
         }
         let all: Vec<&Agent> = agents.iter().collect();
-        let context = stage::context("item", "item", "");
-        let hub = Hub::new(dir.path(), &database, &all, &context)?;
+        let hub = Hub::new(dir.path(), &database, &all, CONTEXT)?;
         wait(runtime, async { hub.run(&["migrate"]).await?.ok() })?;
         Ok(Self {
             hub,

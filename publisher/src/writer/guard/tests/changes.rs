@@ -33,7 +33,14 @@ fn with_changes(
 fn passes(guard: &mut Guard, bundle: &Bundle) -> bool {
     guard.begun(&bundle.tenant);
     let seen = saw("7:8:");
-    guard.built(&bundle.tenant, &[bundle], &[true], &[], seen.as_ref(), &[])
+    guard.built(
+        &bundle.tenant,
+        &[Found::small(bundle)],
+        &[true],
+        &[],
+        seen.as_ref(),
+        &[],
+    )
 }
 
 #[test]

@@ -72,7 +72,8 @@ impl Writer {
         let mut outcomes = Vec::with_capacity(group.len());
         let mut touched = Touched::default();
         for waiting in group {
-            let mut view = Txn::new(&mut tables, &key, &mut touched);
+            let view = Txn::new(&mut tables, &key, &mut touched);
+            let mut view = view.with_outlines(&mut self.outlines);
             let outcome = apply_changes(&mut view, &key, &waiting.push.changes)?;
             if outcome.is_ok() {
                 touched.by(&waiting.push.changes);

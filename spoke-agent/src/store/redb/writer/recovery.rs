@@ -91,6 +91,7 @@ impl Writer {
 
     /// Checks the rows of the file, and takes over what it says.
     pub(super) fn check(&mut self) {
+        self.outlines.clear();
         let checked = open::check(&self.db, &self.region, &self.clock);
         match checked.and_then(|checked| Ok((checked, self.snapshot()?.end()?))) {
             Ok((checked, end)) => {

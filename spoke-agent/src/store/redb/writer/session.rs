@@ -140,6 +140,7 @@ impl Writer {
 
     /// Audits the file and takes the sums from there.
     pub(super) fn reread(&mut self, key: &DigestKey) -> Result<(), StoreError> {
+        self.outlines.clear();
         let audited = audit::run(&self.db, key)?;
         open::report(&self.db, &audited);
         let is_mended = !audited.findings.is_empty();
