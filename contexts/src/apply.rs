@@ -65,13 +65,13 @@ pub trait StoreTxn {
     fn set_head(&mut self, tenant: &TenantId, head: Option<&Head>) -> Result<(), Self::Error>;
     /// The records of a tenant, sorted by kind and key.
     fn records(&self, tenant: &TenantId) -> Result<Vec<Record>, Self::Error>;
-    /// The hash that the record of a name carries.
-    fn record_hash(
+    /// The record of a name of a tenant.
+    fn record(
         &self,
         tenant: &TenantId,
         kind: &Kind,
         key: &Key,
-    ) -> Result<Option<Digest>, Self::Error>;
+    ) -> Result<Option<Record>, Self::Error>;
     /// Takes what is remembered of a very large tenant out of memory, if anything is.
     fn outline(&mut self, _tenant: &TenantId) -> Option<Outline> {
         None

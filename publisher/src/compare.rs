@@ -92,13 +92,7 @@ impl Hub<'_> {
     async fn build(&self, what: What) -> Result<crate::writer::BuiltBatch, SourceError> {
         self.parts
             .source
-            .build(
-                &BuildRequest {
-                    id: BatchId(0),
-                    what,
-                },
-                &self.regions,
-            )
+            .build(&BuildRequest::new(BatchId(0), what), &self.regions)
             .await
     }
 }

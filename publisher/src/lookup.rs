@@ -102,10 +102,7 @@ async fn at_hub(
     let tenants = parts.source.tenants_with_key(kind, key).await?;
     let all: BTreeSet<Region> = parts.spokes.iter().map(|s| s.region.clone()).collect();
     let regions: Vec<Region> = all.into_iter().collect();
-    let request = BuildRequest {
-        id: BatchId(0),
-        what: What::Tenants(tenants),
-    };
+    let request = BuildRequest::new(BatchId(0), What::Tenants(tenants));
     let batch = parts.source.build(&request, &regions).await?;
     let (mut found, mut wanted, mut clash) = (Vec::new(), BTreeMap::new(), false);
     for built in &batch.tenants {

@@ -261,6 +261,8 @@ pub struct Writer {
     budgets: Budgets,
     scan: Option<Scan>,
     found: Found,
+    /// Tenants that are marked and to be read as a whole: somebody doubts what was found of them.
+    whole: BTreeSet<TenantId>,
     wishes: VecDeque<ScanWish>,
     scans: u64,
     waits: Waits,
@@ -338,6 +340,7 @@ impl Writer {
             budgets: Budgets::default(),
             scan: None,
             found: Found::default(),
+            whole: BTreeSet::new(),
             wishes: VecDeque::new(),
             scans: 0,
             waits: Waits::default(),
@@ -509,6 +512,7 @@ impl Writer {
 
     /// Marks tenants of a build that came to nothing, as they were.
     fn mark_again(&mut self, tenants: Vec<TenantId>, lane: Lane, sending: Sending) {
+        self.whole.extend(tenants.iter().cloned());
         match sending {
             Sending::Singly => tenants.iter().for_each(|t| self.mark(t, lane)),
             Sending::Together | Sending::Counted => self.mark_together(tenants),

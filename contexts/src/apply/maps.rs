@@ -2,7 +2,6 @@
 //! to a copy and writes the difference; and tests compare every other store with it.
 
 use super::{Head, Name, Owner, Record, StoreTxn};
-use crate::digest::Digest;
 use crate::name::{Key, Kind, TenantId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -42,15 +41,15 @@ impl StoreTxn for Maps {
         Ok(records.map(|(_, record)| record.clone()).collect())
     }
 
-    fn record_hash(
+    fn record(
         &self,
         tenant: &TenantId,
         kind: &Kind,
         key: &Key,
-    ) -> Result<Option<Digest>, Infallible> {
+    ) -> Result<Option<Record>, Infallible> {
         let name = (kind.clone(), key.clone());
         let record = self.records.get(tenant).and_then(|r| r.get(&name));
-        Ok(record.map(|record| record.hash))
+        Ok(record.cloned())
     }
 
     fn put_record(&mut self, tenant: &TenantId, record: &Record) -> Result<(), Infallible> {

@@ -48,13 +48,15 @@ impl Values {
         let is_sorted = delta.contexts.is_sorted_by(|a, b| a.name() < b.name());
         let mut changed = Vec::new();
         for (at, context) in places.into_iter().zip(&delta.contexts) {
-            let there = txn.record_hash(&delta.tenant, &context.kind, &context.key)?;
+            let there = txn.record(&delta.tenant, &context.kind, &context.key)?;
+            let there = there.filter(|record| record.hash == outline.digests[at]);
             let is_here = replaced.has(key.place(&context.kind, &context.key));
-            if !is_sorted || !is_here || there != Some(outline.digests[at]) {
+            let Some(there) = there.filter(|_| is_sorted && is_here) else {
                 return Ok(None);
-            }
+            };
             let record = Record::new(context.clone(), key);
-            if record.hash != outline.digests[at] {
+            // Also what rotted under a hash that did not.
+            if record != there {
                 outline.digests[at] = record.hash;
                 changed.push(record);
             }
@@ -89,14 +91,16 @@ impl Values {
         }
         txn.set_head(&self.tenant, Some(&self.after))?;
         txn.remember(&self.tenant, self.outline);
-        if self.before.digest == self.after.digest {
-            return Ok(Verdict::AlreadyThere);
+        if self.before.digest != self.after.digest {
+            moved.push(Moved {
+                tenant: self.tenant,
+                before: Some(self.before.digest),
+                after: Some(self.after.digest),
+            });
         }
-        moved.push(Moved {
-            tenant: self.tenant,
-            before: Some(self.before.digest),
-            after: Some(self.after.digest),
-        });
-        Ok(Verdict::Applied)
+        Ok(match self.changed.is_empty() {
+            true => Verdict::AlreadyThere,
+            false => Verdict::Applied,
+        })
     }
 }

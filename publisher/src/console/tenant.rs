@@ -122,10 +122,7 @@ async fn everywhere(api: &Api, tenant: TenantId, part: &Part) -> Everywhere {
     let (source, spokes) = (&parts.source, &parts.spokes);
     let regions: BTreeSet<Region> = spokes.iter().map(|s| s.region.clone()).collect();
     let regions: Vec<Region> = regions.into_iter().collect();
-    let request = BuildRequest {
-        id: BatchId(0),
-        what: What::Tenants(vec![tenant.clone()]),
-    };
+    let request = BuildRequest::new(BatchId(0), What::Tenants(vec![tenant.clone()]));
     let building = within(source, WITHIN, source.build(&request, &regions));
     let reading = spokes.iter().map(|spoke| read(spoke, &tenant));
     let (built, states) = tokio::join!(building, futures_util::future::join_all(reading));

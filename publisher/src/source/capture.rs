@@ -285,7 +285,7 @@ impl Source {
         urls: &[String],
     ) -> Result<u64, SourceError> {
         if let Some(last_builds) = &self.last_builds {
-            // Before they are gone: a build that begins after this sees what changed.
+            // Before they are gone: a build whose snapshot is from after this sees what changed.
             let is_unbuilt = request.all_in.is_some() || request.behind.len() >= urls.len();
             match request.mended {
                 Some(_) => last_builds.close(),

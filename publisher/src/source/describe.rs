@@ -246,6 +246,15 @@ impl Source {
             .fetch_all(&mut *savepoint)
             .await
             .map_err(|e| self.sort(e, wrong))?;
+        if let Some(key_type) = &definition.key_type {
+            let types = (tenant_type, key_type.as_str());
+            let of_none = Tenants::Listed("ARRAY[]::text[]");
+            let keys = query::contexts_of_keys(definition, types, of_none, "ARRAY[]::text[]");
+            unnamed(keys)
+                .fetch_all(&mut *savepoint)
+                .await
+                .map_err(|e| self.sort(e, wrong))?;
+        }
         savepoint.rollback().await.map_err(|e| self.sort(e, wrong))
     }
 

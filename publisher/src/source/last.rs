@@ -114,13 +114,13 @@ impl LastBuilds {
             return;
         }
         for built in tenants {
-            match memory.tenants.get_mut(&built.tenant) {
-                Some(entry) if entry.era == era => {}
-                Some(entry) if entry.last.built.presences() == built.presences() => {
-                    (entry.era, entry.last.seen) = (era, seen.clone());
-                }
-                Some(_) => drop(memory.remove(&built.tenant)),
-                None => {}
+            let Some(entry) = memory.tenants.get_mut(&built.tenant) else {
+                continue;
+            };
+            if entry.last.built.presences() != built.presences() {
+                memory.remove(&built.tenant);
+            } else if entry.era != era {
+                (entry.era, entry.last.seen) = (era, seen.clone());
             }
         }
     }
@@ -200,9 +200,10 @@ mod tests {
             weight,
             ..BuiltBundle::new(bundle, &DigestKey([3; 32]))
         };
+        let bundle = Arc::new(bundle);
         Built {
             tenant: tenant(n),
-            bundles: vec![Arc::new(bundle); 3],
+            bundles: vec![bundle; 3],
         }
     }
 
@@ -256,12 +257,11 @@ mod tests {
         assert_eq!(taken(&builds, 2), None, "the hub has something else");
         assert_eq!(taken(&builds, 3), None, "no range had it yet");
         builds.put(builds.era(), last(3, "1", 1));
-        builds.found(builds.era(), &seen(9), &[built(3, "0", 1)]);
-        assert_eq!(
-            taken(&builds, 3).as_deref(),
-            Some("10:10:"),
-            "a later build"
-        );
+        builds.found(builds.era(), &seen(9), &[built(3, "1", 1)]);
+        assert_eq!(taken(&builds, 3).as_deref(), Some("10:10:"), "no later one");
+        builds.put(builds.era(), last(3, "1", 1));
+        builds.found(builds.era(), &seen(12), &[built(3, "0", 1)]);
+        assert_eq!(taken(&builds, 3), None, "no trigger told of that");
     }
 
     #[test]

@@ -67,6 +67,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "changes and budgets",
         include_str!("../../../migrations/0011_changes_and_budgets.sql"),
     ),
+    (
+        12,
+        "keys",
+        include_str!("../../../migrations/0012_keys.sql"),
+    ),
 ];
 /// Where it is remembered which were applied.
 const TABLE: &str = "hubcast.migrations";

@@ -9,6 +9,7 @@ use super::definitions::{Definition, Definitions};
 use super::last::Last;
 use super::query::{self, Tenants};
 use super::statement::{quoted, texts};
+use crate::config::Watch;
 use crate::writer::{Built, BuiltBatch, BuiltBundle};
 use contexts::bundle::Bundle;
 use contexts::digest::DigestKey;
@@ -24,6 +25,8 @@ use std::sync::Arc;
 pub(super) const HEADER: usize = 3;
 /// Names that are read one by one; for more the tenant is built as a whole.
 const NAMES_MAX: usize = 1_000;
+/// Rows that may wait in the outbox: with more, to go through them may take longer than to read the tenant.
+const WAITING_MAX: u32 = 20_000;
 
 /// What has changed of a tenant since its last build.
 #[derive(Debug)]
@@ -32,15 +35,24 @@ pub(super) struct Since {
     names: BTreeSet<(Kind, Key)>,
 }
 
-/// The watches of a kind whose rows say which context they concern.
-fn keyed(definition: &Definition) -> impl Iterator<Item = String> {
-    let watches = definition.watch.iter();
-    watches.filter(|w| w.key.is_some()).map(|w| w.id())
+/// The watches of a kind whose rows say which context they concern. Not where a table is watched twice: while the triggers are
+/// made anew, rows of the old ones speak for one watch alone.
+fn keyed<'a>(
+    definitions: &'a Definitions,
+    definition: &'a Definition,
+) -> impl Iterator<Item = String> + 'a {
+    let all = || definitions.kinds.iter().flat_map(|d| &d.watch);
+    let is_only = move |watch: &&Watch| all().filter(|w| w.table == watch.table).count() == 1;
+    let watches = definition.watch.iter().filter(|w| w.key.is_some());
+    watches.filter(is_only).map(Watch::id)
 }
 
 /// Whether builds from the last one can be made at all.
 pub(super) fn is_possible(definitions: &Definitions) -> bool {
-    definitions.kinds.iter().any(|d| keyed(d).next().is_some())
+    definitions
+        .kinds
+        .iter()
+        .any(|d| keyed(definitions, d).next().is_some())
 }
 
 /// Whether a build may stand for the next one: it is large, and nothing of it is held.
@@ -53,6 +65,9 @@ pub(super) fn may_stand(built: &Built) -> bool {
 /// Adds the statements for a tenant: the header, and the contexts that the rows since then name.
 pub(super) fn add_statements(sql: &mut String, last: &Last, definitions: &Definitions) {
     let tenant = quoted(last.built.tenant.as_str());
+    let few = format!(
+        "(SELECT i.last_value - a.last_value < {WAITING_MAX} FROM hubcast.outbox_ids i, hubcast.outbox_acked a)"
+    );
     let since = format!(
         "hubcast.outbox o WHERE NOT pg_visible_in_snapshot(o.xid, '{}')",
         last.seen.as_str()
@@ -60,14 +75,14 @@ pub(super) fn add_statements(sql: &mut String, last: &Last, definitions: &Defini
     // Writing to a string does not fail.
     let _ = write!(
         sql,
-        "; SELECT {tenant}::text, (SELECT m.last_value = d.last_value FROM hubcast.outbox_missed m, hubcast.outbox_mended d) AND \
+        "; SELECT {tenant}::text, {few} AND (SELECT m.last_value = d.last_value FROM hubcast.outbox_missed m, hubcast.outbox_mended d) AND \
          NOT EXISTS (SELECT FROM {since} AND (o.tenant = {tenant} AND o.changed IS NULL \
           OR o.tenant IS NULL AND coalesce(o.mark, 'all') = 'all')), \
          (SELECT json_agg(json_build_array(o.watch, o.changed))::text FROM {since} AND o.tenant = {tenant})"
     );
     let list = texts(std::iter::once(last.built.tenant.as_str()));
     for (i, definition) in definitions.kinds.iter().enumerate() {
-        let (Some(key_type), ids) = (&definition.key_type, keyed(definition)) else {
+        let (Some(key_type), ids) = (&definition.key_type, keyed(definitions, definition)) else {
             continue;
         };
         let ids: Vec<String> = ids.collect();
@@ -96,7 +111,7 @@ pub(super) fn read(row: &PgRow, definitions: &Definitions) -> sqlx::Result<Optio
     };
     let kind = |watch: &String| {
         let mut kinds = definitions.kinds.iter();
-        let found = kinds.find(|d| keyed(d).any(|id| id == *watch));
+        let found = kinds.find(|d| keyed(definitions, d).any(|id| id == *watch));
         found.map(|definition| &definition.kind)
     };
     let mut names = BTreeSet::new();
@@ -180,6 +195,12 @@ fn put(
     bundles.truncate(bundles.len() / copies.max(1));
     for (bundle, read) in bundles.iter_mut().zip(read) {
         put_into(bundle, &read.bundle, since, key);
+    }
+    // What is the same again is shared again.
+    for at in 1..bundles.len() {
+        let (before, from) = bundles.split_at_mut(at);
+        let same = before.iter().find(|b| b.digest == from[0].digest);
+        same.into_iter().for_each(|same| from[0] = same.clone());
     }
     bundles
         .iter()

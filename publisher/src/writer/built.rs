@@ -23,6 +23,16 @@ pub struct BuildRequest {
     pub id: BatchId,
     /// What to build.
     pub what: What,
+    /// Tenants of it that are to be read as a whole, whatever was found of them before.
+    pub whole: BTreeSet<TenantId>,
+}
+
+impl BuildRequest {
+    /// A build that nothing was found before of.
+    pub fn new(id: BatchId, what: What) -> Self {
+        let whole = BTreeSet::new();
+        Self { id, what, whole }
+    }
 }
 
 /// What a build covers.
@@ -296,7 +306,7 @@ impl BuildQueue {
                 .extend(tenants.iter().map(|t| (t.clone(), id)));
         }
         self.batches.insert(id, batch);
-        BuildRequest { id, what }
+        BuildRequest::new(id, what)
     }
 
     fn end(&mut self, id: BatchId) -> Option<Batch> {
@@ -333,14 +343,17 @@ impl Writer {
             if let Some(taken) = taken {
                 let started = self.now();
                 taken.tenants.iter().for_each(|t| self.guard.begun(t));
-                return Some(self.builds.begin(Batch {
+                let whole = taken.tenants.iter().filter_map(|t| self.whole.take(t));
+                let whole = whole.collect();
+                let request = self.builds.begin(Batch {
                     what: What::Tenants(taken.tenants),
                     started,
                     sending: taken.sending,
                     lane: taken.lane,
                     begun_at: now,
                     overtaken: HashSet::new(),
-                }));
+                });
+                return Some(BuildRequest { whole, ..request });
             }
         }
         if std::mem::take(&mut self.beats.wanted) {

@@ -25,8 +25,12 @@ impl Found {
         self.tenants = tenants;
     }
 
-    /// A build by name found this.
+    /// A build by name found this. Of a tenant that is gone there is nothing to compare.
     pub fn by_name(&mut self, tenant: &TenantId, digests: &[Option<Digest>]) {
+        if digests.iter().all(Option::is_none) {
+            self.tenants.remove(tenant);
+            return;
+        }
         let presences = Regional::of(digests.to_vec());
         self.tenants.insert(tenant.clone(), presences);
     }
@@ -96,8 +100,13 @@ mod tests {
         let before = [&a, &b, &c, &d].map(|t| (t.clone(), Regional::of(vec![digest(1), None])));
         found.by_scan(before.into());
         found.by_name(&b, &[digest(2), None]);
-        assert!(found.compare(&b, &[digest(2), None]).is_none(), "a build told of it");
-        let drift = found.compare(&a, &[digest(1), digest(1)]).expect("another region");
+        assert!(
+            found.compare(&b, &[digest(2), None]).is_none(),
+            "a build told of it"
+        );
+        let drift = found
+            .compare(&a, &[digest(1), digest(1)])
+            .expect("another region");
         assert_eq!(drift.each(2), [digest(1), None]);
         assert!(found.compare(&tenant("new"), &[digest(1), None]).is_none());
         found.by_name(&d, &[None, None]);

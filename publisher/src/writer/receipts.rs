@@ -255,6 +255,7 @@ impl Writer {
                 }
             }
         }
+        self.whole.extend(tenants.iter().cloned());
         // In one snapshot and one commit, so that a key which moved between them is never absent in between.
         match tenants.len() {
             2..=TOGETHER_MAX => self.mark_together(tenants.clone()),

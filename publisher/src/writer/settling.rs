@@ -171,6 +171,8 @@ impl Writer {
             .iter()
             .map(|(t, _)| (t.clone(), Cause::Scan(scan_id)));
         self.guard.caused(&caused.collect::<Vec<_>>());
+        // Whatever was found of them before may be what is wrong.
+        self.whole.extend(differing.iter().map(|(t, _)| t.clone()));
         let together = (2..=TOGETHER_MAX).contains(&differing.len());
         for (tenant, is_there) in &differing {
             self.stores[ix.0].forget(tenant);

@@ -16,6 +16,7 @@ mod openapi;
 mod peers;
 mod portable;
 mod python_client;
+mod reach;
 mod read_api;
 mod readers;
 mod recorded;

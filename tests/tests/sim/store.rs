@@ -217,15 +217,15 @@ impl StoreTxn for Durable {
         Ok(records.map(|(_, record)| record.clone()).collect())
     }
 
-    fn record_hash(
+    fn record(
         &self,
         tenant: &TenantId,
         kind: &Kind,
         key: &Key,
-    ) -> Result<Option<Digest>, Infallible> {
+    ) -> Result<Option<Record>, Infallible> {
         let name = (kind.clone(), key.clone());
         let record = self.records.get(tenant).and_then(|r| r.get(&name));
-        Ok(record.map(|record| record.hash))
+        Ok(record.cloned())
     }
 
     fn outline(&mut self, tenant: &TenantId) -> Option<Outline> {

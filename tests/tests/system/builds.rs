@@ -76,10 +76,7 @@ impl Works {
     }
 
     async fn build(&self, tenants: &[TenantId]) -> Result<BuiltBatch> {
-        let request = BuildRequest {
-            id: BatchId(0),
-            what: What::Tenants(tenants.to_vec()),
-        };
+        let request = BuildRequest::new(BatchId(0), What::Tenants(tenants.to_vec()));
         Ok(self.source.build(&request, &self.regions).await?)
     }
 
@@ -346,10 +343,7 @@ async fn a_standby_is_refused_although_its_definitions_are_the_same() -> Result<
     known.await?;
     let all = numbers(20)?;
     assert!(source.build_at_once(&all, &works.regions).await?.is_none());
-    let request = BuildRequest {
-        id: BatchId(0),
-        what: What::Tenants(all),
-    };
+    let request = BuildRequest::new(BatchId(0), What::Tenants(all));
     let refused = source.build(&request, &works.regions).await;
     assert!(
         matches!(refused, Err(SourceError::Standby { .. })),
@@ -424,7 +418,7 @@ async fn the_ranges_of_a_scan_have_every_tenant_once_and_say_who_has_none() -> R
     let works = Works::new(server, database, contexts).await?;
     let build = |what| {
         let id = BatchId(0);
-        let request = BuildRequest { id, what };
+        let request = BuildRequest::new(id, what);
         let (source, regions) = (&works.source, &works.regions);
         async move { source.build(&request, regions).await }
     };

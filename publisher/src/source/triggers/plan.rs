@@ -253,11 +253,13 @@ pub fn plan<'a>(watches: impl IntoIterator<Item = &'a Watch>, facts: &Facts) -> 
 fn add(spec: &mut Spec, watch: &Watch, table: &Table) {
     let column = |name: &String| table.columns.iter().find(|c| c.name == *name);
     let tenant = watch.tenant.as_ref().and_then(column);
+    let key = watch.key.as_ref().and_then(column);
     let counts = match &watch.columns {
         // Without a key it cannot be told which row became which.
         Some(columns) if !table.key.is_empty() => {
             let all = columns.iter().chain(&table.key).filter_map(column);
-            Counts::If(all.chain(tenant).map(|c| c.quoted.clone()).collect())
+            let all = all.chain(tenant).chain(key);
+            Counts::If(all.map(|c| c.quoted.clone()).collect())
         }
         _ => Counts::Every,
     };
@@ -270,7 +272,6 @@ fn add(spec: &mut Spec, watch: &Watch, table: &Table) {
         add_tenant(spec, &tenant.quoted, &direct);
         spec.is_session_dependent |= !is_stable(tenant);
     }
-    let key = watch.key.as_ref().and_then(column);
     let keyed = key.map(|key| Keyed {
         id: watch.id(),
         column: key.quoted.clone(),

@@ -64,7 +64,7 @@ fn a_table_whose_rows_say_which_context_they_concern() {
 fn keys_are_left_out_where_another_watch_may_mean_other_contexts() {
     let keyed = watch("tenant = \"tenant\"\nkey = \"id\"");
     let plain = watch("tenant = \"tenant\"");
-    let without = script(&[plain.clone()]);
+    let without = script(std::slice::from_ref(&plain));
     assert_eq!(script(&[keyed.clone(), plain]), without);
     assert_eq!(script(&[keyed.clone(), keyed]), without);
 }

@@ -116,11 +116,6 @@ fn record_parts(bytes: &[u8]) -> Option<([u8; 16], Option<i64>, &[u8])> {
     Some((*hash, expires, value))
 }
 
-/// The hash that stands with a record.
-pub fn record_hash(bytes: &[u8]) -> Option<Digest> {
-    record_parts(bytes).map(|(hash, ..)| Digest(hash))
-}
-
 /// Kind and key of a row as text; none if they are no kind and no key.
 pub fn name<'row>(kind: &'row [u8], key: &'row [u8]) -> Option<(&'row str, &'row str)> {
     let (kind, key) = (

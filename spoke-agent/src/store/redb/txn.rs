@@ -6,7 +6,7 @@ use super::outlines::Outlines;
 use super::rows;
 use super::tables::{Tables, each_of_tenant};
 use contexts::apply::{Head, Outline, Owner, Record, StoreTxn};
-use contexts::digest::{Digest, DigestKey};
+use contexts::digest::DigestKey;
 use contexts::name::{Key, Kind, TenantId};
 use redb::ReadableTable;
 
@@ -92,14 +92,14 @@ impl StoreTxn for Txn<'_, '_> {
         Ok(records)
     }
 
-    fn record_hash(
+    fn record(
         &self,
         tenant: &TenantId,
         kind: &Kind,
         key: &Key,
-    ) -> Result<Option<Digest>, StoreError> {
+    ) -> Result<Option<Record>, StoreError> {
         let bytes = self.tables.contexts.get(context_key(tenant, kind, key))?;
-        Ok(bytes.and_then(|bytes| rows::record_hash(bytes.value())))
+        Ok(bytes.map(|bytes| rows::record(kind.clone(), key.clone(), bytes.value())))
     }
 
     fn outline(&mut self, tenant: &TenantId) -> Option<Outline> {

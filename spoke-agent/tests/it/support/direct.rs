@@ -12,14 +12,17 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 pub struct Store {
-    _dir: TempDir,
+    dir: TempDir,
     pub views: Views,
     pub running: Running,
 }
 
 impl Store {
     pub fn start(memory_bytes: usize) -> Self {
-        let dir = TempDir::new().expect("a directory");
+        Self::start_in(TempDir::new().expect("a directory"), memory_bytes)
+    }
+
+    fn start_in(dir: TempDir, memory_bytes: usize) -> Self {
         let (db, opened) = opened_store(dir.path());
         let views = Views::new(Arc::new(db));
         let (clock, incarnation) = (Clock::new(), Incarnation(1));
@@ -32,10 +35,19 @@ impl Store {
             None,
         );
         Self {
-            _dir: dir,
+            dir,
             views,
             running: running.expect("starts"),
         }
+    }
+
+    /// Stops it, and starts another one with its file.
+    pub async fn restart(self, memory_bytes: usize) -> Self {
+        self.handle().stop().await.expect("it runs");
+        self.handle().closed().await;
+        self.running.thread.join().expect("it ended");
+        drop(self.views);
+        Self::start_in(self.dir, memory_bytes)
     }
 
     pub fn handle(&self) -> &WriterHandle {
