@@ -143,9 +143,10 @@ impl Source {
         let era = last_builds.era();
         let batch = match &request.what {
             What::Tenants(tenants) => {
-                let may_last = |t: &&TenantId| !request.whole.contains(*t);
-                let lasts = tenants.iter().filter(may_last);
-                let lasts: Vec<Last> = lasts.filter_map(|t| last_builds.take(t)).collect();
+                // Also of those that are not built from it: what this build finds is later, kept or not.
+                let lasts = tenants.iter().filter_map(|t| last_builds.take(t));
+                let lasts = lasts.filter(|last| !request.whole.contains(&last.built.tenant));
+                let lasts = lasts.collect();
                 let batch = self.build_from_last(tenants, lasts, regions).await?;
                 // Rows may have been removed between the taking and the snapshot.
                 batch.filter(|_| last_builds.era() == era)

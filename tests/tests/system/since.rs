@@ -274,6 +274,38 @@ async fn who_asks_for_a_whole_tenant_gets_what_no_trigger_told_of() -> Result<()
     Ok(())
 }
 
+/// Would catch a last build that outlives a later one which could not be kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_found_before_a_build_with_something_held_is_forgotten() -> Result<()> {
+    let mut works = Works::new().await?;
+    works.scan().await?;
+    works.build().await?;
+    works.run("UPDATE items SET n = 1 WHERE id = '1-1'").await?;
+    let seen = works.look().await?;
+    // No column that counts.
+    works
+        .run("UPDATE items SET pad = repeat('x', 1000000) WHERE id = '1-4'")
+        .await?;
+    let whole = BuildRequest {
+        whole: works.tenants.iter().cloned().collect(),
+        ..BuildRequest::new(BatchId(0), What::Tenants(works.tenants.clone()))
+    };
+    let built = works.source.build_in_term(&whole, &works.regions).await?;
+    assert!(
+        built
+            .tenants
+            .iter()
+            .any(|t| !t.bundles[0].bundle.held.is_empty())
+    );
+    works.acknowledge(removed(seen, 1)).await?;
+    works
+        .run("UPDATE items SET pad = repeat('x', 40) WHERE id = '1-4'")
+        .await?;
+    assert!(!works.build().await?, "there is none to build from");
+    assert!(works.build().await?);
+    Ok(())
+}
+
 /// One change is read beside the outbox, and nothing else of the tenant.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_among_very_many_reads_one_context() -> Result<()> {
