@@ -256,10 +256,12 @@ impl Bench {
             true => (self.contexts, LARGE / 10),
             false => (self.contexts, LARGE),
         };
+        // The table has no autovacuum, which would see to the statistics after so many rows.
         stage::fill(
             &self.database,
             &format!(
-                "INSERT INTO item SELECT {contexts} + n, 'large', 0, repeat(md5(n::text), 8) FROM generate_series(1, {large}) n"
+                "INSERT INTO item SELECT {contexts} + n, 'large', 0, repeat(md5(n::text), 8) FROM generate_series(1, {large}) n; \
+                 ANALYZE item"
             ),
         )?;
         self.scan(runtime)?;
