@@ -1,7 +1,7 @@
 //! Deltas at an agent: what is read after one, what is refused, and what a killed agent makes of its redo log.
 
 use super::support::*;
-use contexts::bundle::Bundle;
+use contexts::bundle::{Bundle, Context};
 use contexts::delta::{Change, Cut, Delta, Parts, PushDelta, PushedDelta, Sums};
 use contexts::push::{Pushed, Refused, Sent, SyncVerdict, Verdict};
 use rand::rngs::SmallRng;
@@ -236,8 +236,14 @@ async fn whatever_follows_on_what_the_records_are_the_bundle() {
         match random.random_range(0..8) {
             0 => drop(next.contexts.remove(at)),
             1 => next.contexts.push(new()),
-            // As many as before, and other names: perhaps in one part.
-            2 => next.contexts[at] = new(),
+            // As many as before in the same part, and another name in the same place of the order.
+            2 => {
+                let place = |c: &Context| digest_key().place(&c.kind, &c.key) % 256;
+                let before = &next.contexts[at];
+                let (key, wanted) = (before.key.clone(), place(before));
+                let mut names = (0..).map(|n| context("k", &format!("{key}!{n}"), "new"));
+                next.contexts[at] = names.find(|c| place(c) == wanted).expect("one of them");
+            }
             3 => next.contexts[at].expires = Some(4_102_444_800_000_000 + i64::from(n)),
             _ => next.contexts[at].value = n.to_string().into(),
         }
