@@ -28,7 +28,7 @@ pub struct BuildRequest {
 }
 
 impl BuildRequest {
-    /// A build that nothing was found before of.
+    /// A build in which nobody is doubted.
     pub fn new(id: BatchId, what: What) -> Self {
         let whole = BTreeSet::new();
         Self { id, what, whole }

@@ -165,7 +165,11 @@ async fn one_change_of_a_very_large_tenant_is_small_and_what_comes_of_it_is_righ
             "item-7",
         )
         .await?;
-    // What a person asks for goes whole, whatever is known, and the next change is small again.
+    // What a person asks for is read whole, also what no trigger saw; it goes whole, whatever is known, and the next change is
+    // small again.
+    let unseen =
+        "SET session_replication_role = replica; UPDATE items SET n = 4711 WHERE id = 'item-30'";
+    stage.world.database.execute(unseen).await?;
     let (before, taken) = (stage.relay.bytes(), stage.deltas("taken").await?);
     let republished = stage
         .world
@@ -173,6 +177,8 @@ async fn one_change_of_a_very_large_tenant_is_small_and_what_comes_of_it_is_righ
         .run(&["republish", "tenant", "large"])
         .await?;
     assert_eq!(republished.code, 0, "{republished:?}");
+    let (_, value) = stage.world.agents[0].get("item", "item-30").await?;
+    assert!(value.contains("4711"), "{value}");
     assert!(stage.relay.bytes() - before > LARGE);
     assert_eq!(stage.deltas("taken").await?, taken);
     stage.confirmed = stage.session()?;
