@@ -28,7 +28,7 @@ use crate::digest::{Digest, DigestKey};
 use crate::name::{Key, Kind, TenantId};
 use crate::push::{Sent, Verdict};
 use incoming::Incoming;
-use owners::{leave, take, wait};
+use owners::{leave, take, take_free, wait};
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
 use values::Values;
@@ -135,13 +135,24 @@ struct Draft<'a> {
     wants: Vec<(Name, TenantId)>,
     /// Keys that it has and nobody had.
     claims: Vec<Name>,
-    /// The contexts to be written, by their place in the bundle, and whether there is no record of the name yet.
-    writes: Vec<(usize, bool)>,
+    /// The contexts to be written, by their place in the bundle.
+    writes: Vec<(usize, Before)>,
     /// Records that go.
     gone: Vec<&'a Record>,
     /// Records of held names, which stay without being in the bundle.
     kept: Vec<&'a Record>,
     verdict: Option<Verdict>,
+}
+
+/// What there is of a name that a bundle writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    /// A record of this tenant.
+    Record,
+    /// No record of this tenant; some tenant has the key.
+    Owner,
+    /// Nobody has the key.
+    Nothing,
 }
 
 impl Draft<'_> {
@@ -246,9 +257,13 @@ fn apply_all<T: StoreTxn>(
     for draft in accepted() {
         remove_old(txn, draft)?;
     }
+    // All before the first head: a head may have its tenant wait for a key of which the draft says that nobody has it.
+    for draft in accepted() {
+        put_records(txn, draft)?;
+    }
     let mut outcomes = HashMap::new();
     for draft in accepted() {
-        let outcome = put_new(txn, draft, &mut applied)?;
+        let outcome = put_head(txn, draft, &mut applied)?;
         outcomes.insert(draft.tenant().clone(), outcome);
     }
     let verdicts = drafts.into_iter().map(|d| match d.verdict {
@@ -320,13 +335,15 @@ fn draft<'a, T: StoreTxn>(
             (Ordering::Equal, Some(new)) => {
                 let is_same = |r: &Record| r.hash == came.digests[at] && r.context == *new;
                 if !old.next().is_some_and(is_same) {
-                    draft.writes.push((at, false));
+                    draft.writes.push((at, Before::Record));
                 }
             }
             (Ordering::Greater, Some(new)) => {
-                draft.writes.push((at, true));
                 let name = (new.kind.clone(), new.key.clone());
-                match txn.owner(&name.0, &name.1)? {
+                let owner = txn.owner(&name.0, &name.1)?;
+                let before = owner.as_ref().map_or(Before::Nothing, |_| Before::Owner);
+                draft.writes.push((at, before));
+                match owner {
                     Some(owner) if owner.has_value && owner.tenant != bundle.tenant => {
                         draft.wants.push((name, owner.tenant));
                     }
@@ -404,22 +421,29 @@ fn remove_old<T: StoreTxn>(txn: &mut T, draft: &Draft<'_>) -> Result<(), T::Erro
     Ok(())
 }
 
-fn put_new<T: StoreTxn>(
+fn put_records<T: StoreTxn>(txn: &mut T, draft: &Draft<'_>) -> Result<(), T::Error> {
+    for (at, before) in &draft.writes {
+        let record = Record {
+            context: draft.bundle().contexts[*at].clone(),
+            hash: draft.came.digests[*at],
+        };
+        txn.put_record(draft.tenant(), &record)?;
+        let name = (record.context.kind, record.context.key);
+        match before {
+            Before::Record => {}
+            Before::Owner => take(txn, draft.tenant(), &name)?,
+            Before::Nothing => take_free(txn, draft.tenant(), &name)?,
+        }
+    }
+    Ok(())
+}
+
+fn put_head<T: StoreTxn>(
     txn: &mut T,
     draft: &Draft<'_>,
     applied: &mut Applied,
 ) -> Result<Verdict, T::Error> {
-    let (bundle, tenant, before) = (draft.bundle(), draft.tenant(), &draft.came.head);
-    for (at, is_new) in &draft.writes {
-        let record = Record {
-            context: bundle.contexts[*at].clone(),
-            hash: draft.came.digests[*at],
-        };
-        txn.put_record(tenant, &record)?;
-        if *is_new {
-            take(txn, tenant, &(record.context.kind, record.context.key))?;
-        }
-    }
+    let (tenant, before) = (draft.tenant(), &draft.came.head);
     let head = new_head(txn, draft)?;
     for whole in before.iter().flat_map(|h| &h.held_kinds) {
         txn.set_blind(&whole.kind, tenant, false)?;
@@ -446,7 +470,8 @@ fn put_new<T: StoreTxn>(
         _ => false,
     };
     txn.set_head(tenant, head.as_ref())?;
-    let added = draft.writes.iter().filter(|(_, is_new)| *is_new).count();
+    let is_new = |before: Before| before != Before::Record;
+    let added = draft.writes.iter().filter(|(_, b)| is_new(*b)).count();
     applied.contexts += added as i64 - draft.gone.len() as i64;
     let (before, after) = (before.as_ref().map(|h| h.digest), head.map(|h| h.digest));
     if before != after {

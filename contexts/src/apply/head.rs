@@ -88,7 +88,7 @@ impl Head {
     }
 
     /// The held names of which there is no value.
-    pub(super) fn valueless(&self) -> impl Iterator<Item = (Kind, Key)> {
+    pub fn valueless(&self) -> impl Iterator<Item = (Kind, Key)> {
         let names = self.held.iter().filter(|h| h.kept.is_none());
         names.map(|h| (h.kind.clone(), h.key.clone()))
     }

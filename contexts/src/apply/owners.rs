@@ -25,6 +25,20 @@ pub fn take<T: StoreTxn>(txn: &mut T, tenant: &TenantId, name: &Name) -> Result<
         waiting.insert(before.tenant);
         waiting.remove(tenant);
     }
+    has_value(txn, tenant, name, waiting)
+}
+
+/// The tenant gets the value of a key that nobody has, not even to wait for it.
+pub fn take_free<T: StoreTxn>(txn: &mut T, tenant: &TenantId, name: &Name) -> Result<(), T::Error> {
+    has_value(txn, tenant, name, BTreeSet::new())
+}
+
+fn has_value<T: StoreTxn>(
+    txn: &mut T,
+    tenant: &TenantId,
+    name: &Name,
+    waiting: BTreeSet<TenantId>,
+) -> Result<(), T::Error> {
     let owner = Owner {
         tenant: tenant.clone(),
         has_value: true,

@@ -120,7 +120,10 @@ impl<'a> Gathered<'a> {
         let mut events: Vec<Event> = whole.iter().flat_map(told).collect();
         let told = whole.iter().flat_map(|whole| &whole.contexts);
         let told: BTreeSet<(&str, &str)> = told.map(|known| (known.kind(), known.key())).collect();
-        let held = head.iter().filter(|_| self.is_whole).flat_map(valueless);
+        let held = head
+            .iter()
+            .filter(|_| self.is_whole)
+            .flat_map(Head::valueless);
         let names: BTreeSet<Name> = self.names.into_iter().cloned().chain(held).collect();
         for name in names {
             if !told.contains(&(name.0.as_str(), name.1.as_str())) {
@@ -134,11 +137,6 @@ impl<'a> Gathered<'a> {
             events,
         })
     }
-}
-
-fn valueless(head: &Head) -> impl Iterator<Item = Name> {
-    let held = head.held.iter().filter(|held| held.kept.is_none());
-    held.map(|held| (held.kind.clone(), held.key.clone()))
 }
 
 fn tell_name(snapshot: &Snapshot, tenant: &TenantId, name: Name) -> Result<Event, StoreError> {

@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng};
 use spoke_agent::clock::Clock;
 use spoke_agent::store::index::{Index, Lookup};
 use spoke_agent::store::redb::audit;
-use spoke_agent::store::redb::changes::{self, Cursor, Touched};
+use spoke_agent::store::redb::changes::{self, Cursor, Notes, Touched};
 use spoke_agent::store::redb::db::Db;
 use spoke_agent::store::redb::meta::Meta;
 use spoke_agent::store::redb::reader::Snapshot;
@@ -285,8 +285,8 @@ fn run(seed: u64) {
         let push = random_push(&mut random, n);
         let txn = db.write().expect("begins");
         let mut tables = Tables::open(&txn).expect("opens");
-        let mut touched = Touched::default();
-        let mut file = Txn::new(&mut tables, &key_, &mut touched);
+        let mut notes = Notes::default();
+        let mut file = Txn::new(&mut tables, &key_, &mut notes);
         let applied = apply(&mut file, &key_, &push).expect("applies");
         let mut after = maps.clone();
         assert_eq!(
@@ -295,6 +295,7 @@ fn run(seed: u64) {
             "{at}"
         );
         assert_same(&file, &after, &at);
+        let touched = notes.touched();
         changes::append(&mut tables, &touched).expect("appends");
         drop(tables);
         if random.random_ratio(1, 5) {

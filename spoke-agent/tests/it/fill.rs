@@ -4,12 +4,14 @@ use super::support::direct::Store;
 use super::support::*;
 use contexts::bundle::Bundle;
 use contexts::delta::{Change, PushDelta, PushedDelta};
-use contexts::push::{Granted, Sent, SyncVerdict, Synced, Verdict};
+use contexts::push::{Granted, Heartbeat, Sent, SyncVerdict, Synced, Verdict};
 use contexts::version::SyncId;
 use spoke_agent::store::index::Lookup;
+use spoke_agent::store::redb::reader::Snapshot;
 use spoke_agent::store::redb::writer::Command;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Tenants of a push that is one of a fill.
 const MANY: u64 = 64;
@@ -41,18 +43,24 @@ impl Filling {
     }
 
     async fn push(&mut self, tenants: std::ops::Range<u64>, value: u64) {
+        let bundles = tenants.map(|n| bundle(n, value));
+        self.push_all(bundles.collect()).await;
+    }
+
+    async fn push_all(&mut self, bundles: Vec<Bundle>) {
         self.number += 1;
-        let sent = |n| {
+        let version = version(1, self.number);
+        let changes = bundles.into_iter().map(|bundle| {
             Change::Whole(Sent {
-                version: version(1, self.number),
-                bundle: Arc::new(bundle(n, value)),
+                version,
+                bundle: Arc::new(bundle),
             })
-        };
+        });
         let push = PushDelta {
             region: region(),
             session: self.granted.session,
             number: self.number,
-            changes: tenants.map(sent).collect(),
+            changes: changes.collect(),
             fresh: None,
             beat: None,
         };
@@ -85,6 +93,21 @@ impl Filling {
             .ask(|reply| Command::Synced(synced, reply));
         let verdict = synced.await.expect("compared");
         assert!(matches!(verdict, SyncVerdict::InStep { .. }));
+    }
+
+    /// Waits for the memory. The writer looks for it after each command.
+    async fn memory_comes(&self) {
+        while self.store.views.reads_file() {
+            let beat = Heartbeat {
+                session: self.granted.session,
+                position: None,
+                fresh: None,
+            };
+            let heard = self.store.handle();
+            let heard = heard.ask(|reply| Command::Heartbeat(beat, reply));
+            heard.await.expect("heard");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     fn value(&self, key: &str) -> Option<u64> {
@@ -131,6 +154,8 @@ async fn a_first_fill_is_read_from_the_file_until_the_store_is_in_step() {
         _ => bundle(n, 4),
     });
     hub.synced(&values.collect::<Vec<_>>()).await;
+    assert_eq!(hub.look_up("none"), Lookup::Absent);
+    hub.memory_comes().await;
     hub.has(0..3, 2, false);
     hub.has(3..4, 3, false);
     hub.has(4..MANY, 2, false);
@@ -156,6 +181,7 @@ async fn a_fill_that_stops_before_the_store_is_in_step_ends_up_in_memory() {
     hub.store.ran(19).await;
     hub.has(1..2, 3, true);
     hub.store.ran(1).await;
+    hub.memory_comes().await;
     hub.has(0..1, 2, false);
     hub.has(1..2, 3, false);
     hub.has(2..MANY, 2, false);
@@ -163,4 +189,75 @@ async fn a_fill_that_stops_before_the_store_is_in_step_ends_up_in_memory() {
     // It stays there: to fill it after each pause of a slow fill would take longer than the fill.
     hub.push(0..MANY, 4).await;
     hub.has(0..MANY, 4, false);
+}
+
+/// A store of so many tenants that just came to be in step, so that a thread begins to fill its memory.
+async fn in_step(tenants: u64) -> Filling {
+    let mut hub = Filling::start().await;
+    hub.push(0..tenants, 1).await;
+    let bundles = (0..tenants).map(|n| bundle(n, 1));
+    hub.synced(&bundles.collect::<Vec<_>>()).await;
+    assert!(hub.store.views.reads_file());
+    hub
+}
+
+/// What readers are told of a key.
+fn told(found: &Lookup) -> String {
+    match found {
+        Lookup::Found(known, versions) => {
+            let value = std::str::from_utf8(known.bytes()).expect("text");
+            format!("{value} of {}, {versions:?}", known.tenant())
+        }
+        nothing => format!("{nothing:?}"),
+    }
+}
+
+/// Would catch a memory that has what was there when the thread began, or that keeps what went meanwhile.
+#[tokio::test]
+async fn what_is_pushed_while_the_memory_is_filled_is_in_it() {
+    const TENANTS: u64 = 2_000;
+    let mut hub = in_step(TENANTS).await;
+    let mut n = 0;
+    while hub.store.views.reads_file() {
+        // Of every third tenant a context goes and another one comes, which the next one had in the push before; some are
+        // changed twice.
+        let at = (n * 7) % (TENANTS / 2);
+        let bundles = match n % 3 {
+            0 => vec![bundle(at, 100 + n)],
+            1 => {
+                vec![Bundle::new(tenant(&format!("t{at}")), vec![], vec![], vec![]).expect("none")]
+            }
+            _ => {
+                let own = context("k", &format!("a{at}"), "7");
+                let taken = context("k", &format!("b{}", at + TENANTS / 2), "8");
+                let gives = context("k", &format!("a{}", at + TENANTS / 2), "9");
+                let new = |n: u64, contexts| {
+                    Bundle::new(tenant(&format!("t{n}")), contexts, vec![], vec![]).expect("new")
+                };
+                vec![
+                    new(at, vec![own, taken]),
+                    new(at + TENANTS / 2, vec![gives]),
+                ]
+            }
+        };
+        hub.push_all(bundles).await;
+        n += 1;
+    }
+    assert!(n > 0);
+    let file = Snapshot::take(hub.store.views.db()).expect("a snapshot");
+    for n in 0..TENANTS {
+        for key in [format!("a{n}"), format!("b{n}")] {
+            let in_file = file.look_up("k", &key).expect("read");
+            assert_eq!(told(&hub.look_up(&key)), told(&in_file), "{key}");
+        }
+    }
+}
+
+/// What is missed is bounded: a push that brings it beyond waits for the memory.
+#[tokio::test]
+async fn a_mass_push_waits_for_the_memory_that_is_filled_beside_it() {
+    const TENANTS: u64 = 6_000;
+    let mut hub = in_step(TENANTS).await;
+    hub.push(0..TENANTS, 2).await;
+    hub.has(0..TENANTS, 2, false);
 }

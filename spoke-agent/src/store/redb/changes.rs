@@ -13,10 +13,11 @@ use super::rows;
 use super::tables::{Bytes, Tables};
 use contexts::delta;
 use contexts::name::{Key, Kind, TenantId};
+use contexts::push::Verdict;
 use contexts::version::Version;
 use redb::ReadableTable;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::str::FromStr;
@@ -27,7 +28,18 @@ const KEPT_BYTES: u64 = 32 << 20;
 /// A name within a store.
 pub type Name = (Kind, Key);
 
-/// What a commit touched, while it is made.
+/// What a commit touches, noted while it is made.
+#[derive(Debug, Default)]
+pub struct Notes {
+    /// A name is noted again by whatever writes to it again.
+    names: Vec<(TenantId, Name)>,
+    /// Tenants whose head was written, and whether there was none.
+    heads: Vec<(TenantId, bool)>,
+    /// Tenants of which a bundle was applied, with its version.
+    bundles: Vec<(TenantId, Version)>,
+}
+
+/// What a commit touched.
 #[derive(Debug, Default)]
 pub struct Touched {
     /// By tenant.
@@ -41,35 +53,52 @@ pub struct Changed {
     pub version: Option<Version>,
     /// Whether the store had nothing of it before.
     pub is_new: bool,
-    /// Names whose records or owners were written.
-    pub names: BTreeSet<Name>,
+    /// Names whose records or owners were written, sorted.
+    pub names: Vec<Name>,
 }
 
-impl Touched {
-    fn of(&mut self, tenant: &TenantId) -> &mut Changed {
-        if !self.tenants.contains_key(tenant) {
-            self.tenants.insert(tenant.clone(), Changed::default());
-        }
-        self.tenants.entry(tenant.clone()).or_default()
-    }
-
+impl Notes {
     /// A record or an owner of this name was written.
     pub fn name(&mut self, tenant: &TenantId, kind: &Kind, key: &Key) {
-        self.of(tenant).names.insert((kind.clone(), key.clone()));
+        let is_last = |(t, (n, k)): &(TenantId, Name)| k == key && n == kind && t == tenant;
+        if !self.names.last().is_some_and(is_last) {
+            let name = (kind.clone(), key.clone());
+            self.names.push((tenant.clone(), name));
+        }
     }
 
     /// The head of a tenant was written; `is_new` if there was none.
     pub fn head(&mut self, tenant: &TenantId, is_new: bool) {
-        self.of(tenant).is_new |= is_new;
+        self.heads.push((tenant.clone(), is_new));
     }
 
-    /// These bundles were what touched their tenants.
-    pub fn by(&mut self, push: &[delta::Change]) {
-        for change in push {
-            if let Some(changed) = self.tenants.get_mut(change.tenant()) {
-                changed.version = Some(change.version());
+    /// A push was applied.
+    pub fn push(&mut self, push: &[delta::Change], verdicts: &[Verdict]) {
+        let is_there = |v: &Verdict| matches!(v, Verdict::Applied | Verdict::AlreadyThere);
+        let bundles = push.iter().zip(verdicts).filter(|(_, v)| is_there(v));
+        let bundles = bundles.map(|(change, _)| (change.tenant().clone(), change.version()));
+        self.bundles.extend(bundles);
+    }
+
+    /// All of it.
+    pub fn touched(mut self) -> Touched {
+        self.names.sort_unstable();
+        self.names.dedup();
+        let mut tenants: BTreeMap<TenantId, Changed> = BTreeMap::new();
+        for (tenant, is_new) in self.heads {
+            tenants.entry(tenant).or_default().is_new |= is_new;
+        }
+        for of_tenant in self.names.chunk_by(|a, b| a.0 == b.0) {
+            let names = of_tenant.iter().map(|(_, name)| name.clone()).collect();
+            let tenant = of_tenant[0].0.clone();
+            tenants.entry(tenant).or_default().names = names;
+        }
+        for (tenant, version) in self.bundles {
+            if let Some(changed) = tenants.get_mut(&tenant) {
+                changed.version = Some(version);
             }
         }
+        Touched { tenants }
     }
 }
 
@@ -158,7 +187,7 @@ pub fn append(tables: &mut Tables<'_>, touched: &Touched) -> Result<(), StoreErr
     let tenants = changed.map(|(tenant, changed)| TenantChange {
         tenant: tenant.clone(),
         version: changed.version,
-        names: (!changed.is_new).then(|| changed.names.iter().cloned().collect()),
+        names: (!changed.is_new).then(|| changed.names.clone()),
     });
     let tenants: Vec<TenantChange> = tenants.collect();
     match tenants.is_empty() {

@@ -20,6 +20,7 @@ use contexts::name::{Key, Kind, TenantId};
 use contexts::push::{Listed, ReadTenant, TenantState, TenantsRead};
 use contexts::version::Version;
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata};
+use std::collections::BTreeSet;
 
 /// Names of a tenant up to which each is looked up by itself.
 const FEW: usize = 4;
@@ -246,20 +247,25 @@ impl Snapshot {
         Ok(!self.blind.is_empty()?)
     }
 
-    /// The names that exist at the hub and have no value here, each with a tenant that has it there.
+    /// The names that exist at the hub and have no value here, each with a tenant that has it there. Heads are looked at,
+    /// of which there are far fewer than names.
     ///
     /// # Errors
-    /// If redb fails or a name is damaged.
+    /// If redb fails.
     pub fn valueless(&self) -> Result<Vec<(TenantId, Known)>, StoreError> {
+        let mut names = BTreeSet::new();
+        for row in self.bundles.iter()? {
+            let (_, head) = row?;
+            names.extend(rows::head(head.value()).iter().flat_map(Head::valueless));
+        }
         let mut held = Vec::new();
-        for row in self.owners.iter()? {
-            let (name, owner) = row?;
-            if let Ok(owner) = rows::owner(owner.value())
+        for (kind, key) in names {
+            let (kind, key) = (kind.as_str(), key.as_str());
+            if let Some(owner) = self.owners.get((kind.as_bytes(), key.as_bytes()))?
+                && let Ok(owner) = rows::owner(owner.value())
                 && !owner.has_value
             {
-                let (kind, key) = name.value();
-                let known = Known::nothing(rows::text(kind)?, rows::text(key)?, false);
-                held.push((owner.tenant, known));
+                held.push((owner.tenant, Known::nothing(kind, key, false)));
             }
         }
         Ok(held)

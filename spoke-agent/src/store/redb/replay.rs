@@ -5,7 +5,7 @@
 
 use super::StoreError;
 use super::audit;
-use super::changes::{self, Touched};
+use super::changes::{self, Notes};
 use super::db::Db;
 use super::meta::{self, Progress};
 use super::redo::{Mark, Missing};
@@ -207,16 +207,17 @@ fn apply_at_once(
     let write = db.write()?;
     let mut tables = Tables::open(&write)?;
     for (_, record) in records {
-        let mut touched = Touched::default();
+        let mut notes = Notes::default();
         for push in &record.pushes {
-            let mut txn = Txn::new(&mut tables, key, &mut touched);
+            let mut txn = Txn::new(&mut tables, key, &mut notes);
             // It was applied to this very state, so what it does not fit to has been damaged since.
-            apply_changes(&mut txn, key, push)?.map_err(|tenants| StoreError::Damaged {
+            let applied = apply_changes(&mut txn, key, push)?;
+            let applied = applied.map_err(|tenants| StoreError::Damaged {
                 what: format!("what the redo log has a delta for, of {tenants:?}"),
             })?;
-            touched.by(push);
+            notes.push(push, &applied.verdicts);
         }
-        changes::append(&mut tables, &touched)?;
+        changes::append(&mut tables, &notes.touched())?;
         record.progress.save(&mut tables.meta)?;
     }
     drop(tables);

@@ -1,7 +1,7 @@
 //! A write transaction as the shared decisions see it: [`contexts::apply`] over redb's tables.
 
 use super::StoreError;
-use super::changes::Touched;
+use super::changes::Notes;
 use super::outlines::Outlines;
 use super::rows;
 use super::tables::{Tables, each_of_tenant};
@@ -14,17 +14,17 @@ use redb::ReadableTable;
 pub struct Txn<'a, 'txn> {
     tables: &'a mut Tables<'txn>,
     key: &'a DigestKey,
-    touched: &'a mut Touched,
+    notes: &'a mut Notes,
     outlines: Option<&'a mut Outlines>,
 }
 
 impl<'a, 'txn> Txn<'a, 'txn> {
     /// Over these tables.
-    pub fn new(tables: &'a mut Tables<'txn>, key: &'a DigestKey, touched: &'a mut Touched) -> Self {
+    pub fn new(tables: &'a mut Tables<'txn>, key: &'a DigestKey, notes: &'a mut Notes) -> Self {
         Self {
             tables,
             key,
-            touched,
+            notes,
             outlines: None,
         }
     }
@@ -69,7 +69,7 @@ impl StoreTxn for Txn<'_, '_> {
             }
             None => self.tables.bundles.remove(place)?,
         };
-        self.touched.head(tenant, before.is_none());
+        self.notes.head(tenant, before.is_none());
         Ok(())
     }
 
@@ -117,7 +117,7 @@ impl StoreTxn for Txn<'_, '_> {
         let bytes = rows::record_bytes(record);
         let place = context_key(tenant, kind, key);
         self.tables.contexts.insert(place, bytes.as_slice())?;
-        self.touched.name(tenant, kind, key);
+        self.notes.name(tenant, kind, key);
         Ok(())
     }
 
@@ -130,7 +130,7 @@ impl StoreTxn for Txn<'_, '_> {
         self.tables
             .contexts
             .remove(context_key(tenant, kind, key))?;
-        self.touched.name(tenant, kind, key);
+        self.notes.name(tenant, kind, key);
         Ok(())
     }
 
@@ -151,12 +151,12 @@ impl StoreTxn for Txn<'_, '_> {
             Some(owner) => {
                 let bytes = rows::owner_bytes(owner);
                 self.tables.owners.insert(place, bytes.as_slice())?;
-                self.touched.name(&owner.tenant, kind, key);
+                self.notes.name(&owner.tenant, kind, key);
             }
             None => {
                 let before = self.tables.owners.remove(place)?;
                 if let Some(before) = before.and_then(|bytes| rows::owner(bytes.value()).ok()) {
-                    self.touched.name(&before.tenant, kind, key);
+                    self.notes.name(&before.tenant, kind, key);
                 }
             }
         }

@@ -19,7 +19,6 @@ use super::outlines::Outlines;
 use super::scrub::Scrub;
 use crate::clock::Clock;
 use crate::peer::take::Peers;
-use crate::store::index::Index;
 use crate::store::live::Live;
 use crate::store::view::{Reach, Views};
 use contexts::delta::{PushDelta, PushedDelta};
@@ -30,6 +29,7 @@ use contexts::push::{
     Ack, Claim, Granted, Heartbeat, Reading, Refused, Release, SyncVerdict, Synced,
 };
 use contexts::version::Incarnation;
+use memory::Memory;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -112,12 +112,10 @@ pub struct Writer {
     db: Arc<Db>,
     views: Views,
     /// What readers see in memory.
-    index: Option<Index>,
+    memory: Memory,
     /// Bytes that it may take.
     memory_bytes: usize,
-    /// How much longer the store goes without a memory, if it is being filled.
-    memory_waits: Option<Duration>,
-    /// It went without for as long as it may; from then on it keeps its memory.
+    /// The first fill went without a memory for as long as it may; from then on the store keeps it.
     fill_has_paused: bool,
     /// What it remembers of very large tenants.
     outlines: Outlines,
@@ -220,9 +218,8 @@ impl Writer {
         let writer = Self {
             db: views.db().clone(),
             views,
-            index: None,
+            memory: Memory::default(),
             memory_bytes,
-            memory_waits: None,
             fill_has_paused: false,
             outlines: Outlines::default(),
             clock,
@@ -261,6 +258,7 @@ impl Writer {
                 self.take(command, &mut group);
             }
             self.commit_group(&mut group);
+            self.tend_memory();
         }
         self.stop();
     }

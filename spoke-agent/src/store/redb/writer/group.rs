@@ -4,7 +4,7 @@ use super::{Waiting, Writer, count_push};
 use crate::clock;
 use crate::failpoint;
 use crate::store::redb::StoreError;
-use crate::store::redb::changes::{self, Touched};
+use crate::store::redb::changes::{self, Notes};
 use crate::store::redb::replay::Record;
 use crate::store::redb::tables::Tables;
 use crate::store::redb::txn::Txn;
@@ -70,13 +70,13 @@ impl Writer {
         let txn = self.db.write()?;
         let mut tables = Tables::open(&txn)?;
         let mut outcomes = Vec::with_capacity(group.len());
-        let mut touched = Touched::default();
+        let mut notes = Notes::default();
         for waiting in group {
-            let view = Txn::new(&mut tables, &key, &mut touched);
+            let view = Txn::new(&mut tables, &key, &mut notes);
             let mut view = view.with_outlines(&mut self.outlines);
             let outcome = apply_changes(&mut view, &key, &waiting.push.changes)?;
-            if outcome.is_ok() {
-                touched.by(&waiting.push.changes);
+            if let Ok(applied) = &outcome {
+                notes.push(&waiting.push.changes, &applied.verdicts);
             }
             outcomes.push(outcome);
         }
@@ -88,6 +88,7 @@ impl Writer {
         if applied.is_empty() {
             return Ok(outcomes);
         }
+        let touched = notes.touched();
         changes::append(&mut tables, &touched)?;
         let commit = changes::end(&tables.changes)?.commit;
         let now = self.clock.reading();
@@ -120,7 +121,7 @@ impl Writer {
                 self.state.buckets.add(&key, &moved.tenant, after);
             }
         }
-        self.carry_on(&touched);
+        self.carry_on(touched);
         Ok(outcomes)
     }
 }

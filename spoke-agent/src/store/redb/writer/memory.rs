@@ -1,16 +1,20 @@
 //! What readers see in memory, and when: filled from the file, carried on after each commit.
 //!
 //! To carry it on is a third of the work of a commit. A store that is filled for the first time is read by hardly anybody
-//! and will be in step with all of it: it is filled without a memory, which is read from the file at once when the store is
-//! in step. Readers are answered from the file meanwhile. A fill that pauses gets its memory, and keeps it: to read it again
-//! and again would take longer than to carry it on.
+//! and will be in step with all of it: it is filled without a memory, which a thread reads from the file as soon as the store
+//! is in step. Pushes go on meanwhile, and what they touch is looked at again once the thread is done. A fill that pauses gets
+//! its memory in the same way, and keeps it: to read it again and again would take longer than to carry it on.
+//!
+//! While there is no memory, readers are answered from the file.
 
 use super::Writer;
+use crate::store::index::Index;
 use crate::store::redb::StoreError;
 use crate::store::redb::changes::Touched;
 use crate::store::redb::reader::Snapshot;
 use contexts::limits;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
 /// Tenants in a commit from which on it is one of a fill and no change.
@@ -18,11 +22,43 @@ const FILL_TENANTS: usize = 64;
 /// How long the process runs after such a commit without another one until the memory is filled, although the store is not
 /// in step.
 const FILL_IS_OVER_AFTER: Duration = Duration::from_secs(10);
+/// Names that pushes may touch while the memory is filled beside them; the one that touches more waits for it.
+const MISSED_NAMES: usize = 10_000;
+
+/// What of the store is in memory.
+#[derive(Default)]
+pub(super) enum Memory {
+    /// Nothing: it may take no bytes, or the file could not be read.
+    #[default]
+    Nothing,
+    /// Nothing, since the store is filled for the first time; for so much longer, if it is not in step before.
+    Waits(Duration),
+    /// A thread reads it from the file.
+    Comes(Coming),
+    /// The state of the last commit.
+    Here(Index),
+}
+
+/// A memory that is being filled.
+pub(super) struct Coming {
+    filled: Receiver<Result<Index, StoreError>>,
+    /// What was touched since the state that it is filled from.
+    missed: Vec<Touched>,
+    missed_names: usize,
+    started: Instant,
+}
+
+impl Coming {
+    fn misses(&mut self, touched: Touched) {
+        let changed = touched.tenants.values();
+        self.missed_names += changed.map(|changed| changed.names.len()).sum::<usize>();
+        self.missed.push(touched);
+    }
+}
 
 impl Writer {
-    /// Fills the memory from the file. Readers go on with what they have meanwhile.
+    /// Fills the memory from the file, before anything else is done.
     pub(super) fn fill_memory(&mut self) {
-        self.memory_waits = None;
         let started = Instant::now();
         let filled = self.snapshot().and_then(|snapshot| {
             self.note_complete(&snapshot)?;
@@ -32,58 +68,117 @@ impl Writer {
             }
         });
         match filled {
-            Ok(index) => self.index = index,
+            Ok(Some(index)) => self.has_memory(index, started),
+            Ok(None) => self.memory = Memory::Nothing,
             Err(error) => self.without_memory(&error),
         }
-        if let Some(index) = &self.index {
-            tracing::info!(
-                contexts = index.len(),
-                bytes = index.bytes(),
-                all = index.is_whole(),
-                seconds = started.elapsed().as_secs_f64(),
-                "contexts are in memory"
-            );
-        }
-        self.views.publish(self.index.clone());
+        self.show_memory();
     }
 
     /// Brings the memory to the state of the last commit, or leaves it until the store is filled.
-    pub(super) fn carry_on(&mut self, touched: &Touched) {
-        let mut index = self.index.take();
-        let is_filled_first = self.memory_bytes > 0 && self.state.meta.last_synced.is_none();
-        if is_filled_first && !self.fill_has_paused && touched.tenants.len() >= FILL_TENANTS {
-            index = None;
-            self.memory_waits = Some(FILL_IS_OVER_AFTER);
-        }
-        if self.memory_waits.is_some() && !is_filled_first {
-            return self.fill_memory();
+    pub(super) fn carry_on(&mut self, touched: Touched) {
+        let is_first_fill = self.memory_bytes > 0 && !self.is_filled() && !self.fill_has_paused;
+        if is_first_fill && touched.tenants.len() >= FILL_TENANTS {
+            self.memory = Memory::Waits(FILL_IS_OVER_AFTER);
         }
         let carried = self.snapshot().and_then(|snapshot| {
             self.note_complete(&snapshot)?;
-            match &mut index {
-                Some(index) => snapshot.carry_on(index, touched, self.memory_bytes),
-                None => Ok(()),
+            match &mut self.memory {
+                Memory::Here(index) => snapshot.carry_on(index, &touched, self.memory_bytes)?,
+                Memory::Comes(coming) => coming.misses(touched),
+                Memory::Nothing | Memory::Waits(_) => {}
             }
+            Ok(())
         });
-        match carried {
-            Ok(()) => self.index = index,
-            Err(error) => self.without_memory(&error),
+        if let Err(error) = carried {
+            self.without_memory(&error);
         }
-        self.views.publish(self.index.clone());
+        self.show_memory();
+        if let Memory::Comes(coming) = &self.memory
+            && coming.missed_names > MISSED_NAMES
+        {
+            let filled = coming.filled.recv().unwrap_or_else(|_| Err(given_up()));
+            self.catch_up(filled);
+        }
+    }
+
+    /// Between commands: has the memory of a store filled that is in step since, and takes it when it is.
+    pub(super) fn tend_memory(&mut self) {
+        match &self.memory {
+            _ if self.failed => {}
+            Memory::Waits(_) if self.is_filled() => self.fill_memory_beside(),
+            Memory::Comes(coming) => match coming.filled.try_recv() {
+                Ok(filled) => self.catch_up(filled),
+                Err(TryRecvError::Disconnected) => self.catch_up(Err(given_up())),
+                Err(TryRecvError::Empty) => {}
+            },
+            _ => {}
+        }
     }
 
     /// The process ran for this long, of which no more counts than for the silence of a writer: fills the memory of a store
     /// whose fill stopped before it was in step.
     pub(super) fn waited_with_memory(&mut self, step: Duration) {
-        let Some(left) = self.memory_waits.filter(|_| !self.failed) else {
+        let step = step.min(limits::SILENCE_STEP);
+        let Memory::Waits(left) = &mut self.memory else {
             return;
         };
-        let left = left.saturating_sub(step.min(limits::SILENCE_STEP));
-        self.memory_waits = Some(left);
-        if left.is_zero() {
+        *left = left.saturating_sub(step);
+        if left.is_zero() && !self.failed {
             self.fill_has_paused = true;
-            self.fill_memory();
+            self.fill_memory_beside();
         }
+    }
+
+    fn fill_memory_beside(&mut self) {
+        let (most, started) = (self.memory_bytes, Instant::now());
+        let (done, filled) = sync_channel(1);
+        let begun = self.snapshot().and_then(|snapshot| {
+            let thread = std::thread::Builder::new().name("store-memory".into());
+            let fill = move || {
+                // Nobody waits for it if the file was opened anew meanwhile, or the agent stops.
+                let _ = done.send(snapshot.index(most));
+            };
+            let spawned = thread.spawn(fill).map_err(redb::StorageError::Io)?;
+            drop(spawned);
+            Ok(())
+        });
+        match begun {
+            Ok(()) => {
+                self.memory = Memory::Comes(Coming {
+                    filled,
+                    missed: Vec::new(),
+                    missed_names: 0,
+                    started,
+                });
+            }
+            Err(error) => self.without_memory(&error),
+        }
+    }
+
+    /// Takes a memory that was filled beside, and brings it to the state of the last commit.
+    fn catch_up(&mut self, filled: Result<Index, StoreError>) {
+        let Memory::Comes(coming) = std::mem::take(&mut self.memory) else {
+            return;
+        };
+        let caught_up = filled.and_then(|mut index| {
+            let snapshot = self.snapshot()?;
+            // What was touched is looked at as it is now, whenever that was. The last one touches nothing: it says of which
+            // commit the memory is.
+            for touched in coming.missed.iter().chain([&Touched::default()]) {
+                snapshot.carry_on(&mut index, touched, self.memory_bytes)?;
+            }
+            Ok(index)
+        });
+        match caught_up {
+            Ok(index) => self.has_memory(index, coming.started),
+            Err(error) => self.without_memory(&error),
+        }
+        self.show_memory();
+    }
+
+    fn is_filled(&self) -> bool {
+        self.state.meta.last_synced.is_some()
     }
 
     /// The state as of the last commit.
@@ -99,11 +194,36 @@ impl Writer {
         Ok(())
     }
 
+    fn show_memory(&self) {
+        self.views.publish(match &self.memory {
+            Memory::Here(index) => Some(index.clone()),
+            _ => None,
+        });
+    }
+
+    fn has_memory(&mut self, index: Index, since: Instant) {
+        tracing::info!(
+            contexts = index.len(),
+            bytes = index.bytes(),
+            all = index.is_whole(),
+            seconds = since.elapsed().as_secs_f64(),
+            "contexts are in memory"
+        );
+        self.memory = Memory::Here(index);
+    }
+
     fn without_memory(&mut self, error: &StoreError) {
-        self.index = None;
+        self.memory = Memory::Nothing;
         tracing::error!(
             file = %self.db.path().display(), %error,
             "the contexts cannot be brought into memory and are read from the file"
         );
+    }
+}
+
+/// What is said if the thread that fills the memory ended without a word.
+fn given_up() -> StoreError {
+    StoreError::Damaged {
+        what: "the file".into(),
     }
 }

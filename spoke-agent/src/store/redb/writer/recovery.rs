@@ -1,5 +1,6 @@
 //! The file between pushes: made durable, opened again after a failure, and left in order at the end.
 
+use super::memory::Memory;
 use super::{Checked, Writer};
 use crate::clock;
 use crate::metrics as names;
@@ -109,7 +110,7 @@ impl Writer {
         (self.state.contexts, self.state.bundles) = (checked.contexts, checked.bundles);
         self.state.roll_up();
         self.views.set_checked(true);
-        if self.index.is_none() {
+        if !matches!(self.memory, Memory::Here(_)) {
             self.publish();
         }
         // What is said of the store must not be ahead of what is read in memory.

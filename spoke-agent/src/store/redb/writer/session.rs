@@ -171,7 +171,7 @@ impl Writer {
         committed.map_err(|error| self.fail(doing, &error))?;
         self.state.meta = meta;
         self.state.roll_up();
-        self.carry_on(&Touched::default());
+        self.carry_on(Touched::default());
         self.publish();
         Ok(())
     }

@@ -1,0 +1,124 @@
+//! Who has a key, after random pushes of tenants that want the same few keys: the row of each key says exactly what the heads
+//! and the records of all tenants say.
+//!
+//! Would catch an owner that is written from what was known before the push although another bundle of it has its tenant
+//! wait for the key, a key that two tenants have, and one that is forgotten while somebody still has it at the hub.
+
+use contexts::apply::apply;
+use contexts::apply::maps::Maps;
+use contexts::bundle::{Bundle, Context, Held, HoldReason};
+use contexts::digest::DigestKey;
+use contexts::name::{Key, Kind, TenantId};
+use contexts::push::{Sent, Verdict};
+use contexts::version::Version;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+const TENANTS: usize = 4;
+const KEYS: usize = 5;
+const STEPS: u64 = 400;
+
+fn kind() -> Kind {
+    Kind::new("k").expect("a kind")
+}
+
+fn key(n: usize) -> Key {
+    Key::new(&format!("key{n}")).expect("a key")
+}
+
+fn bundle(random: &mut StdRng, tenant: usize) -> Bundle {
+    let (mut contexts, mut held) = (Vec::new(), Vec::new());
+    for n in 0..KEYS {
+        match random.random_range(0..4) {
+            0 => contexts.push(Context {
+                kind: kind(),
+                key: key(n),
+                value: random.random_range(0..3).to_string().into(),
+                expires: None,
+            }),
+            1 => held.push(Held {
+                kind: kind(),
+                key: key(n),
+                why: HoldReason::Duplicate,
+            }),
+            _ => {}
+        }
+    }
+    let tenant = TenantId::new(&format!("t{tenant}")).expect("a tenant");
+    Bundle::new(tenant, contexts, held, vec![]).expect("a bundle")
+}
+
+/// Of each key the tenant that has a value, and those that have none here.
+type Owners = BTreeMap<Key, (Option<TenantId>, BTreeSet<TenantId>)>;
+
+/// As the heads and the records say.
+fn by_tenants(store: &Maps) -> Owners {
+    let mut owners = Owners::new();
+    for (tenant, records) in &store.records {
+        for (_, key) in records.keys() {
+            let (has_value, _) = owners.entry(key.clone()).or_default();
+            assert_eq!(has_value.replace(tenant.clone()), None, "{key} twice");
+        }
+    }
+    for (tenant, head) in &store.heads {
+        for held in head.held.iter().filter(|held| held.kept.is_none()) {
+            let (_, waiting) = owners.entry(held.key.clone()).or_default();
+            waiting.insert(tenant.clone());
+        }
+    }
+    owners
+}
+
+/// As the rows of the keys say.
+fn by_keys(store: &Maps) -> Owners {
+    let owners = store.owners.iter().map(|((_, key), owner)| {
+        let mut waiting = owner.waiting.clone();
+        let has_value = match owner.has_value {
+            true => Some(owner.tenant.clone()),
+            false => {
+                waiting.insert(owner.tenant.clone());
+                None
+            }
+        };
+        (key.clone(), (has_value, waiting))
+    });
+    owners.collect()
+}
+
+#[test]
+fn each_key_has_the_owner_that_the_tenants_say() {
+    let (mut applied, mut taken, mut shared) = (0, 0, 0);
+    for seed in 0..20 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut store = Maps::default();
+        for step in 1..=STEPS {
+            let mut tenants: Vec<usize> = (0..TENANTS).collect();
+            tenants.shuffle(&mut random);
+            tenants.truncate(random.random_range(1..=TENANTS));
+            let sent = tenants.into_iter().map(|tenant| Sent {
+                version: Version { epoch: 1, n: step },
+                bundle: Arc::new(bundle(&mut random, tenant)),
+            });
+            let sent: Vec<Sent> = sent.collect();
+            let Ok(outcome) = apply(&mut store, &DigestKey([7; 32]), &sent);
+            for verdict in outcome.verdicts {
+                match verdict {
+                    Verdict::Applied => applied += 1,
+                    Verdict::KeyTaken { .. } => taken += 1,
+                    Verdict::AlreadyThere => {}
+                    Verdict::Invalid { why } => panic!("seed {seed}: {why}"),
+                }
+            }
+            let owners = by_keys(&store);
+            assert_eq!(owners, by_tenants(&store), "seed {seed}, step {step}");
+            let both = |(has_value, waiting): &&(Option<TenantId>, BTreeSet<TenantId>)| {
+                has_value.is_some() && !waiting.is_empty()
+            };
+            shared += owners.values().filter(both).count();
+        }
+    }
+    assert!(applied > 1_000 && taken > 1_000 && shared > 1_000);
+}
