@@ -4,9 +4,9 @@
 //! Would catch an owner that is written from what was known before the push although another bundle of it has its tenant
 //! wait for the key, a key that two tenants have, and one that is forgotten while somebody still has it at the hub.
 
-use contexts::apply::apply;
 use contexts::apply::maps::Maps;
-use contexts::bundle::{Bundle, Context, Held, HoldReason};
+use contexts::apply::{Name, apply};
+use contexts::bundle::{Bundle, Context, Held, HeldKind, HoldReason};
 use contexts::digest::DigestKey;
 use contexts::name::{Key, Kind, TenantId};
 use contexts::push::{Sent, Verdict};
@@ -18,54 +18,74 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 const TENANTS: usize = 4;
-const KEYS: usize = 5;
+const KINDS: [&str; 2] = ["a", "b"];
+const KEYS: usize = 4;
 const STEPS: u64 = 400;
 
-fn kind() -> Kind {
-    Kind::new("k").expect("a kind")
+fn kind(text: &str) -> Kind {
+    Kind::new(text).expect("a kind")
 }
 
 fn key(n: usize) -> Key {
     Key::new(&format!("key{n}")).expect("a key")
 }
 
-fn bundle(random: &mut StdRng, tenant: usize) -> Bundle {
-    let (mut contexts, mut held) = (Vec::new(), Vec::new());
-    for n in 0..KEYS {
-        match random.random_range(0..4) {
-            0 => contexts.push(Context {
-                kind: kind(),
-                key: key(n),
-                value: random.random_range(0..3).to_string().into(),
-                expires: None,
-            }),
-            1 => held.push(Held {
-                kind: kind(),
-                key: key(n),
-                why: HoldReason::Duplicate,
-            }),
-            _ => {}
-        }
-    }
-    let tenant = TenantId::new(&format!("t{tenant}")).expect("a tenant");
-    Bundle::new(tenant, contexts, held, vec![]).expect("a bundle")
+fn tenant_of(n: usize) -> TenantId {
+    TenantId::new(&format!("t{n}")).expect("a tenant")
 }
 
-/// Of each key the tenant that has a value, and those that have none here.
-type Owners = BTreeMap<Key, (Option<TenantId>, BTreeSet<TenantId>)>;
+fn bundle(random: &mut StdRng, tenant: usize) -> Bundle {
+    let (mut contexts, mut held, mut held_kinds) = (Vec::new(), Vec::new(), Vec::new());
+    for of in KINDS {
+        let is_held = random.random_ratio(1, 8);
+        if is_held {
+            held_kinds.push(HeldKind {
+                kind: kind(of),
+                why: HoldReason::Duplicate,
+            });
+        }
+        for n in 0..KEYS {
+            match random.random_range(0..4) {
+                0 if !is_held => contexts.push(Context {
+                    kind: kind(of),
+                    key: key(n),
+                    value: random.random_range(0..3).to_string().into(),
+                    expires: None,
+                }),
+                1 => held.push(Held {
+                    kind: kind(of),
+                    key: key(n),
+                    why: match is_held {
+                        // What belongs to others may stand beside a held kind.
+                        true => HoldReason::KeyTaken {
+                            owner: tenant_of(0),
+                        },
+                        false => HoldReason::Duplicate,
+                    },
+                }),
+                _ => {}
+            }
+        }
+    }
+    Bundle::new(tenant_of(tenant), contexts, held, held_kinds).expect("a bundle")
+}
+
+/// Of each name the tenant that has a value, and those that have none here.
+type Owners = BTreeMap<Name, (Option<TenantId>, BTreeSet<TenantId>)>;
 
 /// As the heads and the records say.
 fn by_tenants(store: &Maps) -> Owners {
     let mut owners = Owners::new();
     for (tenant, records) in &store.records {
-        for (_, key) in records.keys() {
-            let (has_value, _) = owners.entry(key.clone()).or_default();
-            assert_eq!(has_value.replace(tenant.clone()), None, "{key} twice");
+        for name in records.keys() {
+            let (has_value, _) = owners.entry(name.clone()).or_default();
+            assert_eq!(has_value.replace(tenant.clone()), None, "{name:?} twice");
         }
     }
     for (tenant, head) in &store.heads {
         for held in head.held.iter().filter(|held| held.kept.is_none()) {
-            let (_, waiting) = owners.entry(held.key.clone()).or_default();
+            let name = (held.kind.clone(), held.key.clone());
+            let (_, waiting) = owners.entry(name).or_default();
             waiting.insert(tenant.clone());
         }
     }
@@ -74,7 +94,7 @@ fn by_tenants(store: &Maps) -> Owners {
 
 /// As the rows of the keys say.
 fn by_keys(store: &Maps) -> Owners {
-    let owners = store.owners.iter().map(|((_, key), owner)| {
+    let owners = store.owners.iter().map(|(name, owner)| {
         let mut waiting = owner.waiting.clone();
         let has_value = match owner.has_value {
             true => Some(owner.tenant.clone()),
@@ -83,13 +103,13 @@ fn by_keys(store: &Maps) -> Owners {
                 None
             }
         };
-        (key.clone(), (has_value, waiting))
+        (name.clone(), (has_value, waiting))
     });
     owners.collect()
 }
 
 #[test]
-fn each_key_has_the_owner_that_the_tenants_say() {
+fn each_name_has_the_owner_that_the_tenants_say() {
     let (mut applied, mut taken, mut shared) = (0, 0, 0);
     for seed in 0..20 {
         let mut random = StdRng::seed_from_u64(seed);

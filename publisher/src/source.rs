@@ -7,6 +7,7 @@
 //! | [`describe`] | what a query of the configuration returns, and what is wrong with it |
 //! | `watched` | what a watch of the configuration names, and what is wrong with it |
 //! | [`assemble`] | rows to bundles: pure |
+//! | `rows` | the rows of a context query |
 //! | [`build`] | tenants and ranges, each in one snapshot |
 //! | [`at_once`] | tenants in one statement, where nothing is wrong |
 //! | `last` | what was found last of very large tenants: pure |
@@ -46,6 +47,7 @@ pub mod pauses;
 pub mod query;
 pub mod ranges;
 mod removals;
+mod rows;
 mod since;
 pub mod stability;
 pub mod standby;

@@ -3,11 +3,12 @@
 //! anything is otherwise, its rows are thrown away and the build is done step by step, in a new snapshot.
 
 use super::assemble::{Assembly, Row};
-use super::build::{BUILD_WITHIN, SETTINGS, SNAPSHOT, batch, decode};
+use super::build::{BUILD_WITHIN, SETTINGS, SNAPSHOT, batch};
 use super::definitions::{self, Definitions};
 use super::hub::SERVER;
 use super::last::{Era, Last, LastBuilds};
 use super::query::{self, Tenants};
+use super::rows::decode;
 use super::since::{self, Since};
 use super::statement::{quoted, texts};
 use super::{Source, SourceError, is_passing, message};

@@ -4,20 +4,21 @@
 //! savepoint, and a query that fails is asked again for ever fewer tenants until the one that fails is found. Only
 //! trouble with the database as a whole fails the build.
 
-use super::assemble::{Assembly, Finished, Row};
+use super::assemble::{Assembly, Finished};
 use super::definitions::{self, Definition, Definitions};
 use super::holds::HoldRow;
 use super::hub::SERVER;
 use super::query::{self, LIST, Tenants};
+use super::rows::{Found, decode};
 use super::statement::{Statement, unnamed};
 use super::{Source, SourceError, is_passing, message};
 use crate::writer::{BuildRequest, BuiltBatch, Snapshot, TenantRange, What};
-use contexts::name::{BadName, Key, Kind, Region, TenantId};
+use contexts::name::{Key, Kind, Region, TenantId};
 use futures_util::TryStreamExt;
-use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
-use sqlx::{Connection, PgConnection, Postgres, Row as _, ValueRef as _};
-use std::collections::{BTreeSet, HashMap};
+use sqlx::{Connection, PgConnection, Postgres, Row as _};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -553,66 +554,4 @@ impl Reader<'_> {
         }
         Ok(names.into_iter().collect())
     }
-}
-
-fn regions(json: Option<&str>) -> sqlx::Result<Option<Vec<Option<String>>>> {
-    let parsed = json.map(serde_json::from_str).transpose();
-    parsed.map_err(|_| sqlx::Error::Decode("regions has more than one dimension".into()))
-}
-
-/// The rows of a query by tenant, in the order in which the tenants came.
-#[derive(Default)]
-struct Found {
-    tenants: Vec<(TenantId, Vec<Row>)>,
-    places: HashMap<TenantId, usize>,
-}
-
-impl Found {
-    /// # Errors
-    /// If nobody can be called that.
-    fn add(&mut self, tenant: &str, row: Row) -> Result<(), BadName> {
-        // Often the rows of a tenant stand together.
-        if let Some((last, rows)) = self.tenants.last_mut()
-            && last.as_str() == tenant
-        {
-            rows.push(row);
-            return Ok(());
-        }
-        match self.places.get(tenant) {
-            Some(at) => self.tenants[*at].1.push(row),
-            None => {
-                let tenant = TenantId::new(tenant)?;
-                self.places.insert(tenant.clone(), self.tenants.len());
-                self.tenants.push((tenant, vec![row]));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The text in a column that is text, as it came: its type is what the statement says, and need not be asked for each row.
-fn text(row: &PgRow, at: usize) -> sqlx::Result<Option<&str>> {
-    let value = row.try_get_raw(at)?;
-    match value.is_null() {
-        true => Ok(None),
-        false => value.as_str().map(Some).map_err(sqlx::Error::Decode),
-    }
-}
-
-/// A row of [`query::contexts`] whose columns begin at `first`: the tenant, and the rest.
-pub(super) fn decode(row: &PgRow, first: usize) -> sqlx::Result<(&str, Row)> {
-    let missing = || sqlx::Error::Decode("a column is NULL".into());
-    let expires = match row.try_get_raw(first + 4)?.is_null() {
-        true => None,
-        false => Some(row.try_get(first + 4)?),
-    };
-    Ok((
-        text(row, first)?.ok_or_else(missing)?,
-        Row {
-            key: text(row, first + 1)?.map(Arc::from),
-            value: text(row, first + 2)?.ok_or_else(missing)?.into(),
-            regions: regions(text(row, first + 3)?)?,
-            expires,
-        },
-    ))
 }

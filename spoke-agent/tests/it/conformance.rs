@@ -161,9 +161,12 @@ fn new_file(dir: &TempDir) -> Db {
 /// Memory for all of the store, for about the half of it, and for nothing.
 const BOUNDS: [usize; 3] = [usize::MAX, 4_000, 0];
 
-/// The indexes that follow the file, and what the file said at each commit.
+/// The indexes that follow the file, those of an earlier state with all that was touched since, and what the file said at
+/// each commit.
 struct Memory {
     indexes: Vec<Index>,
+    late: Vec<Index>,
+    missed: Touched,
     said: Vec<(Cursor, Said)>,
 }
 
@@ -201,44 +204,57 @@ fn carrying(lookup: &Lookup) -> Lookup {
     }
 }
 
+/// Brings indexes to the state of the file; they say then what it says.
+fn carry_on(snapshot: &Snapshot, indexes: &mut [Index], touched: &Touched, said: &Said, at: &str) {
+    for (index, most) in indexes.iter_mut().zip(BOUNDS) {
+        snapshot.carry_on(index, touched, most).expect("reads");
+        let anew = snapshot.index(most).expect("reads");
+        assert_eq!(index.commit(), anew.commit(), "{at}");
+        if most == usize::MAX {
+            assert!(index.is_whole());
+            assert_eq!(
+                (index.len(), index.bytes()),
+                (anew.len(), anew.bytes()),
+                "{at}"
+            );
+        }
+        for ((kind, key), said) in said {
+            let known = index.get(kind, key);
+            if known.is_none() && !index.is_whole() {
+                continue;
+            }
+            let versions = known.and_then(|known| index.versions(known));
+            let answer = Lookup::of(known, versions, || index.is_complete(kind));
+            assert_eq!(
+                carrying(&answer),
+                carrying(said),
+                "{at}: {kind} {key} within {most} bytes"
+            );
+        }
+    }
+}
+
 impl Memory {
     fn of(db: &Db) -> Self {
         let snapshot = snapshot(db);
         let indexes = BOUNDS.map(|most| snapshot.index(most).expect("reads"));
         Self {
-            indexes: indexes.into(),
+            indexes: indexes.to_vec(),
+            late: indexes.to_vec(),
+            missed: Touched::default(),
             said: vec![(snapshot.end().expect("has an end"), all_said(&snapshot))],
         }
     }
 
-    fn follow(&mut self, db: &Db, touched: &Touched, at: &str) {
+    fn follow(&mut self, db: &Db, touched: Touched, catches_up: bool, at: &str) {
         let snapshot = snapshot(db);
         let said = all_said(&snapshot);
-        for (index, most) in self.indexes.iter_mut().zip(BOUNDS) {
-            snapshot.carry_on(index, touched, most).expect("reads");
-            let anew = snapshot.index(most).expect("reads");
-            assert_eq!(index.commit(), anew.commit(), "{at}");
-            if most == usize::MAX {
-                assert!(index.is_whole());
-                assert_eq!(
-                    (index.len(), index.bytes()),
-                    (anew.len(), anew.bytes()),
-                    "{at}"
-                );
-            }
-            for ((kind, key), said) in &said {
-                let known = index.get(kind, key);
-                if known.is_none() && !index.is_whole() {
-                    continue;
-                }
-                let versions = known.and_then(|known| index.versions(known));
-                let answer = Lookup::of(known, versions, || index.is_complete(kind));
-                assert_eq!(
-                    carrying(&answer),
-                    carrying(said),
-                    "{at}: {kind} {key} within {most} bytes"
-                );
-            }
+        carry_on(&snapshot, &mut self.indexes, &touched, &said, at);
+        self.missed.add(touched);
+        if catches_up {
+            let missed = std::mem::take(&mut self.missed);
+            let at = format!("{at}, late");
+            carry_on(&snapshot, &mut self.late, &missed, &said, &at);
         }
         self.said.push((snapshot.end().expect("has an end"), said));
     }
@@ -306,7 +322,7 @@ fn run(seed: u64) {
         maps = after;
         follow(&mut buckets, &key_, &applied);
         contexts += applied.contexts;
-        memory.follow(&db, &touched, &at);
+        memory.follow(&db, touched, random.random_ratio(1, 5), &at);
     }
     memory.is_told_of_all_changes(&db, &format!("seed {seed}"));
     drop(memory);

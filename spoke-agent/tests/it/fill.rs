@@ -11,7 +11,7 @@ use spoke_agent::store::redb::reader::Snapshot;
 use spoke_agent::store::redb::writer::Command;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Tenants of a push that is one of a fill.
 const MANY: u64 = 64;
@@ -97,7 +97,9 @@ impl Filling {
 
     /// Waits for the memory. The writer looks for it after each command.
     async fn memory_comes(&self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
         while self.store.views.reads_file() {
+            assert!(Instant::now() < deadline, "the memory does not come");
             let beat = Heartbeat {
                 session: self.granted.session,
                 position: None,
@@ -260,4 +262,16 @@ async fn a_mass_push_waits_for_the_memory_that_is_filled_beside_it() {
     let mut hub = in_step(TENANTS).await;
     hub.push(0..TENANTS, 2).await;
     hub.has(0..TENANTS, 2, false);
+}
+
+/// The thread has a snapshot of the file, which must not keep the next agent from it.
+#[tokio::test]
+async fn a_store_that_stops_while_its_memory_is_filled_opens_again() {
+    const TENANTS: u64 = 2_000;
+    let mut hub = in_step(TENANTS).await;
+    hub.push(0..1, 2).await;
+    hub.store = hub.store.restart(usize::MAX).await;
+    hub.store.ran(1).await;
+    hub.has(0..1, 2, false);
+    hub.has(1..TENANTS, 1, false);
 }

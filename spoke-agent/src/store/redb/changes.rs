@@ -39,8 +39,8 @@ pub struct Notes {
     bundles: Vec<(TenantId, Version)>,
 }
 
-/// What a commit touched.
-#[derive(Debug, Default)]
+/// What a commit touched, or several that followed one another.
+#[derive(Debug, Clone, Default)]
 pub struct Touched {
     /// By tenant.
     pub tenants: BTreeMap<TenantId, Changed>,
@@ -55,6 +55,26 @@ pub struct Changed {
     pub is_new: bool,
     /// Names whose records or owners were written, sorted.
     pub names: Vec<Name>,
+}
+
+impl Touched {
+    /// Adds what a later commit touched.
+    pub fn add(&mut self, later: Self) {
+        for (tenant, later) in later.tenants {
+            let changed = self.tenants.entry(tenant).or_default();
+            changed.version = later.version.or(changed.version);
+            changed.is_new |= later.is_new;
+            changed.names.extend(later.names);
+            changed.names.sort_unstable();
+            changed.names.dedup();
+        }
+    }
+
+    /// Names, and of each tenant at least one: none is free to look at again.
+    pub fn names(&self) -> usize {
+        let changed = self.tenants.values();
+        changed.map(|changed| changed.names.len().max(1)).sum()
+    }
 }
 
 impl Notes {

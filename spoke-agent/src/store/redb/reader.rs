@@ -1,7 +1,8 @@
 //! Snapshots for answers. Everything that one answer says comes from one of them.
 //!
-//! A snapshot must never be kept longer than an answer takes: it pins pages of the file. "Absent" is said only where
-//! the snapshot itself says that the kind was in step and that no tenant's part of it is missing.
+//! A snapshot must never be kept longer than an answer takes, or than the memory takes to be filled from it: it pins pages
+//! of the file. "Absent" is said only where the snapshot itself says that the kind was in step and that no tenant's part
+//! of it is missing.
 
 use super::StoreError;
 use super::changes::{self, Cursor, TenantChange, Touched};
@@ -251,21 +252,20 @@ impl Snapshot {
     /// of which there are far fewer than names.
     ///
     /// # Errors
-    /// If redb fails.
+    /// If redb fails, or a head or an owner is damaged: its names must not be taken for unknown.
     pub fn valueless(&self) -> Result<Vec<(TenantId, Known)>, StoreError> {
         let mut names = BTreeSet::new();
         for row in self.bundles.iter()? {
-            let (_, head) = row?;
-            names.extend(rows::head(head.value()).iter().flat_map(Head::valueless));
+            names.extend(rows::head(row?.1.value())?.valueless());
         }
         let mut held = Vec::new();
         for (kind, key) in names {
             let (kind, key) = (kind.as_str(), key.as_str());
-            if let Some(owner) = self.owners.get((kind.as_bytes(), key.as_bytes()))?
-                && let Ok(owner) = rows::owner(owner.value())
-                && !owner.has_value
-            {
-                held.push((owner.tenant, Known::nothing(kind, key, false)));
+            if let Some(owner) = self.owners.get((kind.as_bytes(), key.as_bytes()))? {
+                let owner = rows::owner(owner.value())?;
+                if !owner.has_value {
+                    held.push((owner.tenant, Known::nothing(kind, key, false)));
+                }
             }
         }
         Ok(held)

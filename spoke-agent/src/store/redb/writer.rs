@@ -258,7 +258,9 @@ impl Writer {
                 self.take(command, &mut group);
             }
             self.commit_group(&mut group);
-            self.tend_memory();
+            if !stopping {
+                self.tend_memory();
+            }
         }
         self.stop();
     }

@@ -43,17 +43,8 @@ pub(super) enum Memory {
 pub(super) struct Coming {
     filled: Receiver<Result<Index, StoreError>>,
     /// What was touched since the state that it is filled from.
-    missed: Vec<Touched>,
-    missed_names: usize,
+    missed: Touched,
     started: Instant,
-}
-
-impl Coming {
-    fn misses(&mut self, touched: Touched) {
-        let changed = touched.tenants.values();
-        self.missed_names += changed.map(|changed| changed.names.len()).sum::<usize>();
-        self.missed.push(touched);
-    }
 }
 
 impl Writer {
@@ -81,24 +72,29 @@ impl Writer {
         if is_first_fill && touched.tenants.len() >= FILL_TENANTS {
             self.memory = Memory::Waits(FILL_IS_OVER_AFTER);
         }
-        let carried = self.snapshot().and_then(|snapshot| {
+        let snapshot = self.snapshot().and_then(|snapshot| {
             self.note_complete(&snapshot)?;
-            match &mut self.memory {
-                Memory::Here(index) => snapshot.carry_on(index, &touched, self.memory_bytes)?,
-                Memory::Comes(coming) => coming.misses(touched),
-                Memory::Nothing | Memory::Waits(_) => {}
-            }
-            Ok(())
+            Ok(snapshot)
         });
-        if let Err(error) = carried {
-            self.without_memory(&error);
+        match &mut self.memory {
+            Memory::Here(index) => {
+                let carried = snapshot
+                    .and_then(|snapshot| snapshot.carry_on(index, &touched, self.memory_bytes));
+                if let Err(error) = carried {
+                    self.without_memory(&error);
+                }
+            }
+            Memory::Comes(coming) => coming.missed.add(touched),
+            Memory::Nothing | Memory::Waits(_) => {}
         }
         self.show_memory();
         if let Memory::Comes(coming) = &self.memory
-            && coming.missed_names > MISSED_NAMES
+            && coming.missed.names() > MISSED_NAMES
         {
-            let filled = coming.filled.recv().unwrap_or_else(|_| Err(given_up()));
-            self.catch_up(filled);
+            match coming.filled.recv() {
+                Ok(filled) => self.catch_up(filled),
+                Err(_) => self.fill_memory(),
+            }
         }
     }
 
@@ -109,7 +105,8 @@ impl Writer {
             Memory::Waits(_) if self.is_filled() => self.fill_memory_beside(),
             Memory::Comes(coming) => match coming.filled.try_recv() {
                 Ok(filled) => self.catch_up(filled),
-                Err(TryRecvError::Disconnected) => self.catch_up(Err(given_up())),
+                // The thread gave up without a word.
+                Err(TryRecvError::Disconnected) => self.fill_memory(),
                 Err(TryRecvError::Empty) => {}
             },
             _ => {}
@@ -133,26 +130,24 @@ impl Writer {
     fn fill_memory_beside(&mut self) {
         let (most, started) = (self.memory_bytes, Instant::now());
         let (done, filled) = sync_channel(1);
-        let begun = self.snapshot().and_then(|snapshot| {
-            let thread = std::thread::Builder::new().name("store-memory".into());
-            let fill = move || {
-                // Nobody waits for it if the file was opened anew meanwhile, or the agent stops.
-                let _ = done.send(snapshot.index(most));
-            };
-            let spawned = thread.spawn(fill).map_err(redb::StorageError::Io)?;
-            drop(spawned);
-            Ok(())
+        let snapshot = match self.snapshot() {
+            Ok(snapshot) => snapshot,
+            Err(error) => return self.without_memory(&error),
+        };
+        let thread = std::thread::Builder::new().name("store-memory".into());
+        let spawned = thread.spawn(move || {
+            // Nobody waits for it if the file was opened anew meanwhile, or the agent stops.
+            let _ = done.send(snapshot.index(most));
         });
-        match begun {
-            Ok(()) => {
+        match spawned {
+            Ok(_) => {
                 self.memory = Memory::Comes(Coming {
                     filled,
-                    missed: Vec::new(),
-                    missed_names: 0,
+                    missed: Touched::default(),
                     started,
                 });
             }
-            Err(error) => self.without_memory(&error),
+            Err(_) => self.fill_memory(),
         }
     }
 
@@ -162,12 +157,9 @@ impl Writer {
             return;
         };
         let caught_up = filled.and_then(|mut index| {
+            // What was touched is looked at as it is now, whenever that was.
             let snapshot = self.snapshot()?;
-            // What was touched is looked at as it is now, whenever that was. The last one touches nothing: it says of which
-            // commit the memory is.
-            for touched in coming.missed.iter().chain([&Touched::default()]) {
-                snapshot.carry_on(&mut index, touched, self.memory_bytes)?;
-            }
+            snapshot.carry_on(&mut index, &coming.missed, self.memory_bytes)?;
             Ok(index)
         });
         match caught_up {
@@ -218,12 +210,5 @@ impl Writer {
             file = %self.db.path().display(), %error,
             "the contexts cannot be brought into memory and are read from the file"
         );
-    }
-}
-
-/// What is said if the thread that fills the memory ended without a word.
-fn given_up() -> StoreError {
-    StoreError::Damaged {
-        what: "the file".into(),
     }
 }
