@@ -18,6 +18,7 @@
 
 mod beat;
 mod budgets;
+mod building;
 mod built;
 mod capture;
 mod clash;
@@ -28,6 +29,7 @@ mod gone;
 mod guard;
 mod guarding;
 pub mod lease;
+mod look;
 mod outbox;
 mod pace;
 mod push_size;
@@ -39,13 +41,14 @@ mod retry;
 mod scan;
 mod scanning;
 mod settling;
+mod snapshot;
 mod store;
 mod talk;
 mod visible;
 
 pub use budgets::{BudgetNews, Budgets, Level, Usage};
-pub use built::{Batch, BuildRequest, Built, BuiltBatch, BuiltBundle, Replaced, What};
-pub use capture::{AckRequest, Change, LookId, LookRequest, Looked, Snapshot};
+pub use building::Batch;
+pub use built::{BuildRequest, Built, BuiltBatch, BuiltBundle, Replaced, What};
 pub use deltas::DeltaOutcome;
 pub use gone::{Gone, WhyGone};
 pub use guard::{
@@ -53,16 +56,18 @@ pub use guard::{
     value_of,
 };
 pub use guarding::HoldWork;
+pub use look::{AckRequest, Change, LookId, LookRequest, Looked};
 pub use receipts::{Delivery, HeldReport, Receipt, RegionFilter, Republished};
 pub use retry::Retry;
 pub use scan::{Phase, TenantRange};
 pub use scanning::{ScanSummary, StoreSummary, UnitsUsed};
+pub use snapshot::Snapshot;
 pub use store::{Behind, Failure, FailureSort, Link, Store, StoreSpec};
 pub use talk::{Answer, Request};
 pub use visible::{Visible, VisibleAt};
 
 use beat::Beats;
-use built::BuildQueue;
+use building::BuildQueue;
 use capture::Capture;
 use clash::{Clashes, Suspicion};
 use contexts::delta::Cut;

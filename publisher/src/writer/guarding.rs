@@ -7,7 +7,8 @@
 //! tenant of its cause. If one of these is in the group, it is built to be counted alone, and not sent: else the two would
 //! wait for one another.
 
-use super::built::{Batch, Built, BuiltBundle};
+use super::building::Batch;
+use super::built::{Built, BuiltBundle};
 use super::dirty::{Lane, Sending};
 use super::guard::{Found, Hold, HoldName, Over, Passed, Settled, Told};
 use super::store::Outstanding;

@@ -1,9 +1,9 @@
 //! What the writer makes of the outbox: changed tenants become dirty, and a store that cannot be told one by one is
 //! marked behind. The books are in [`super::capture`].
 
-use super::capture::{AckRequest, LookId, LookRequest, Looked};
 use super::dirty::Lane;
 use super::guard::Cause;
+use super::look::{AckRequest, LookId, LookRequest, Looked};
 use super::{Millis, Report, StoreIx, Writer};
 use contexts::push::Reading;
 

@@ -3,7 +3,8 @@
 //! What waits is dropped, a build under way counts for nothing, and the tenants of both are dirty again: they are built
 //! anew, and whatever shapes content now shapes them. What is under way to a store cannot be called back; it is waited for.
 
-use super::built::{Batch, What};
+use super::building::Batch;
+use super::built::What;
 use super::scan::Phase;
 use super::store::{Outstanding, of_queued};
 use super::{Report, Store, StoreIx, Tick, Ticket, Writer};

@@ -1,7 +1,8 @@
 //! How scans begin, go on and end. The books are in [`super::scan`].
 
 use super::budgets::Usage;
-use super::built::{BuiltBatch, What, unbuilt};
+use super::building::unbuilt;
+use super::built::{BuiltBatch, What};
 use super::dirty::Lane;
 use super::queue::{Sort, Unit};
 use super::receipts::{HeldReport, RegionFilter};
