@@ -138,7 +138,7 @@ impl BuiltBundle {
     }
 }
 
-/// One tenant as a build found it: a bundle per region, in the order of [`Writer::regions`], empty where it is not.
+/// One tenant as a build found it: a bundle per region, in the order of [`super::Writer::regions`], empty where it is not.
 #[derive(Debug, Clone)]
 pub struct Built {
     /// The tenant.
