@@ -18,6 +18,7 @@ DROP FUNCTION hubcast.touch(bigint);
 DROP FUNCTION hubcast.touch(text);
 DROP FUNCTION hubcast.wait(integer, integer, integer, bigint, bigint, pg_snapshot, bigint, integer);
 DROP FUNCTION hubcast.has_room();
+DROP FUNCTION hubcast.begin_build(text[], text);
 DROP TABLE hubcast.outbox;
 DROP SEQUENCE hubcast.outbox_mended;
 DROP SEQUENCE hubcast.outbox_missed;

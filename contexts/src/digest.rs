@@ -136,6 +136,14 @@ impl DigestKey {
         u32::from_le_bytes([hash.0[0], hash.0[1], hash.0[2], hash.0[3]])
     }
 
+    /// What a tenant's bundle adds to the sums of a store.
+    pub fn share(&self, tenant: &TenantId, bundle: &Digest) -> Share {
+        Share {
+            bucket: self.bucket(tenant),
+            entry: self.entry(tenant, bundle),
+        }
+    }
+
     fn entry(&self, tenant: &TenantId, bundle: &Digest) -> u128 {
         let hash = self
             .input(4, 64)
@@ -153,6 +161,13 @@ impl DigestKey {
         }
         input.finish()
     }
+}
+
+/// What a tenant's bundle adds to the sums of every store that has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    bucket: usize,
+    entry: u128,
 }
 
 /// The bucket sums of one store (16 KiB). A tenant that is not there contributes nothing.
@@ -178,8 +193,13 @@ impl fmt::Debug for Buckets {
 impl Buckets {
     /// Counts a tenant's bundle in.
     pub fn add(&mut self, key: &DigestKey, tenant: &TenantId, bundle: &Digest) {
-        let sum = &mut self.0[key.bucket(tenant)];
-        *sum = sum.wrapping_add(key.entry(tenant, bundle));
+        self.add_share(key.share(tenant, bundle));
+    }
+
+    /// The same, of what was computed for another store already.
+    pub fn add_share(&mut self, share: Share) {
+        let sum = &mut self.0[share.bucket];
+        *sum = sum.wrapping_add(share.entry);
     }
 
     /// Takes a tenant's bundle out again.

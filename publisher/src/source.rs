@@ -63,11 +63,14 @@ use hub::Server;
 use last::LastBuilds;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::ConnectOptions;
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, Row, Transaction};
+use statement::Statement;
 use std::future::Future;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
+
+const IS_STANDBY: &str = "SELECT pg_is_in_recovery()";
 
 /// What can go wrong with the database.
 #[derive(Debug, thiserror::Error)]
@@ -276,14 +279,26 @@ impl Source {
             Ok(connected) => connected.map_err(|e| self.error("connecting", e))?,
             Err(_) => return Err(self.error("connecting", sqlx::Error::PoolTimedOut)),
         };
-        let standby: bool = sqlx::raw_sql("SELECT pg_is_in_recovery()")
+        let row = sqlx::raw_sql(IS_STANDBY)
             .fetch_one(&mut connection)
             .await
-            .map_err(|e| self.error("connecting", e))?
-            .get(0);
+            .map_err(|e| self.error("connecting", e))?;
         // An error here changes nothing about the answer.
         let _ = connection.close().await;
-        match standby {
+        self.is_primary(&row)
+    }
+
+    /// Makes sure that the database is not a standby, by a connection that there is.
+    ///
+    /// # Errors
+    /// [`SourceError::Standby`], or that it does not answer.
+    pub async fn require_primary(&self) -> Result<(), SourceError> {
+        let row = self.fetch_one("asking for the primary", Statement::new(IS_STANDBY));
+        self.is_primary(&row.await?)
+    }
+
+    fn is_primary(&self, row: &PgRow) -> Result<(), SourceError> {
+        match row.get(0) {
             true => Err(SourceError::Standby {
                 at: self.at.clone(),
             }),

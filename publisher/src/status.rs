@@ -4,6 +4,7 @@
 use crate::engine::{EngineView, Parts, StoreView};
 use crate::source::pauses::Paused;
 use crate::source::standby::Standby;
+use crate::source::{Source, SourceError};
 use crate::spoke::Spoke;
 use crate::writer::ScanSummary;
 use contexts::limits;
@@ -134,6 +135,8 @@ impl Status {
 
 /// How long the database may take to answer; whoever asks for a status has no patience.
 const DATABASE_WITHIN: Duration = Duration::from_secs(3);
+/// After so long without an answer it is asked why there is none.
+const DATABASE_LATE: Duration = Duration::from_millis(300);
 
 /// Asks everybody.
 pub async fn collect(
@@ -146,15 +149,20 @@ pub async fn collect(
         .iter()
         .map(|spoke| report(spoke.clone(), &engine));
     let stores = futures_util::future::join_all(stores);
-    let database = async {
-        // Says why, where the pool would only say that it waited.
-        parts.source.ping().await?;
+    let reading = async {
+        parts.source.require_primary().await?;
         let lease = parts.source.lease().await?;
         let standbys = parts.source.standbys().await?;
         let last = parts.source.last_scan().await?;
         let differences = parts.source.definitions().await?.differences(config);
         let paused = parts.source.paused().await?;
-        Ok::<_, crate::source::SourceError>((lease, standbys, last, paused, differences))
+        Ok::<_, SourceError>((lease, standbys, last, paused, differences))
+    };
+    let database = async {
+        tokio::select! {
+            read = reading => read,
+            Err(why) = unanswered(&parts.source) => Err(why),
+        }
     };
     let (stores, database) = tokio::join!(stores, tokio::time::timeout(DATABASE_WITHIN, database));
     let mut status = Status {
@@ -189,6 +197,13 @@ pub async fn collect(
         Err(e) => status.database = Some(e.to_string()),
     }
     status
+}
+
+/// Why a database does not answer, where its pool would only say that it waited. It takes a connection of its own, so it
+/// is tried only once the answer is late.
+async fn unanswered(source: &Source) -> Result<(), SourceError> {
+    tokio::time::sleep(DATABASE_LATE).await;
+    source.ping().await
 }
 
 /// What the writer knows of a store.

@@ -30,6 +30,19 @@ pub type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::
 pub async fn until<T, F: Future<Output = Option<T>>>(
     what: &str,
     within: Duration,
+    condition: impl FnMut() -> F,
+) -> Result<T> {
+    until_every(Duration::from_millis(5), what, within, condition).await
+}
+
+/// The same, of a condition that costs something to ask.
+///
+/// # Errors
+/// As [`until`].
+pub async fn until_every<T, F: Future<Output = Option<T>>>(
+    pause: Duration,
+    what: &str,
+    within: Duration,
     mut condition: impl FnMut() -> F,
 ) -> Result<T> {
     let asking = async {
@@ -37,7 +50,7 @@ pub async fn until<T, F: Future<Output = Option<T>>>(
             if let Some(answer) = condition().await {
                 return answer;
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(pause).await;
         }
     };
     let asked = tokio::time::timeout(within, asking).await;

@@ -121,6 +121,8 @@ impl Engine<'_> {
         let (source, events) = (self.parts.source.clone(), self.events.clone());
         let (term, again) = (self.lease.term, self.take_again);
         self.tasks.spawn(async move {
+            // What was found before leaves first.
+            tokio::task::yield_now().await;
             let looking = source.look(term, &request, again);
             let found = source.within(STATEMENT_WITHIN, looking).await;
             let _ = events.send(Event::Looked(request.id, found)).await;

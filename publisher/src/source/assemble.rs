@@ -8,7 +8,7 @@ use super::parts::Parts;
 use super::pauses::Pauses;
 use crate::writer::{Built, BuiltBundle, HoldName, Over, Usage};
 use contexts::bundle::Bundle;
-use contexts::digest::DigestKey;
+use contexts::digest::{Digest, DigestKey};
 use contexts::name::{Kind, Region, TenantId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,6 +27,9 @@ pub struct Row {
     pub regions: Option<Vec<Option<String>>>,
     /// The column `expires`, in microseconds since 1970.
     pub expires: Option<i64>,
+    /// The digest of the context that it makes, with its kind. It is made of a row that has just come, which is still in
+    /// the processor's cache.
+    pub digest: Digest,
 }
 
 /// What came of a build.
@@ -103,6 +106,8 @@ impl<'a> Assembly<'a> {
             Some(parts) => parts,
             None => self.tenants.entry(tenant.clone()).or_default(),
         };
+        let rows = rows.into_iter();
+        parts.parts.reserve(rows.size_hint().0);
         for mut row in rows {
             let names = row.regions.take();
             let regions = named(self.regions, kind, names, &mut self.warnings);
@@ -233,6 +238,8 @@ mod tests {
         }
     }
 
+    const KEY: DigestKey = DigestKey([0; 32]);
+
     fn row(key: Option<&str>, value: &str, regions: Option<&[&str]>) -> Row {
         let regions = regions.map(|r| r.iter().map(|x| Some((*x).to_owned())).collect());
         Row {
@@ -240,6 +247,7 @@ mod tests {
             value: value.into(),
             regions,
             expires: None,
+            digest: KEY.context_of("k", key.unwrap_or_default(), None, value),
         }
     }
 
@@ -248,10 +256,9 @@ mod tests {
             Region::new("a").expect("region"),
             Region::new("b").expect("region"),
         ];
-        let key = DigestKey([0; 32]);
         let tenant = TenantId::new("t").expect("tenant");
         let (pauses, closed) = (Pauses::default(), BTreeSet::new());
-        let mut assembly = Assembly::new(&regions, &key, &pauses, &closed);
+        let mut assembly = Assembly::new(&regions, &KEY, &pauses, &closed);
         assembly.expect(tenant.clone());
         assembly.rows(&definition(), &tenant, rows);
         let warnings = assembly.take_warnings();

@@ -3,9 +3,8 @@
 //! anything is otherwise, its rows are thrown away and the build is done step by step, in a new snapshot.
 
 use super::assemble::{Assembly, Row};
-use super::build::{BUILD_WITHIN, SETTINGS, SNAPSHOT, batch};
+use super::build::{BUILD_WITHIN, SNAPSHOT, batch};
 use super::definitions::{self, Definitions};
-use super::hub::SERVER;
 use super::last::{Era, Last, LastBuilds};
 use super::query::{self, Tenants};
 use super::rows::decode;
@@ -21,10 +20,6 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-
-/// The columns of the row, wider than any of a context, that says whether the definitions and the server are those that are taken for granted, and
-/// makes the settings on the way.
-const HEADER: usize = 6 + SETTINGS.len() + 1;
 
 /// A query that fails for everybody is not asked at once for so long: it would cost every build its time twice.
 const FAILS_FOR: Duration = Duration::from_secs(10);
@@ -68,7 +63,8 @@ impl From<sqlx::Error> for Otherwise {
 
 impl Known {
     /// One message and one transaction: as several statements come together, the server makes them one, and nothing
-    /// is left of it on the connection, however it ends. Of tenants with a last build what has changed since is asked for.
+    /// is left of it on the connection, however it ends. The first row is the header: whether all is as known. Of tenants
+    /// with a last build what has changed since is asked for.
     fn message(&self, tenants: &[TenantId], lasts: &[Last]) -> String {
         let Definitions {
             search_path,
@@ -77,17 +73,17 @@ impl Known {
             ..
         } = &self.definitions;
         let list = texts(tenants.iter().map(TenantId::as_str));
-        let path = [("search_path", search_path.as_str())];
-        let settings = SETTINGS.iter().chain(&path).map(|(name, value)| {
-            let value = quoted(value);
-            format!("set_config('{name}', {value}, true)")
-        });
-        let settings: Vec<String> = settings.collect();
+        // Of text there is but one way to write it.
+        let misspelt = match tenant_type.as_str() {
+            "text" => "NULL::text".to_owned(),
+            _ => format!(
+                "(SELECT t FROM unnest({list}) AS t WHERE t::{tenant_type}::text <> t LIMIT 1)"
+            ),
+        };
+        let path = quoted(search_path);
         let mut sql = format!(
-            "{SNAPSHOT}; SELECT s.fingerprint, pg_is_in_recovery()::text, {SERVER}, \
-             (SELECT t FROM unnest({list}) AS t WHERE t::{tenant_type}::text <> t LIMIT 1), \
-             (SELECT h.tenant FROM hubcast.holds h WHERE h.tenant = ANY({list}) LIMIT 1), pg_current_snapshot()::text, {} FROM hubcast.settings s",
-            settings.join(", ")
+            "{SNAPSHOT}; SELECT b.fingerprint, b.is_standby, b.server, b.held, b.seen, {misspelt} \
+             FROM hubcast.begin_build({list}, {path}) AS b"
         );
         let has_last = |t: &&TenantId| lasts.iter().any(|last| last.built.tenant == **t);
         let mut whole = tenants.iter().filter(|t| !has_last(t)).peekable();
@@ -273,27 +269,32 @@ impl Source {
         let mut lent = self.connections().lend().await?;
         let sql = sqlx::AssertSqlSafe(known.message(tenants, lasts));
         let mut rows = sqlx::raw_sql(sql).fetch(lent.connection());
-        let (mut found, mut confirmed) = (Found::default(), false);
+        let (mut found, mut confirmed) = (Found::default(), None);
+        let Definitions {
+            kinds, digest_key, ..
+        } = &known.definitions;
         while let Some(row) = rows.try_next().await? {
-            if row.len() == HEADER {
-                confirmed = self.is_as_known(known, &row)?;
-                found.seen = Snapshot::parse(row.try_get(5)?);
+            if confirmed.is_none() {
+                confirmed = Some(self.is_as_known(known, &row)?);
+                found.seen = Snapshot::parse(row.try_get(4)?);
                 continue;
             }
             if row.len() == since::HEADER {
                 found.since.extend(since::read(&row, &known.definitions)?);
                 continue;
             }
-            let kind = row.try_get::<i32, _>(0)?;
-            let (tenant, row) = decode(&row, 1)?;
-            let kind = usize::try_from(kind).unwrap_or(usize::MAX);
+            let kind = usize::try_from(row.try_get::<i32, _>(0)?).unwrap_or(usize::MAX);
+            let Some(definition) = kinds.get(kind) else {
+                return Err(Otherwise::Unknown);
+            };
+            let (tenant, row) = decode(&row, 1, &definition.kind, digest_key)?;
             found.rows.push((kind, tenant.to_owned(), row));
         }
         drop(rows);
         lent.keep();
         match confirmed {
-            true => Ok(found),
-            false => Err(Otherwise::Unknown),
+            Some(true) => Ok(found),
+            _ => Err(Otherwise::Unknown),
         }
     }
 
@@ -303,10 +304,11 @@ impl Source {
         let text = |i: usize| header.try_get::<Option<String>, _>(i);
         let mine = known.definitions.fingerprint;
         let same = text(0)?.and_then(|f| definitions::number(&f)) == Some(mine);
+        let is_primary = !header.try_get::<bool, _>(1)?;
         let here = self.same_server(&text(2)?.unwrap_or_default()).is_ok();
         // Holds are read step by step: there are hardly ever any.
-        let names = text(3)?.is_none() && text(4)?.is_none();
-        Ok(same && text(1)?.as_deref() == Some("false") && here && names)
+        let names = text(3)?.is_none() && text(5)?.is_none();
+        Ok(same && is_primary && here && names)
     }
 }
 
@@ -340,4 +342,22 @@ fn assemble(
         }
     }
     batch(assembly, definitions, problems, BTreeSet::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::build::SETTINGS;
+
+    #[test]
+    fn the_function_of_the_database_makes_the_settings_of_a_build() {
+        let function = include_str!("../../../migrations/0013_begin_build.sql");
+        for (name, value) in SETTINGS {
+            let makes = format!("PERFORM set_config('{name}', '{value}', true);");
+            assert!(function.contains(&makes), "{makes}");
+        }
+        let path = "PERFORM set_config('search_path', path, true);\nEND";
+        assert!(function.contains(path), "{path}");
+        let made = function.matches("PERFORM set_config(").count();
+        assert_eq!(made, SETTINGS.len() + 1);
+    }
 }

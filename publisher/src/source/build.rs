@@ -452,6 +452,7 @@ impl Reader<'_> {
         );
         let mut savepoint = connection.begin().await.map_err(|e| self.failure(e))?;
         let mut found = Found::default();
+        let (kind, digest_key) = (&self.definition.kind, &self.definitions.digest_key);
         let mut unnamed = BTreeSet::new();
         {
             let mut rows = bound.query(sql).fetch(&mut *savepoint);
@@ -461,7 +462,8 @@ impl Reader<'_> {
                     Ok(None) => break,
                     Err(e) => return Err(self.failure(e)),
                 };
-                let (tenant, row) = decode(&row, 0).map_err(|e| self.failure(e))?;
+                let (tenant, row) =
+                    decode(&row, 0, kind, digest_key).map_err(|e| self.failure(e))?;
                 if let Err(e) = found.add(tenant, row) {
                     unnamed.insert(format!("kind {}: {e}", self.definition.kind));
                 }

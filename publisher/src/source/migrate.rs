@@ -72,6 +72,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "keys",
         include_str!("../../../migrations/0012_keys.sql"),
     ),
+    (
+        13,
+        "begin build",
+        include_str!("../../../migrations/0013_begin_build.sql"),
+    ),
 ];
 /// Where it is remembered which were applied.
 const TABLE: &str = "hubcast.migrations";
@@ -546,7 +551,7 @@ fn grants(user: &str) -> String {
          GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA hubcast TO {user};\n\
          GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA hubcast TO {user};\n\
          GRANT EXECUTE ON FUNCTION hubcast.wait(integer, integer, integer, bigint, bigint, pg_snapshot, bigint, integer), \
-         hubcast.has_room() TO {user};\n"
+         hubcast.has_room(), hubcast.begin_build(text[], text) TO {user};\n"
     )
 }
 

@@ -7,7 +7,8 @@ use super::holds::{HoldRow, HoldState};
 use super::pauses::Pause;
 use crate::writer::{ANY_VALUE, Built, BuiltBundle, HoldName, Withheld, value_of};
 use contexts::bundle::{Bundle, Context, Held, HeldKind, HoldReason};
-use contexts::digest::DigestKey;
+use contexts::delta::Cut;
+use contexts::digest::{Digest, DigestKey};
 use contexts::limits;
 use contexts::name::{Key, Kind, Region, TenantId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub(super) struct Part {
     pub content: Result<Context, Held>,
+    /// The digest of the context, if it is one.
+    pub digest: Digest,
     pub regions: Option<Vec<Region>>,
 }
 
@@ -111,7 +114,11 @@ impl Parts {
                 "with this kind the tenant has more than {most} MiB of contexts, and cannot be sent"
             ));
         }
-        self.parts.push(Part { content, regions });
+        self.parts.push(Part {
+            content,
+            digest: row.digest,
+            regions,
+        });
         Ok(())
     }
 
@@ -213,8 +220,8 @@ impl Parts {
             && pauses.iter().all(|p| p.region.is_none())
             && self.holds.is_empty();
         let built = |parts: Vec<Part>, region| {
-            let bundle = self.bundle(parts, &tenant, region, pauses, budgets);
-            Arc::new(BuiltBundle::new(bundle, key))
+            let (bundle, digests) = self.bundle(parts, &tenant, region, pauses, budgets);
+            Arc::new(BuiltBundle::of(bundle, digests, key, Cut::default()))
         };
         let bundles = match (everywhere, regions.first()) {
             (true, Some(first)) => vec![built(parts, first); regions.len()],
@@ -229,7 +236,7 @@ impl Parts {
         Built { tenant, bundles }
     }
 
-    /// The bundle of a region, of the parts that belong there.
+    /// The bundle of a region, of the parts that belong there, and the digests of its contexts.
     fn bundle(
         &self,
         parts: Vec<Part>,
@@ -237,8 +244,12 @@ impl Parts {
         region: &Region,
         pauses: &[Pause],
         budgets: &BTreeMap<Kind, Budget>,
-    ) -> Bundle {
-        let (mut contexts, mut held) = (Vec::with_capacity(parts.len()), Vec::new());
+    ) -> (Bundle, Vec<Digest>) {
+        let (mut contexts, mut digests) = (
+            Vec::with_capacity(parts.len()),
+            Vec::with_capacity(parts.len()),
+        );
+        let mut held = Vec::new();
         let holds = self.holds.iter().filter(|h| h.name.region == *region);
         let reason = |hold: &HoldRow| match (hold.state, hold.name.what) {
             (HoldState::Dropped, _) => HoldReason::Dropped,
@@ -275,6 +286,7 @@ impl Parts {
                 (false, Some(why)) => why,
                 (false, None) => {
                     contexts.push(context);
+                    digests.push(part.digest);
                     continue;
                 }
             };
@@ -293,11 +305,12 @@ impl Parts {
             why: why.clone(),
         };
         // The parts are sorted and unique, and held kinds were taken out, so they agree by construction.
-        Bundle {
+        let bundle = Bundle {
             tenant: tenant.clone(),
             contexts,
             held,
             held_kinds: self.held_kinds.iter().map(whole).collect(),
-        }
+        };
+        (bundle, digests)
     }
 }

@@ -1,7 +1,8 @@
 //! The rows of a context query: from columns to values, gathered by tenant.
 
 use super::assemble::Row;
-use contexts::name::{BadName, TenantId};
+use contexts::digest::DigestKey;
+use contexts::name::{BadName, Kind, TenantId};
 use sqlx::postgres::PgRow;
 use sqlx::{Row as _, ValueRef as _};
 use std::collections::HashMap;
@@ -11,6 +12,9 @@ fn regions(json: Option<&str>) -> sqlx::Result<Option<Vec<Option<String>>>> {
     let parsed = json.map(serde_json::from_str).transpose();
     parsed.map_err(|_| sqlx::Error::Decode("regions has more than one dimension".into()))
 }
+
+/// Rows for which room is made before they come.
+const LIKE_MAX: usize = 64;
 
 /// The rows of a query by tenant, in the order in which the tenants came.
 #[derive(Default)]
@@ -35,7 +39,11 @@ impl Found {
             None => {
                 let tenant = TenantId::new(tenant)?;
                 self.places.insert(tenant.clone(), self.tenants.len());
-                self.tenants.push((tenant, vec![row]));
+                // Tenants resemble one another.
+                let like = self.tenants.last().map_or(1, |(_, rows)| rows.len());
+                let mut rows = Vec::with_capacity(like.min(LIKE_MAX));
+                rows.push(row);
+                self.tenants.push((tenant, rows));
             }
         }
         Ok(())
@@ -51,18 +59,30 @@ fn text(row: &PgRow, at: usize) -> sqlx::Result<Option<&str>> {
     }
 }
 
-/// A row of [`query::contexts`] whose columns begin at `first`: the tenant, and the rest.
-pub(super) fn decode(row: &PgRow, first: usize) -> sqlx::Result<(&str, Row)> {
+/// A row of [`super::query::contexts`] for a kind, whose columns begin at `first`: the tenant, and the rest.
+pub(super) fn decode<'r>(
+    row: &'r PgRow,
+    first: usize,
+    kind: &Kind,
+    digest_key: &DigestKey,
+) -> sqlx::Result<(&'r str, Row)> {
     let missing = || sqlx::Error::Decode("a column is NULL".into());
     let expires = match row.try_get_raw(first + 4)?.is_null() {
         true => None,
         false => Some(row.try_get(first + 4)?),
     };
+    let (key, value) = (
+        text(row, first + 1)?,
+        text(row, first + 2)?.ok_or_else(missing)?,
+    );
+    // Of a row without a key nothing comes.
+    let name = key.unwrap_or_default();
     Ok((
         text(row, first)?.ok_or_else(missing)?,
         Row {
-            key: text(row, first + 1)?.map(Arc::from),
-            value: text(row, first + 2)?.ok_or_else(missing)?.into(),
+            digest: digest_key.context_of(kind.as_str(), name, expires, value),
+            key: key.map(Arc::from),
+            value: value.into(),
             regions: regions(text(row, first + 3)?)?,
             expires,
         },

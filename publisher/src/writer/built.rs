@@ -76,6 +76,12 @@ impl BuiltBundle {
     /// The same, with parts of another size.
     pub fn with_cut(bundle: Bundle, key: &DigestKey, cut: Cut) -> Self {
         let digests = bundle.digests(key);
+        Self::of(bundle, digests, key, cut)
+    }
+
+    /// The same, with the digests of its contexts at hand.
+    pub fn of(bundle: Bundle, digests: Vec<Digest>, key: &DigestKey, cut: Cut) -> Self {
+        debug_assert_eq!(digests, bundle.digests(key));
         Self {
             digest: bundle.digest_over(key, &digests),
             parts: Parts::of(&bundle, digests, key, cut).map(Arc::new),

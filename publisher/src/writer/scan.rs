@@ -13,7 +13,7 @@
 use super::drift::Presences;
 use super::regional::Regional;
 use super::{Millis, ScanId, Snapshot, StoreIx, Tick};
-use contexts::digest::{Buckets, Digest, DigestKey};
+use contexts::digest::{Buckets, Digest, DigestKey, Share};
 use contexts::name::{Kind, Region, TenantId};
 use contexts::push::Reading;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -211,13 +211,21 @@ impl Scan {
     pub fn record(&mut self, key: &DigestKey, tenant: &TenantId, digests: &[Option<Digest>]) {
         let now = Regional::of(digests.to_vec());
         let before = self.seen.insert(tenant.clone(), now);
+        // Most tenants are the same everywhere.
+        let mut last: Option<(Digest, Share)> = None;
         for (region, buckets) in self.expected.iter_mut().enumerate() {
-            let old = before.as_ref().and_then(|b| *b.at(region));
-            if old != digests[region] {
-                old.iter().for_each(|d| buckets.remove(key, tenant, d));
-                digests[region]
-                    .iter()
-                    .for_each(|d| buckets.add(key, tenant, d));
+            let (old, new) = (before.as_ref().and_then(|b| *b.at(region)), digests[region]);
+            if old == new {
+                continue;
+            }
+            old.iter().for_each(|d| buckets.remove(key, tenant, d));
+            if let Some(digest) = new {
+                let share = match last {
+                    Some((of, share)) if of == digest => share,
+                    _ => key.share(tenant, &digest),
+                };
+                last = Some((digest, share));
+                buckets.add_share(share);
             }
         }
     }

@@ -5,7 +5,8 @@
 //! batch-get, for all contexts that were committed and not yet seen, again and again with the pause of P1.
 
 use crate::clock;
-use crate::propagation::{LOST, PAUSE, ROWS, TENANTS, changer};
+use crate::observe::{LOST, PAUSE, changer};
+use crate::propagation::{ROWS, TENANTS};
 use crate::report::{number, percentile};
 use crate::wire::Http;
 use rand::rngs::SmallRng;

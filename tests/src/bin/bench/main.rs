@@ -7,6 +7,7 @@ mod clock;
 mod console;
 mod dynamodb;
 mod load;
+mod observe;
 mod primary;
 mod propagation;
 mod reads;

@@ -2,15 +2,14 @@
 //! replication into a second cluster, one change at a time. P2: the same at a steady rate over many tenants.
 //!
 //! Both sides have an equal table, in two databases of one cluster, so that both run beside the same idle load: the
-//! publisher's waiting and the replication's. The observer is the same on both sides, too: one thread with one kept
-//! connection to the hub, by which it commits, and one to the store, at which it looks again and again with the same
-//! pause. The clock starts when the answer to the commit arrived, and ends when an answer with the new value arrived.
+//! publisher's waiting and the replication's. The observer is the same on both sides, too: see `observe`.
 
 use crate::load::Loaded;
+use crate::observe::{IDLE, Ours, PAUSE, Seen, Side, changer, one};
 use crate::report::{Goal, Report, Row, number, percentile};
 use crate::stage::{self, Stage, wait};
 use crate::trace::Milestones;
-use crate::wire::{Http, Session};
+use crate::wire::Session;
 use crate::{Plan, clock, load};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -23,47 +22,16 @@ use tokio::runtime::Runtime;
 pub const ROWS: u32 = 10_000;
 /// Tenants.
 pub const TENANTS: u32 = 1_000;
-/// Between two looks.
-pub const PAUSE: Duration = Duration::from_micros(100);
-/// A change that is not seen by then is lost.
-pub const LOST: Duration = Duration::from_secs(20);
-/// Before each change passes a random time up to this, so that no change meets a waiting loop at the same place.
-const IDLE: Duration = Duration::from_millis(20);
 /// The sides take turns after so many changes, so that both meet the same machine.
 const TURN: usize = 250;
 /// Changes before the first one that counts.
 const WARM_UP: usize = 200;
-
-/// Ours or theirs.
-trait Side {
-    /// Commits a new value of a row; back as soon as the commit's answer arrived.
-    fn change(&mut self, id: u32, value: i64) -> Result<()>;
-    /// The value that the store has.
-    fn look(&mut self, id: u32) -> Result<i64>;
-    /// A store may close a connection that was not used for long; this makes a new one.
-    fn refresh(&mut self) -> Result<()>;
-}
 
 /// Logical replication into a second cluster.
 #[derive(Debug)]
 struct Native {
     hub: Session,
     store: Session,
-}
-
-/// Hubcast.
-#[derive(Debug)]
-struct Ours {
-    hub: Session,
-    store: Http,
-    port: u16,
-}
-
-/// A session that changes rows.
-pub fn changer(database: &str) -> Result<Session> {
-    let mut session = Session::open(database)?;
-    session.prepare("change", "UPDATE items SET v = $2 WHERE id = $1")?;
-    Ok(session)
 }
 
 impl Side for Native {
@@ -80,64 +48,6 @@ impl Side for Native {
 
     fn refresh(&mut self) -> Result<()> {
         Ok(())
-    }
-}
-
-impl Side for Ours {
-    fn change(&mut self, id: u32, value: i64) -> Result<()> {
-        self.hub
-            .run("change", &[&id.to_string(), &value.to_string()])?;
-        Ok(())
-    }
-
-    fn look(&mut self, id: u32) -> Result<i64> {
-        let body = self.store.get(&format!("/v1/contexts/item/{id}"))?;
-        let (_, after) = body.split_once("\"v\": ").ok_or("a context without v")?;
-        let digits = after.split(|c: char| !c.is_ascii_digit()).next();
-        Ok(digits.unwrap_or_default().parse()?)
-    }
-
-    fn refresh(&mut self) -> Result<()> {
-        self.store = Http::open(self.port)?;
-        Ok(())
-    }
-}
-
-/// What one side saw in one round.
-#[derive(Debug, Default)]
-struct Seen {
-    commits: Vec<Duration>,
-    delays: Vec<Duration>,
-    looks: Vec<Duration>,
-}
-
-impl Seen {
-    fn p(&self, share: f64) -> f64 {
-        percentile(&self.delays, share)
-    }
-}
-
-/// One change, and its way to the store. Returns when the commit's answer and when the new value arrived.
-fn one(side: &mut dyn Side, id: u32, value: i64, seen: &mut Seen) -> Result<(Instant, Instant)> {
-    clock::go_on()?;
-    let sent = Instant::now();
-    side.change(id, value)?;
-    let committed = Instant::now();
-    seen.commits.push(committed - sent);
-    loop {
-        let asked = Instant::now();
-        let found = side.look(id)?;
-        let now = Instant::now();
-        seen.looks.push(now - asked);
-        if found >= value {
-            seen.delays.push(now - committed);
-            return Ok((committed, now));
-        }
-        if now - committed > LOST {
-            let after = LOST.as_secs();
-            return Err(format!("the change of {id} did not arrive within {after} s").into());
-        }
-        clock::wait_until(now + PAUSE);
     }
 }
 
@@ -179,11 +89,7 @@ impl Bench {
                 hub: changer(&theirs)?,
                 store,
             },
-            ours: Ours {
-                hub: changer(&database)?,
-                store: Http::open(port)?,
-                port,
-            },
+            ours: Ours::open(&database, port)?,
             rng: SmallRng::seed_from_u64(1),
             value: 0,
             milestones: Milestones::default(),
@@ -243,7 +149,7 @@ impl Bench {
         let mut all = Rounds::default();
         for round in 0..plan.rounds {
             let (native, ours) = self.round(round, plan.samples)?;
-            let (database, agent) = (&self.database, self.ours.port);
+            let (database, agent) = (&self.database, self.ours.port());
             let loaded = load::run(database, agent, &mut self.value, plan.samples)?;
             all.add(round, native, ours, &loaded);
         }

@@ -3,7 +3,8 @@
 //!
 //! Both look at the same outbox, which the same triggers fill; no publisher runs. One thread commits, another one waits.
 
-use crate::propagation::{ROWS, TENANTS, changer};
+use crate::observe::changer;
+use crate::propagation::{ROWS, TENANTS};
 use crate::report::{Goal, Report, Row, percentile};
 use crate::stage::{self, Stage, wait};
 use crate::wire::Session;
