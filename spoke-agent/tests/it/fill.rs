@@ -214,16 +214,16 @@ fn told(found: &Lookup) -> String {
     }
 }
 
-/// Would catch a memory that has what was there when the thread began, or that keeps what went meanwhile.
-#[tokio::test]
-async fn what_is_pushed_while_the_memory_is_filled_is_in_it() {
-    const TENANTS: u64 = 2_000;
-    let mut hub = in_step(TENANTS).await;
+/// Pushes as long as readers of a store of so many tenants are answered from its file, and compares the memory that comes with
+/// the file. Would catch a memory that has what was there when the thread began, or that keeps what went meanwhile. Returns
+/// how many pushes there were.
+async fn push_until_the_memory_is_there(hub: &mut Filling, tenants: u64) -> u64 {
+    let half = tenants / 2;
     let mut n = 0;
     while hub.store.views.reads_file() {
         // Of every third tenant a context goes and another one comes, which the next one had in the push before; some are
         // changed twice.
-        let at = (n * 7) % (TENANTS / 2);
+        let at = (n * 7) % half;
         let bundles = match n % 3 {
             0 => vec![bundle(at, 100 + n)],
             1 => {
@@ -231,28 +231,60 @@ async fn what_is_pushed_while_the_memory_is_filled_is_in_it() {
             }
             _ => {
                 let own = context("k", &format!("a{at}"), "7");
-                let taken = context("k", &format!("b{}", at + TENANTS / 2), "8");
-                let gives = context("k", &format!("a{}", at + TENANTS / 2), "9");
+                let taken = context("k", &format!("b{}", at + half), "8");
+                let gives = context("k", &format!("a{}", at + half), "9");
                 let new = |n: u64, contexts| {
                     Bundle::new(tenant(&format!("t{n}")), contexts, vec![], vec![]).expect("new")
                 };
-                vec![
-                    new(at, vec![own, taken]),
-                    new(at + TENANTS / 2, vec![gives]),
-                ]
+                vec![new(at, vec![own, taken]), new(at + half, vec![gives])]
             }
         };
         hub.push_all(bundles).await;
         n += 1;
     }
-    assert!(n > 0);
     let file = Snapshot::take(hub.store.views.db()).expect("a snapshot");
-    for n in 0..TENANTS {
+    for n in 0..tenants {
         for key in [format!("a{n}"), format!("b{n}")] {
             let in_file = file.look_up("k", &key).expect("read");
             assert_eq!(told(&hub.look_up(&key)), told(&in_file), "{key}");
         }
     }
+    n
+}
+
+#[tokio::test]
+async fn what_is_pushed_while_the_memory_is_filled_is_in_it() {
+    const TENANTS: u64 = 2_000;
+    let mut hub = in_step(TENANTS).await;
+    assert!(push_until_the_memory_is_there(&mut hub, TENANTS).await > 0);
+}
+
+/// A large store: to take what the hub pushes must not wait until all of it is in memory.
+#[tokio::test]
+async fn what_is_pushed_at_a_start_does_not_wait_for_the_memory_and_is_in_it() {
+    const TENANTS: u64 = 6_000;
+    let mut hub = in_step(TENANTS).await;
+    // A machine that is busy with something else may have the memory ready before the first push.
+    for _ in 0..10 {
+        hub.store = hub.store.restart(usize::MAX).await;
+        (hub.granted, hub.number) = (hub.store.granted().await, 0);
+        assert_eq!(hub.look_up("none"), Lookup::Absent);
+        let pushes = push_until_the_memory_is_there(&mut hub, TENANTS).await;
+        assert_eq!(hub.look_up("none"), Lookup::Absent);
+        if pushes > 0 {
+            return;
+        }
+    }
+    panic!("whoever pushes waits for the memory");
+}
+
+/// The memory of a small store is there before the store can be claimed.
+#[tokio::test]
+async fn a_small_store_is_in_memory_before_anything_is_pushed() {
+    let mut hub = in_step(MANY).await;
+    hub.store = hub.store.restart(usize::MAX).await;
+    (hub.granted, hub.number) = (hub.store.granted().await, 0);
+    hub.has(0..MANY, 1, false);
 }
 
 /// What is missed is bounded: a push that brings it beyond waits for the memory.

@@ -3,7 +3,8 @@
 //! To carry it on is a third of the work of a commit. A store that is filled for the first time is read by hardly anybody
 //! and will be in step with all of it: it is filled without a memory, which a thread reads from the file as soon as the store
 //! is in step. Pushes go on meanwhile, and what they touch is looked at again once the thread is done. A fill that pauses gets
-//! its memory in the same way, and keeps it: to read it again and again would take longer than to carry it on.
+//! its memory in the same way, and keeps it: to read it again and again would take longer than to carry it on. So does a
+//! large store at its start: a revocation must not wait until all of it is in memory.
 //!
 //! While there is no memory, readers are answered from the file.
 
@@ -22,6 +23,8 @@ const FILL_TENANTS: usize = 64;
 /// How long the process runs after such a commit without another one until the memory is filled, although the store is not
 /// in step.
 const FILL_IS_OVER_AFTER: Duration = Duration::from_secs(10);
+/// Contexts of a store up to which the memory is filled at its start before anything else is done: it takes moments.
+const FILLED_AT_ONCE: u64 = 10_000;
 /// Names that pushes may touch while the memory is filled beside them; the one that touches more waits for it.
 const MISSED_NAMES: usize = 10_000;
 
@@ -48,8 +51,23 @@ pub(super) struct Coming {
 }
 
 impl Writer {
+    /// Fills the memory from a file that was checked. What readers have in memory from before must not fall behind the
+    /// file: it stays until the new one is there, and nothing else is done meanwhile.
+    pub(super) fn renew_memory(&mut self) {
+        // There are never two that are being filled.
+        if let Memory::Comes(coming) = &self.memory {
+            let _ = coming.filled.recv();
+            self.memory = Memory::Nothing;
+        }
+        let is_large = self.memory_bytes > 0 && self.state.contexts > FILLED_AT_ONCE;
+        match self.memory {
+            Memory::Nothing | Memory::Waits(_) if is_large => self.fill_memory_beside(),
+            _ => self.fill_memory(),
+        }
+    }
+
     /// Fills the memory from the file, before anything else is done.
-    pub(super) fn fill_memory(&mut self) {
+    fn fill_memory(&mut self) {
         let started = Instant::now();
         let filled = self.snapshot().and_then(|snapshot| {
             self.note_complete(&snapshot)?;
@@ -130,7 +148,11 @@ impl Writer {
     fn fill_memory_beside(&mut self) {
         let (most, started) = (self.memory_bytes, Instant::now());
         let (done, filled) = sync_channel(1);
-        let snapshot = match self.snapshot() {
+        let snapshot = self.snapshot().and_then(|snapshot| {
+            self.note_complete(&snapshot)?;
+            Ok(snapshot)
+        });
+        let snapshot = match snapshot {
             Ok(snapshot) => snapshot,
             Err(error) => return self.without_memory(&error),
         };

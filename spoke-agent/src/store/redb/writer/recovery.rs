@@ -114,7 +114,7 @@ impl Writer {
             self.publish();
         }
         // What is said of the store must not be ahead of what is read in memory.
-        self.fill_memory();
+        self.renew_memory();
         self.publish();
     }
 

@@ -154,7 +154,7 @@ impl Writer {
         self.state.roll_up();
         if is_mended {
             self.state.commit = self.snapshot()?.end()?.commit;
-            self.fill_memory();
+            self.renew_memory();
         }
         self.publish();
         Ok(())
