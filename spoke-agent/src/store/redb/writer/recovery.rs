@@ -9,6 +9,7 @@ use crate::store::redb::db::Write;
 use crate::store::redb::open;
 use crate::store::redb::tables::Tables;
 use contexts::push::Refused;
+use std::panic::resume_unwind;
 use std::time::Instant;
 
 /// Microseconds without a push after which the file is made durable.
@@ -93,7 +94,7 @@ impl Writer {
     /// Checks the rows of the file, and takes over what it says.
     pub(super) fn check(&mut self) {
         self.outlines.clear();
-        let checked = open::check(&self.db, &self.region, &self.clock);
+        let checked = self.checked();
         match checked.and_then(|checked| Ok((checked, self.snapshot()?.end()?))) {
             Ok((checked, end)) => {
                 self.state.commit = end.commit;
@@ -102,6 +103,20 @@ impl Writer {
             }
             Err(error) => self.not_yet(&error),
         }
+    }
+
+    /// In a thread of its own. The system's allocator keeps what a thread has freed for that thread, and gives it to the next
+    /// one when that has ended: what this takes, which is much, goes to the thread that fills the memory.
+    fn checked(&self) -> Result<Checked, StoreError> {
+        let (db, region, clock) = (&*self.db, &self.region, &self.clock);
+        let check = || open::check(db, region, clock);
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("store-check".into());
+            match thread.spawn_scoped(scope, check) {
+                Ok(running) => running.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                Err(_) => check(),
+            }
+        })
     }
 
     fn take_over(&mut self, checked: Checked) {
