@@ -17,6 +17,7 @@ use crate::name::{Key, Kind, Region, TenantId};
 use crate::push::{Push, Pushed, Reading, Sent};
 use crate::version::{SessionId, Version};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// A bundle as what differs from the one that the store has.
@@ -125,20 +126,23 @@ impl Sums {
     }
 
     /// The sums of half as many parts, a quarter, and so on: two parts become one.
-    fn of_parts(&self, parts: usize) -> Vec<u64> {
+    fn of_parts(&self, parts: usize) -> Cow<'_, [u64]> {
+        if parts == self.0.len() {
+            return Cow::Borrowed(&self.0);
+        }
         let mut sums = vec![0_u64; parts];
         for (part, sum) in self.0.iter().enumerate() {
             let sum_of = &mut sums[part & (parts - 1)];
             *sum_of = sum_of.wrapping_add(*sum);
         }
-        sums
+        Cow::Owned(sums)
     }
 
     /// How many parts two bundles are compared by, and which of them differ.
     fn differing(&self, other: &Self) -> (usize, Vec<u32>) {
         let parts = self.0.len().min(other.0.len());
         let (ours, theirs) = (self.of_parts(parts), other.of_parts(parts));
-        let both = ours.iter().zip(&theirs).zip(0..);
+        let both = ours.iter().zip(theirs.iter()).zip(0..);
         let differing = both.filter(|((a, b), _)| a != b).map(|(_, part)| part);
         (parts, differing.collect())
     }
@@ -153,6 +157,8 @@ pub struct Parts {
     places: Vec<u32>,
     /// The digests of the contexts, in their order.
     digests: Vec<Digest>,
+    /// What the bundle weighs: see [`Bundle::weight`]. To add it up takes longer than all else that a delta takes.
+    weight: usize,
     /// See [`Cut::times`].
     times: usize,
 }
@@ -178,6 +184,7 @@ impl Parts {
             sums: Arc::new(Sums(sums.into())),
             places,
             digests,
+            weight,
             times: cut.times,
         })
     }
@@ -198,6 +205,8 @@ impl Parts {
             Ok(at) => self.places[at],
             Err(_) => key.place(kind, name),
         };
+        self.weight += context.as_ref().map_or(0, Context::weight);
+        self.weight -= at.map_or(0, |at| contexts[at].weight());
         let sums = &mut Arc::make_mut(&mut self.sums).0;
         let sum = &mut sums[place as usize & (sums.len() - 1)];
         if let Ok(at) = at {
@@ -222,6 +231,11 @@ impl Parts {
             }
             (Err(_), None) => {}
         }
+    }
+
+    /// The weight of the bundle whose parts these are.
+    pub fn weight(&self) -> usize {
+        self.weight
     }
 
     /// The digest of the bundle whose parts these are.
@@ -256,7 +270,7 @@ impl Delta {
             held_kinds: bundle.held_kinds.clone(),
             replaced,
         };
-        let most = bundle.weight().checked_div(parts.times);
+        let most = parts.weight.checked_div(parts.times);
         let most = most.unwrap_or(usize::MAX);
         let mut weight = delta.weight() + weight_of_held(&bundle.held);
         for (context, _) in contexts {

@@ -11,6 +11,7 @@
 //! A digest says nothing about versions: the same content built twice has the same digest.
 
 use crate::name::{Key, Kind, TenantId};
+use blake3::Hasher;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -43,15 +44,32 @@ impl fmt::Debug for DigestKey {
     }
 }
 
-/// All of an input in one piece. A hasher that is given a few bytes at a time has a state of two kilobytes, which is more
-/// than most inputs.
+/// Bytes beyond which an input is hashed piece by piece, so that what is gathered stays in the processor's cache.
+const PIECE: usize = 64 << 10;
+
+/// An input, of which most are hashed in one piece: a hasher that is given a few bytes at a time has a state of two
+/// kilobytes, which is more than these.
 struct Input<'k> {
     key: &'k [u8; 32],
+    /// What came before `bytes`, if that was much.
+    hashed: Option<Box<Hasher>>,
     bytes: Vec<u8>,
 }
 
 impl Input<'_> {
     fn raw(&mut self, bytes: &[u8]) -> &mut Self {
+        if self.bytes.len() + bytes.len() > PIECE {
+            let key = self.key;
+            let hashed = self
+                .hashed
+                .get_or_insert_with(|| Box::new(Hasher::new_keyed(key)));
+            hashed.update(&self.bytes);
+            self.bytes.clear();
+            if bytes.len() > PIECE {
+                hashed.update(bytes);
+                return self;
+            }
+        }
         self.bytes.extend_from_slice(bytes);
         self
     }
@@ -60,8 +78,11 @@ impl Input<'_> {
         self.raw(&(bytes.len() as u64).to_le_bytes()).raw(bytes)
     }
 
-    fn finish(&self) -> Digest {
-        let hash = blake3::keyed_hash(self.key, &self.bytes);
+    fn finish(&mut self) -> Digest {
+        let hash = match &mut self.hashed {
+            None => blake3::keyed_hash(self.key, &self.bytes),
+            Some(hashed) => hashed.update(&self.bytes).finalize(),
+        };
         let mut out = [0; 16];
         out.copy_from_slice(&hash.as_bytes()[..16]);
         Digest(out)
@@ -71,10 +92,11 @@ impl Input<'_> {
 impl DigestKey {
     /// An input of about so many bytes.
     fn input(&self, tag: u8, about: usize) -> Input<'_> {
-        let mut bytes = Vec::with_capacity(about);
+        let mut bytes = Vec::with_capacity(about.min(PIECE));
         bytes.push(tag);
         Input {
             key: &self.0,
+            hashed: None,
             bytes,
         }
     }
@@ -225,6 +247,33 @@ mod tests {
 
     fn name(text: &str) -> (Kind, Key) {
         (Kind::new("k").expect("kind"), Key::new(text).expect("key"))
+    }
+
+    /// However an input comes, and however much it is, its digest is that of all its bytes.
+    #[test]
+    fn an_input_that_is_hashed_in_pieces_has_the_digest_of_the_whole() {
+        let lengths = [
+            0,
+            1,
+            15,
+            16,
+            PIECE / 2,
+            PIECE - 2,
+            PIECE - 1,
+            PIECE,
+            PIECE + 1,
+            3 * PIECE,
+        ];
+        for first in lengths {
+            for second in lengths {
+                let (a, b) = (vec![1; first], vec![2; second]);
+                let key = key();
+                let mut input = key.input(9, 10);
+                let digest = input.raw(&a).raw(&b).raw(&a).finish();
+                let whole = blake3::keyed_hash(&key.0, &[&[9], &a[..], &b, &a].concat());
+                assert_eq!(digest.0, whole.as_bytes()[..16], "{first}, {second}");
+            }
+        }
     }
 
     #[test]

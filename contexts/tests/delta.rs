@@ -398,6 +398,7 @@ fn replaced_contexts_leave_the_parts_and_the_digest_of_the_new_bundle() {
         replaced.replace(&mut bundle, (&kind("a"), &name), context, &key);
         assert_eq!(shared.as_deref(), before.as_ref(), "step {step}");
         assert!(bundle.check().is_ok(), "step {step}");
+        assert_eq!(replaced.weight(), bundle.weight(), "step {step}");
         assert_eq!(replaced.digest(&bundle, &key), bundle.digest(&key));
         let fresh = parts(&bundle, CUT);
         if count(&fresh) == count(&replaced) {

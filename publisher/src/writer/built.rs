@@ -130,11 +130,9 @@ impl BuiltBundle {
             return;
         };
         for (name, context) in contexts {
-            let before = bundle.context(name.0, name.1).map_or(0, Context::weight);
-            self.weight += context.as_ref().map_or(0, Context::weight);
-            self.weight -= before;
             parts.replace(bundle, name, context, key);
         }
+        self.weight = parts.weight();
         self.digest = parts.digest(bundle, key);
     }
 
