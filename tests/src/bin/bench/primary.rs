@@ -1,5 +1,6 @@
 //! What capture costs the primary. P3: updates of a watched table with capture on, the publisher and an agent running,
-//! beside the same with capture off: no triggers on the table, no publisher. P4: the same for a table that nobody
+//! beside the same with capture off: no triggers on the table, no publisher. For orientation, what the triggers take without
+//! a publisher, and what the least trigger takes that leaves a row. P4: the same for a table that nobody
 //! watches. P5, in `bulk`: one statement that updates a million rows.
 //!
 //! The writers are our own (see `writers`). On two cores they, Postgres, the publisher and the agent share the
@@ -44,11 +45,19 @@ struct Bench<'a> {
     window: Duration,
 }
 
+/// A trigger that leaves one row which is always the same, and looks at nothing: less leaves none.
+const LEAST: &str = "CREATE TABLE IF NOT EXISTS least (tenant text); TRUNCATE least; \
+     CREATE OR REPLACE FUNCTION leave() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp \
+     AS 'BEGIN INSERT INTO public.least VALUES (''t''); RETURN NULL; END'; \
+     CREATE OR REPLACE TRIGGER least AFTER UPDATE ON items FOR EACH STATEMENT EXECUTE FUNCTION leave()";
+
 /// What is there while the writers run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Capture {
     /// No triggers, no publisher: the yardstick.
     Off,
+    /// The least trigger, and nobody who takes what it leaves: for orientation.
+    Least,
     /// Triggers, and nobody who takes what they leave: for orientation.
     Alone,
     /// Triggers, a publisher and an agent.
@@ -60,6 +69,7 @@ enum Capture {
 struct Pair {
     writers: u64,
     off: Rate,
+    least: Rate,
     alone: Rate,
     on: Rate,
     plain_off: Rate,
@@ -113,6 +123,10 @@ impl Bench<'_> {
         }
         match capture {
             Capture::Off => drop_triggers(&mut self.session, WATCHED)?,
+            Capture::Least => {
+                drop_triggers(&mut self.session, WATCHED)?;
+                self.session.simple(LEAST)?;
+            }
             Capture::Alone => self.install()?,
             Capture::On => {
                 self.install()?;
@@ -124,6 +138,7 @@ impl Bench<'_> {
     }
 
     fn install(&mut self) -> Result<()> {
+        drop_triggers(&mut self.session, WATCHED)?;
         wait(self.runtime, async {
             self.stage.hub.run(&["migrate"]).await?.ok()
         })?;
@@ -152,7 +167,7 @@ impl Bench<'_> {
 
     /// All turns of a round with one number of writers; which side begins is the caller's choice.
     fn pair(&mut self, writers: u64, on_first: bool) -> Result<Pair> {
-        let mut turns = [Capture::Off, Capture::Alone, Capture::On];
+        let mut turns = [Capture::Off, Capture::Least, Capture::Alone, Capture::On];
         if on_first {
             turns.reverse();
         }
@@ -167,6 +182,7 @@ impl Bench<'_> {
                     pair.off = self.rate(WATCHED, writers)?;
                     pair.plain_off = self.rate(PLAIN, writers)?;
                 }
+                Capture::Least => pair.least = self.rate(WATCHED, writers)?,
                 Capture::Alone => pair.alone = self.rate(WATCHED, writers)?,
                 Capture::On => {
                     (pair.on, pair.busy) = self.rate_beside(WATCHED, writers)?;
@@ -282,9 +298,10 @@ impl Pair {
             format!("publisher {publisher:.2}, its sessions {sessions:.2}, agent {agent:.2}")
         };
         format!(
-            "{} writers: watched {}, with triggers alone {}, with all {}, in step {} s later; not watched {}, with all {}; beside them, in processors: {}, and {}",
+            "{} writers: watched {}, with the least trigger {}, with triggers alone {}, with all {}, in step {} s later; not watched {}, with all {}; beside them, in processors: {}, and {}",
             self.writers,
             rate(self.off),
+            rate(self.least),
             rate(self.alone),
             rate(self.on),
             number(self.in_step.as_secs_f64()),
@@ -301,16 +318,22 @@ impl Pair {
 enum Figure {
     Watched,
     Alone,
+    Least,
     Plain,
 }
 
 impl Figure {
-    const ALL: [Self; 3] = [Self::Watched, Self::Alone, Self::Plain];
+    const ALL: [Self; 4] = [Self::Watched, Self::Alone, Self::Least, Self::Plain];
 
     fn row(self, pairs: &[Pair], writers: u64) -> Row {
         let (id, what, goal) = match self {
             Self::Watched => ("P3", "watched table", Some(Goal::AtLeast(0.75, 0.9))),
             Self::Alone => ("", "the same, triggers but no publisher", None),
+            Self::Least => (
+                "",
+                "the same, a trigger that leaves a constant row, no publisher",
+                None,
+            ),
             Self::Plain => (
                 "P4",
                 "table that is not watched",
@@ -320,6 +343,7 @@ impl Figure {
         let both = |p: &Pair| match self {
             Self::Watched => (p.off.tps, p.on.tps),
             Self::Alone => (p.off.tps, p.alone.tps),
+            Self::Least => (p.off.tps, p.least.tps),
             Self::Plain => (p.plain_off.tps, p.plain_on.tps),
         };
         Row {
