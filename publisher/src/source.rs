@@ -288,7 +288,7 @@ impl Source {
         self.is_primary(&row)
     }
 
-    /// Makes sure that the database is not a standby, by a connection that there is.
+    /// Makes sure that the database is not a standby, by a connection of the pool.
     ///
     /// # Errors
     /// [`SourceError::Standby`], or that it does not answer.

@@ -149,20 +149,17 @@ pub async fn collect(
         .iter()
         .map(|spoke| report(spoke.clone(), &engine));
     let stores = futures_util::future::join_all(stores);
-    let reading = async {
-        parts.source.require_primary().await?;
+    let database = async {
+        tokio::select! {
+            answered = parts.source.require_primary() => answered?,
+            Err(why) = unanswered(&parts.source) => return Err(why),
+        }
         let lease = parts.source.lease().await?;
         let standbys = parts.source.standbys().await?;
         let last = parts.source.last_scan().await?;
         let differences = parts.source.definitions().await?.differences(config);
         let paused = parts.source.paused().await?;
         Ok::<_, SourceError>((lease, standbys, last, paused, differences))
-    };
-    let database = async {
-        tokio::select! {
-            read = reading => read,
-            Err(why) = unanswered(&parts.source) => Err(why),
-        }
     };
     let (stores, database) = tokio::join!(stores, tokio::time::timeout(DATABASE_WITHIN, database));
     let mut status = Status {

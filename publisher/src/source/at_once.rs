@@ -250,7 +250,13 @@ impl Source {
             }
             Err(Otherwise::Passing(e)) => Err(self.error("building tenants", e)),
             Err(Otherwise::Fails(e)) => {
-                tracing::debug!(error = message(&e), "builds step by step");
+                match is_not_migrated(&e) {
+                    true => tracing::warn!(
+                        error = message(&e),
+                        "every build takes longer until the database is migrated: run publisher migrate"
+                    ),
+                    false => tracing::debug!(error = message(&e), "builds step by step"),
+                }
                 if is_for_all(&e) && lasts.is_empty() {
                     known.failed();
                 }
@@ -310,6 +316,15 @@ impl Source {
         let names = text(3)?.is_none() && text(5)?.is_none();
         Ok(same && is_primary && here && names)
     }
+}
+
+/// Whether the function that builds begin with is not there, or not for this role.
+fn is_not_migrated(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error();
+    error.is_some_and(|e| {
+        let code = e.code().unwrap_or_default();
+        matches!(&*code, "42883" | "42501") && e.message().contains("begin_build")
+    })
 }
 
 /// Whether a statement fails, or takes too long, whatever tenants it is about.

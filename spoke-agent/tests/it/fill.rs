@@ -262,20 +262,38 @@ async fn what_is_pushed_while_the_memory_is_filled_is_in_it() {
 /// A large store: to take what the hub pushes must not wait until all of it is in memory.
 #[tokio::test]
 async fn what_is_pushed_at_a_start_does_not_wait_for_the_memory_and_is_in_it() {
-    const TENANTS: u64 = 6_000;
-    let mut hub = in_step(TENANTS).await;
     // A machine that is busy with something else may have the memory ready before the first push.
-    for _ in 0..10 {
+    for tenants in [6_000, 12_000, 48_000] {
+        let mut hub = in_step(tenants).await;
         hub.store = hub.store.restart(usize::MAX).await;
         (hub.granted, hub.number) = (hub.store.granted().await, 0);
         assert_eq!(hub.look_up("none"), Lookup::Absent);
-        let pushes = push_until_the_memory_is_there(&mut hub, TENANTS).await;
+        let pushes = push_until_the_memory_is_there(&mut hub, tenants).await;
         assert_eq!(hub.look_up("none"), Lookup::Absent);
         if pushes > 0 {
             return;
         }
     }
     panic!("whoever pushes waits for the memory");
+}
+
+/// The memory would only be made to be thrown away by the next push of the fill.
+#[tokio::test]
+async fn a_large_store_that_starts_in_the_middle_of_its_first_fill_waits_with_its_memory() {
+    const TENANTS: u64 = 6_000;
+    let mut hub = Filling::start().await;
+    hub.push(0..TENANTS, 1).await;
+    hub.store = hub.store.restart(usize::MAX).await;
+    (hub.granted, hub.number) = (hub.store.granted().await, 0);
+    hub.has(0..TENANTS, 1, true);
+    assert_eq!(hub.look_up("none"), Lookup::NotReady);
+    hub.push(TENANTS..TENANTS + MANY, 1).await;
+    hub.has(TENANTS..TENANTS + MANY, 1, true);
+    let bundles = (0..TENANTS + MANY).map(|n| bundle(n, 1));
+    hub.synced(&bundles.collect::<Vec<_>>()).await;
+    hub.memory_comes().await;
+    hub.has(0..TENANTS + MANY, 1, false);
+    assert_eq!(hub.look_up("none"), Lookup::Absent);
 }
 
 /// The memory of a small store is there before the store can be claimed.

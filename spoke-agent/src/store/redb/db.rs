@@ -2,7 +2,7 @@
 //! [`Db::reopen`] does that in place, so that a disk that was full for a moment costs a moment.
 //!
 //! Readers see a file that was opened only once it has what the redo log has: see [`Db::publish`]. Only the writer
-//! thread may call anything but [`Db::read`].
+//! thread, or one that it waits for, may call anything but [`Db::read`].
 
 use super::StoreError;
 use super::meta;

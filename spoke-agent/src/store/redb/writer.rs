@@ -191,7 +191,7 @@ pub struct Running {
 
 impl Writer {
     /// Starts the thread. Before anything else a new store fills itself from a peer, if it has some; then the rows of the
-    /// file are checked and the memory is filled. Readers are answered from the file meanwhile.
+    /// file are checked, and the memory of a small store is filled. Readers are answered from the file meanwhile.
     ///
     /// # Errors
     /// If the system gives no thread.

@@ -45,7 +45,7 @@ struct Bench<'a> {
     window: Duration,
 }
 
-/// A trigger that leaves one row which is always the same, and looks at nothing: less leaves none.
+/// The least trigger that leaves a row and is as safe as ours: always the same row, and it looks at nothing.
 const LEAST: &str = "CREATE TABLE IF NOT EXISTS least (tenant text); TRUNCATE least; \
      CREATE OR REPLACE FUNCTION leave() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp \
      AS 'BEGIN INSERT INTO public.least VALUES (''t''); RETURN NULL; END'; \

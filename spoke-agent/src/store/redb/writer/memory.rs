@@ -23,8 +23,10 @@ const FILL_TENANTS: usize = 64;
 /// How long the process runs after such a commit without another one until the memory is filled, although the store is not
 /// in step.
 const FILL_IS_OVER_AFTER: Duration = Duration::from_secs(10);
-/// Contexts of a store up to which the memory is filled at its start before anything else is done: it takes moments.
+/// Contexts of a store, and bytes of its file, up to which the memory is filled at its start before anything else is done: it
+/// takes moments.
 const FILLED_AT_ONCE: u64 = 10_000;
+const FILLED_AT_ONCE_BYTES: u64 = 64 << 20;
 /// Names that pushes may touch while the memory is filled beside them; the one that touches more waits for it.
 const MISSED_NAMES: usize = 10_000;
 
@@ -59,10 +61,29 @@ impl Writer {
             let _ = coming.filled.recv();
             self.memory = Memory::Nothing;
         }
-        let is_large = self.memory_bytes > 0 && self.state.contexts > FILLED_AT_ONCE;
+        let is_large =
+            self.state.contexts > FILLED_AT_ONCE || self.db.file_bytes() > FILLED_AT_ONCE_BYTES;
         match self.memory {
-            Memory::Nothing | Memory::Waits(_) if is_large => self.fill_memory_beside(),
+            Memory::Nothing | Memory::Waits(_) if is_large && self.memory_bytes > 0 => {
+                match self.is_first_fill() {
+                    true => self.wait_with_memory(),
+                    false => self.fill_memory_beside(),
+                }
+            }
             _ => self.fill_memory(),
+        }
+    }
+
+    /// Whether the store is filled for the first time, and did not pause for long.
+    fn is_first_fill(&self) -> bool {
+        self.memory_bytes > 0 && !self.is_filled() && !self.fill_has_paused
+    }
+
+    fn wait_with_memory(&mut self) {
+        self.memory = Memory::Waits(FILL_IS_OVER_AFTER);
+        let noted = self.snapshot().and_then(|s| self.note_complete(&s));
+        if let Err(error) = noted {
+            self.without_memory(&error);
         }
     }
 
@@ -86,8 +107,8 @@ impl Writer {
 
     /// Brings the memory to the state of the last commit, or leaves it until the store is filled.
     pub(super) fn carry_on(&mut self, touched: Touched) {
-        let is_first_fill = self.memory_bytes > 0 && !self.is_filled() && !self.fill_has_paused;
-        if is_first_fill && touched.tenants.len() >= FILL_TENANTS {
+        let is_coming = matches!(self.memory, Memory::Comes(_));
+        if self.is_first_fill() && !is_coming && touched.tenants.len() >= FILL_TENANTS {
             self.memory = Memory::Waits(FILL_IS_OVER_AFTER);
         }
         let snapshot = self.snapshot().and_then(|snapshot| {

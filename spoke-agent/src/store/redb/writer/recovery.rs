@@ -106,7 +106,7 @@ impl Writer {
     }
 
     /// In a thread of its own. The system's allocator keeps what a thread has freed for that thread, and gives it to the next
-    /// one when that has ended: what this takes, which is much, goes to the thread that fills the memory.
+    /// one when that has ended: of a large store this takes much, and it goes to the thread that fills the memory.
     fn checked(&self) -> Result<Checked, StoreError> {
         let (db, region, clock) = (&*self.db, &self.region, &self.clock);
         let check = || open::check(db, region, clock);
