@@ -44,7 +44,7 @@ struct Args {
     /// One JSON document instead of tables
     #[arg(long)]
     json: bool,
-    /// Of `reads`, `scan` and `dynamodb`: only this part
+    /// Of `primary`, `reads`, `scan` and `dynamodb`: only this part
     #[arg(long)]
     only: Option<Part>,
     /// Also say where the time of a change goes; the relays that this needs are part of the figures then
@@ -72,9 +72,13 @@ enum Name {
     Tls,
 }
 
-/// A part of `reads`, `scan` or `dynamodb`.
+/// A part of `primary`, `reads`, `scan` or `dynamodb`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Part {
+    /// P3, P4
+    Writers,
+    /// P5
+    Bulk,
     /// R1, R2
     Inside,
     /// R3

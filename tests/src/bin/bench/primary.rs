@@ -11,10 +11,11 @@ use crate::stage::{self, Stage, wait};
 use crate::wire::{Http, Session};
 use crate::work::{Clocked, Work};
 use crate::writers::{self, Rate};
-use crate::{Plan, bulk, clock};
+use crate::{Part, Plan, bulk, clock};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use system_tests::Result;
+use system_tests::postgres::Postgres;
 use tokio::runtime::Runtime;
 
 /// Rows of either table.
@@ -252,6 +253,32 @@ impl Bench<'_> {
 /// P3, P4 and P5.
 pub fn measure(runtime: &Runtime, plan: Plan) -> Result<Report> {
     let primary = wait(runtime, stage::cluster(&[]))?;
+    let wanted = |part| plan.only.is_none_or(|only| only == part);
+    let (mut rows, mut notes) = (Vec::new(), Vec::new());
+    let dir = tempfile::tempdir()?;
+    stage::on_disk(dir.path())?;
+    let sync = stage::sync_cost(dir.path())?;
+    if wanted(Part::Writers) {
+        rows.extend(writing(runtime, &primary, plan, &mut notes)?);
+    }
+    if wanted(Part::Bulk) {
+        rows.extend(bulk::measure(runtime, &primary, plan, &mut notes)?);
+    }
+    Ok(Report {
+        name: "primary",
+        about: about(plan, sync),
+        rows,
+        notes,
+    })
+}
+
+/// P3 and P4.
+fn writing(
+    runtime: &Runtime,
+    primary: &Postgres,
+    plan: Plan,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Row>> {
     let database = wait(runtime, primary.database())?;
     for table in [WATCHED, PLAIN] {
         stage::fill(&database, &stage::items(table, ROWS, TENANTS))?;
@@ -264,26 +291,15 @@ pub fn measure(runtime: &Runtime, plan: Plan) -> Result<Report> {
         database,
         window: if plan.quick { SHORT } else { WINDOW },
     };
-    let sync = stage::sync_cost(bench.stage.dir.path())?;
     let pairs = bench
         .rounds(plan.rounds)
         .map_err(|e| bench.stage.blame(e))?;
-    let mut notes: Vec<String> = pairs.iter().flatten().map(Pair::line).collect();
-    let mut rows: Vec<Row> = Figure::ALL
-        .iter()
-        .flat_map(|figure| {
-            let with = |(pairs, writers): (&Vec<Pair>, u64)| figure.row(pairs, writers);
-            pairs.iter().zip(WRITERS).map(with).collect::<Vec<_>>()
-        })
-        .collect();
-    drop(bench);
-    rows.extend(bulk::measure(runtime, &primary, plan, &mut notes)?);
-    Ok(Report {
-        name: "primary",
-        about: about(plan, sync),
-        rows,
-        notes,
-    })
+    notes.extend(pairs.iter().flatten().map(Pair::line));
+    let of = |figure: &Figure| {
+        let with = |(pairs, writers): (&Vec<Pair>, u64)| figure.row(pairs, writers);
+        pairs.iter().zip(WRITERS).map(with).collect::<Vec<_>>()
+    };
+    Ok(Figure::ALL.iter().flat_map(of).collect())
 }
 
 impl Pair {
