@@ -32,6 +32,7 @@
 
 mod book;
 mod budget;
+mod cases;
 mod difference;
 mod judge;
 mod settled;
@@ -45,10 +46,11 @@ pub use words::{
 
 use super::{Millis, Snapshot};
 use book::{Book, Code, Names, Sort};
+use cases::{Case, Cases};
 use contexts::bundle::Bundle;
 use contexts::name::{Kind, Region, TenantId};
 use judge::Counted;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use words::rank;
 
@@ -75,33 +77,6 @@ impl Reasons {
     fn iter(&self) -> impl Iterator<Item = &Cause> {
         [&self.small].into_iter().chain(&self.large)
     }
-}
-
-/// A cause of which not every tenant was built yet, or that waits for names.
-#[derive(Debug, Default)]
-struct Case {
-    /// Tenants that it changed.
-    size: usize,
-    /// Tenants that were not built since.
-    open: HashSet<TenantId>,
-    /// Of those that were: what they lose or change, by region.
-    lost: BTreeMap<(usize, TenantId), Vec<Code>>,
-    /// And what they gain.
-    gained: HashSet<(usize, Code)>,
-    /// Tenants that wait for the decision.
-    parked: BTreeSet<TenantId>,
-    /// What the snapshots saw in which they were built.
-    seen: BTreeMap<TenantId, Option<Arc<Snapshot>>>,
-    /// How many looks had ended when the last of them was built.
-    looks: u64,
-    /// Tenants that go on while what they lose is kept by name.
-    kept: BTreeMap<TenantId, Vec<HoldName>>,
-    /// Tenants that this larger cause changed too before they were built.
-    shared: BTreeMap<TenantId, Cause>,
-    /// What of it left with a smaller cause.
-    early: BTreeMap<(usize, Sort), usize>,
-    /// Decided: these kinds of these regions are held, and the names of what they lose are being asked for.
-    over: BTreeMap<(usize, Sort), String>,
 }
 
 /// A limit that was reached.
@@ -158,7 +133,7 @@ pub struct Guard {
     /// Why tenants are to be built, and why those that are being built are.
     causes: HashMap<TenantId, Reasons>,
     building: HashMap<TenantId, Reasons>,
-    cases: BTreeMap<Cause, Case>,
+    cases: Cases,
     /// Tenants whose names are to be asked of a store of a region.
     pub(super) asks: BTreeSet<(usize, TenantId)>,
     /// Tenants that wait for that and nothing else.
@@ -200,7 +175,7 @@ impl Guard {
             book: Book::new(regions.len()),
             causes: HashMap::new(),
             building: HashMap::new(),
-            cases: BTreeMap::new(),
+            cases: Cases::default(),
             asks: BTreeSet::new(),
             strangers: BTreeSet::new(),
             sharing: BTreeSet::new(),
@@ -229,10 +204,7 @@ impl Guard {
             self.asks.clear();
             self.sharing.clear();
             self.written.clear();
-            for case in self.cases.values_mut() {
-                case.open.clear();
-                case.over.clear();
-            }
+            self.cases.forget_decisions();
             self.book.clear(changes(&limits));
         }
         self.limits = limits;
@@ -259,8 +231,7 @@ impl Guard {
             return;
         }
         for (tenant, cause) in changes {
-            let case = self.cases.entry(cause.clone()).or_default();
-            case.size += usize::from(case.open.insert(tenant.clone()));
+            self.cases.open(cause, tenant);
         }
         for (tenant, cause) in changes {
             let mut reasons = Reasons::of(cause.clone());
@@ -274,16 +245,14 @@ impl Guard {
     /// The smallest and the largest of some causes; the others do not wait for the tenant.
     fn join(&mut self, tenant: &TenantId, a: Reasons, b: Reasons) -> Reasons {
         let mut all: Vec<&Cause> = a.iter().chain(b.iter()).collect();
-        let size = |cause: &Cause| self.cases.get(cause).map_or(0, |case| case.size);
+        let size = |cause: &Cause| self.cases.size(cause);
         all.sort_unstable_by(|x, y| rank(x, size(x)).cmp(&rank(y, size(y))));
         all.dedup();
         let others: Vec<Cause> = all.iter().skip(1).map(|c| (*c).clone()).collect();
         let mut reasons = Reasons::of(all[0].clone());
         if let Some((large, between)) = others.split_last() {
             for cause in between {
-                if let Some(case) = self.cases.get_mut(cause) {
-                    case.open.remove(tenant);
-                }
+                self.cases.close(cause, tenant);
             }
             reasons.large = Some(large.clone());
         }
@@ -355,13 +324,14 @@ impl Guard {
         }
         let loses = differences.iter().any(|(_, _, d)| !d.lost.is_empty());
         for cause in reasons.iter() {
-            let case = self.cases.entry(cause.clone()).or_default();
-            case.open.remove(tenant);
-            case.looks = self.looks;
-            for (region, _, difference) in &differences {
-                let gained = difference.gained.iter().map(|code| (*region, *code));
-                case.gained.extend(gained);
+            if loses {
+                self.cases.weigh(cause);
             }
+            let gained = differences.iter().flat_map(|(region, _, difference)| {
+                let gained = difference.gained.iter();
+                gained.map(|code| (*region, *code))
+            });
+            self.cases.built(cause, tenant, self.looks, gained);
         }
         if !loses {
             for (region, now, _) in differences {
@@ -369,7 +339,7 @@ impl Guard {
             }
             return true;
         }
-        let case = self.cases.entry(reasons.small).or_default();
+        let case = self.cases.weigh(&reasons.small);
         let latest = self.latest.entry(tenant.clone()).or_default();
         for (region, now, difference) in differences {
             latest.push((region, now));
@@ -400,7 +370,7 @@ impl Guard {
         let place = (region, tenant.clone());
         self.asks.remove(&place);
         let loses = |case: &Case| case.lost.contains_key(&place);
-        if self.cases.values().any(loses) {
+        if self.cases.weighed().any(|(_, case)| loses(case)) {
             let here = self.regions[region].clone();
             self.told.extend(told.iter().map(|told| HoldName {
                 tenant: tenant.clone(),
@@ -415,11 +385,8 @@ impl Guard {
 
     /// No store of the region listens: nothing is asked there, and nothing waits for it. A scan finds what it misses.
     pub fn region_away(&mut self, region: usize) {
-        if self.asks.is_empty() && self.cases.is_empty() {
-            return;
-        }
         self.asks.retain(|(r, _)| *r != region);
-        for case in self.cases.values_mut() {
+        for case in self.cases.weighed_mut() {
             case.over.retain(|(r, _), _| *r != region);
             case.lost.retain(|(r, _), _| *r != region);
         }
@@ -432,7 +399,7 @@ impl Guard {
 
     /// Whether nothing waits for a decision.
     pub fn is_idle(&self) -> bool {
-        self.strangers.is_empty() && self.cases.is_empty()
+        self.strangers.is_empty() && self.cases.is_nothing_weighed()
     }
 
     /// A hold was written: whether its tenant may be built again now. If not, it is once another cause is decided.
@@ -446,7 +413,8 @@ impl Guard {
 
     /// Whether the tenant waits for a decision, so that nothing of it is sent.
     fn is_parked(&self, tenant: &TenantId) -> bool {
-        self.cases.values().any(|c| c.parked.contains(tenant))
+        let mut weighed = self.cases.weighed();
+        weighed.any(|(_, case)| case.parked.contains(tenant))
     }
 
     fn is_asked(&self, tenant: &TenantId) -> bool {

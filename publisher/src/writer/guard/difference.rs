@@ -19,8 +19,7 @@ impl Guard {
     /// Nothing can be said of this build: the next one is of its causes too.
     pub(super) fn not_yet(&mut self, tenant: &TenantId, reasons: Reasons) {
         for cause in reasons.iter() {
-            let case = self.cases.entry(cause.clone()).or_default();
-            case.open.insert(tenant.clone());
+            self.cases.open(cause, tenant);
         }
         self.building.insert(tenant.clone(), reasons);
     }

@@ -19,27 +19,32 @@ impl Guard {
         self.free_shared(&mut verdicts);
         verdicts.holds.append(&mut self.beyond);
         self.passed.retain(|p| now < p.until);
-        if self.cases.is_empty() {
+        if self.cases.is_nothing_weighed() {
             self.told.clear();
             self.news.clear();
         }
         // The smaller ones first: what they cannot answer for is handed to the larger ones.
-        let complete = self.cases.iter().filter(|(_, case)| case.open.is_empty());
+        let complete = self.cases.weighed().filter(|(_, case)| case.is_complete());
         let mut complete: Vec<_> = complete.map(|(c, case)| (rank(c, case.size), c)).collect();
         complete.sort_unstable();
         let complete: Vec<Cause> = complete.into_iter().map(|(_, c)| c.clone()).collect();
+        let sharing = self.cases.weighed().filter(|(_, c)| !c.shared.is_empty());
+        let sharing: Vec<Cause> = sharing.map(|(c, _)| c.clone()).collect();
         for cause in complete {
-            let shares = |case: &Case| case.shared.values().any(|larger| *larger == cause);
-            if self.cases.values().any(shares) {
+            let hands_over = |smaller: &Cause| {
+                let case = self.cases.get(smaller);
+                case.is_some_and(|case| case.shared.values().any(|larger| *larger == cause))
+            };
+            if sharing.iter().any(hands_over) {
                 continue;
             }
-            let Some(mut case) = self.cases.remove(&cause) else {
+            let Some(mut case) = self.cases.take(&cause) else {
                 continue;
             };
             if case.over.is_empty() {
                 self.hand_over(&cause, &mut case, &mut verdicts.alerts);
                 if self.looks < case.looks + 2 && !self.may_pass(&cause, &case) {
-                    self.cases.insert(cause, case);
+                    self.cases.put_back(cause, case);
                     continue;
                 }
                 self.judge(now, &cause, &mut case, &mut verdicts.alerts);
@@ -52,7 +57,7 @@ impl Guard {
                     self.free(tenant, &mut verdicts);
                 });
             } else if case.lost.keys().any(asked) {
-                self.cases.insert(cause, case);
+                self.cases.put_back(cause, case);
             } else {
                 let hold = self.write_down(&cause, case);
                 verdicts.holds.push(hold);

@@ -42,12 +42,12 @@ impl Guard {
 
     /// What a tenant loses is counted with a smaller cause.
     fn count_with(&mut self, tenant: &TenantId, small: &Cause, larger: Cause) {
-        let Some(mut other) = self.cases.remove(&larger) else {
+        let Some(mut other) = self.cases.take(&larger) else {
             return;
         };
-        let case = self.cases.entry(small.clone()).or_default();
-        let is_smaller = rank(small, case.size) < rank(&larger, other.size);
+        let is_smaller = rank(small, self.cases.size(small)) < rank(&larger, other.size);
         if *small != larger && is_smaller {
+            let case = self.cases.weigh(small);
             for region in 0..self.regions.len() {
                 let place = (region, tenant.clone());
                 if let Some(lost) = other.lost.remove(&place) {
@@ -63,8 +63,8 @@ impl Guard {
             case.shared.insert(tenant.clone(), largest);
         }
         // It is built again for the others only.
-        case.open.remove(tenant);
-        self.cases.insert(larger, other);
+        self.cases.put_back(larger, other);
+        self.cases.close(small, tenant);
         let reasons = self.causes.remove(tenant);
         let others = reasons
             .iter()
@@ -79,7 +79,7 @@ impl Guard {
     /// The cause that a tenant waits for and that is not decided.
     fn waits_with(&self, tenant: &TenantId) -> Option<(&Cause, &Case)> {
         let waits = |case: &Case| case.parked.contains(tenant) && case.over.is_empty();
-        self.cases.iter().find(|(_, case)| waits(case))
+        self.cases.weighed().find(|(_, case)| waits(case))
     }
 
     /// Lets go on whose names are known.
@@ -92,7 +92,7 @@ impl Guard {
             let Some(cause) = self.waits_with(&tenant).map(|(cause, _)| cause.clone()) else {
                 continue;
             };
-            let Some(mut case) = self.cases.remove(&cause) else {
+            let Some(mut case) = self.cases.take(&cause) else {
                 continue;
             };
             let mut wanted = HashSet::new();
@@ -110,7 +110,7 @@ impl Guard {
             // They are asked for once more if they are to be written down.
             case.parked.remove(&tenant);
             case.kept.entry(tenant.clone()).or_default().extend(names);
-            self.cases.insert(cause, case);
+            self.cases.put_back(cause, case);
             self.free(tenant, verdicts);
         }
     }
@@ -130,7 +130,7 @@ impl Guard {
             is_other || held.next().is_some() || excused.contains(name)
         };
         let mut kept = Vec::new();
-        for case in self.cases.values_mut() {
+        for case in self.cases.weighed_mut() {
             let Some(names) = case.kept.get_mut(tenant) else {
                 continue;
             };
@@ -175,15 +175,13 @@ impl Guard {
     /// Whether something of a tenant is kept by name.
     pub fn keeps(&self, tenant: &TenantId) -> bool {
         self.written.contains_key(tenant)
-            || self
-                .cases
-                .values()
-                .any(|case| case.kept.contains_key(tenant))
+            || (self.cases.weighed()).any(|(_, case)| case.kept.contains_key(tenant))
     }
 
     /// The tenants of which something is kept by name.
     pub fn kept(&self) -> impl Iterator<Item = &TenantId> {
-        let undecided = self.cases.values().flat_map(|case| case.kept.keys());
+        let weighed = self.cases.weighed();
+        let undecided = weighed.flat_map(|(_, case)| case.kept.keys());
         undecided.chain(self.written.keys())
     }
 }

@@ -139,6 +139,32 @@ fn nothing_of_a_transaction_leaves_before_all_of_it_was_built_and_a_move_is_no_r
 }
 
 #[test]
+fn a_move_of_which_the_new_place_is_built_first_is_no_removal() {
+    let mut guard = guard();
+    changed(&mut guard, &[("a", 7), ("b", 7)]);
+    assert!(built(&mut guard, "b", 0..500), "it only gains");
+    assert!(!built(&mut guard, "a", 0..0));
+    let verdicts = guard.decide(0);
+    assert_eq!(verdicts.free, [t("a")].into());
+    assert!(verdicts.alerts.is_empty());
+}
+
+/// Would catch a burst of changes of which each step goes through all that are under way.
+#[test]
+fn what_takes_nothing_is_never_gone_through_and_gone_with_its_last_build() {
+    let mut guard = guard();
+    changed(&mut guard, &[("a", 7), ("b", 7), ("b", 8)]);
+    let is_weighed = |guard: &Guard| guard.cases.weighed().next().is_some();
+    assert!(built(&mut guard, "b", 0..1), "it only gains");
+    assert!(guard.is_idle() && !is_weighed(&guard));
+    assert!(guard.counts(&t("a")), "the first transaction is open");
+    assert!(!built(&mut guard, "a", 0..499), "which takes something");
+    assert!(!guard.is_idle() && is_weighed(&guard));
+    assert_eq!(guard.decide(0).free, [t("a")].into());
+    assert!(guard.cases.is_empty());
+}
+
+#[test]
 fn who_is_not_known_is_asked_for_before_anything_leaves() {
     let mut guard = Guard::new(&[Region::new("r").expect("region")]);
     guard.limits(GuardLimits::default());

@@ -189,7 +189,7 @@ pub struct Passed {
 }
 
 /// Why some tenants changed.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cause {
     /// A transaction, by its number.
     Transaction(u64),
