@@ -77,6 +77,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "begin build",
         include_str!("../../../migrations/0013_begin_build.sql"),
     ),
+    (
+        14,
+        "shorter spin",
+        include_str!("../../../migrations/0014_shorter_spin.sql"),
+    ),
 ];
 /// Where it is remembered which were applied.
 const TABLE: &str = "hubcast.migrations";
