@@ -6,7 +6,7 @@
 pub const AFTER_DECODE: &str = "agent.after_decode";
 /// Everything is written, nothing is committed.
 pub const BEFORE_COMMIT: &str = "agent.before_commit";
-/// The push is in the redo log, and not readable.
+/// The push is in the redo log, perhaps not yet on the disk, and not readable.
 pub const AFTER_LOG: &str = "agent.after_log";
 /// The commit is durable and readable, nothing is answered.
 pub const AFTER_COMMIT: &str = "agent.after_commit";

@@ -97,7 +97,8 @@ families! {
         "Bundles of pushes, by verdict: applied, already_there, key_taken, invalid.";
     /// Seconds that a commit took until it was durable.
     COMMIT_SECONDS Histogram "hubcast_agent_commit_seconds"
-        "From the begin of a commit until it is durable in the redo log: a sync of the disk. Tens of milliseconds: a slow disk.";
+        "From the begin of a commit until it is durable: a sync of the disk, and beside it what brings the commit to the memory. \
+         Tens of milliseconds: a slow disk.";
     /// Seconds that it took to make the store file durable.
     SETTLE_SECONDS Histogram "hubcast_agent_settle_seconds"
         "How long it took to make the store file itself durable, once pushes pause. Pushes wait meanwhile.";

@@ -1,14 +1,25 @@
 //! What the redo log and the store file are to one another: after a kill, after damage, and in other lives of the file.
 
 use super::support::*;
+use contexts::apply::apply_changes;
 use contexts::bundle::Bundle;
-use contexts::push::{SyncVerdict, Verdict};
+use contexts::delta::Change;
+use contexts::push::{Sent, SyncVerdict, Verdict};
 use contexts::version::{Holder, Term};
 use insta::assert_snapshot;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
-use spoke_agent::store::redb::meta::FORMAT;
-use spoke_agent::store::redb::tables::{BUNDLES, META};
-use spoke_agent::store::redb::{redo, rows};
+use spoke_agent::clock::Clock;
+use spoke_agent::store::index::Lookup;
+use spoke_agent::store::redb::changes::{self, Notes};
+use spoke_agent::store::redb::db::Db;
+use spoke_agent::store::redb::meta::{FORMAT, Meta};
+use spoke_agent::store::redb::reader::Snapshot;
+use spoke_agent::store::redb::replay::Record;
+use spoke_agent::store::redb::tables::{BUNDLES, META, Tables};
+use spoke_agent::store::redb::txn::Txn;
+use spoke_agent::store::redb::{open, redo, rows};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -221,4 +232,153 @@ async fn a_push_is_in_the_store_file_soon_after() {
     std::fs::remove_file(redo::path_of(&dir.path().join("store.redb"))).expect("removed");
     let agent = Process::start(dir.path(), None);
     assert_eq!(agent.look_up("k", "b").await, (200, "6".into()));
+}
+
+/// A store file whose one tenant has one context, a number that grows with each commit.
+struct Counter {
+    dir: TempDir,
+    db: Db,
+    meta: Meta,
+    /// What was written last.
+    last: u64,
+    /// What readers saw last.
+    shown: u64,
+    /// The log as it was surely on the disk.
+    log_on_disk: Vec<u8>,
+}
+
+impl Counter {
+    fn new() -> Self {
+        let dir = TempDir::new().expect("a directory");
+        let (db, checked) = open_store(dir.path());
+        let meta = Meta {
+            digest_key: Some(digest_key()),
+            ..checked.meta
+        };
+        let txn = db.write().expect("begins");
+        let mut tables = Tables::open(&txn).expect("opens");
+        let saved = meta.save_whole(&mut tables, Clock::new().reading(), 0);
+        saved.expect("saves");
+        drop(tables);
+        txn.commit().expect("commits");
+        let log_on_disk = std::fs::read(log_of(&dir)).expect("a log");
+        Self {
+            dir,
+            db,
+            meta,
+            last: 0,
+            shown: 0,
+            log_on_disk,
+        }
+    }
+
+    /// Writes the next number as a push does; readers see it if it `is_shown`.
+    fn push(&mut self, is_shown: bool) {
+        self.last += 1;
+        let bundle = Arc::new(one("t", "a", &self.last.to_string()));
+        let changes = [Change::Whole(Sent {
+            version: version(1, self.last),
+            bundle,
+        })];
+        let txn = self.db.write().expect("begins");
+        let mut tables = Tables::open(&txn).expect("opens");
+        let mut notes = Notes::default();
+        let digest_key = digest_key();
+        let mut view = Txn::new(&mut tables, &digest_key, &mut notes);
+        let applied = apply_changes(&mut view, &digest_key, &changes).expect("applies");
+        assert_eq!(applied.expect("fits").verdicts, [Verdict::Applied]);
+        changes::append(&mut tables, &notes.touched()).expect("appends");
+        let progress = &self.meta.progress(Clock::new().reading(), 0);
+        progress.save(&mut tables.meta).expect("saves");
+        drop(tables);
+        let record = Record {
+            granted: None,
+            pushes: vec![&changes],
+            progress,
+        };
+        let record = record.encode().expect("encodes");
+        let unseen = txn.commit_logged(&record, true).expect("commits");
+        if is_shown {
+            unseen.show().expect("is durable");
+            self.is_shown();
+        }
+    }
+
+    fn settle(&mut self) {
+        self.db.write().expect("begins").commit().expect("commits");
+        self.is_shown();
+    }
+
+    fn is_shown(&mut self) {
+        self.shown = self.last;
+        self.log_on_disk = std::fs::read(log_of(&self.dir)).expect("a log");
+    }
+
+    /// Opens the file again, as the writer does after a failure.
+    fn reopen(&mut self) {
+        self.db.reopen().expect("opens");
+        open::load(&self.db, &region(), &Clock::new()).expect("loads");
+        let now = self.read();
+        assert!((self.shown..=self.last).contains(&now), "{now}");
+        self.last = now;
+        self.is_shown();
+    }
+
+    /// The disk has of the log what was flushed.
+    fn lose_what_was_not_flushed(&self) {
+        std::fs::write(log_of(&self.dir), &self.log_on_disk).expect("written");
+    }
+
+    fn read(&self) -> u64 {
+        number_in(&Snapshot::take(&self.db).expect("reads"))
+    }
+
+    /// What another process finds if this one is killed now.
+    fn read_after_a_kill(&self) -> u64 {
+        let dir = TempDir::new().expect("a directory");
+        for name in ["store.redb", "store.redb.redo"] {
+            let copied = std::fs::copy(self.dir.path().join(name), dir.path().join(name));
+            copied.expect("copied");
+        }
+        let (db, _) = opened_store(dir.path());
+        number_in(&Snapshot::take(&db).expect("reads"))
+    }
+}
+
+fn number_in(snapshot: &Snapshot) -> u64 {
+    match snapshot.look_up("k", "a").expect("reads") {
+        Lookup::Found(found, _) => String::from_utf8_lossy(found.bytes())
+            .parse()
+            .expect("a number"),
+        _ => 0,
+    }
+}
+
+/// Would catch a reader of the file that sees what a crash may still take back, a commit that is lost although somebody saw
+/// it, and a record that follows one that never reached the disk.
+#[test]
+fn what_is_readable_is_durable_whatever_becomes_of_a_flush() {
+    let mut random = StdRng::seed_from_u64(1);
+    for _ in 0..20 {
+        let mut counter = Counter::new();
+        for _ in 0..60 {
+            match random.random_range(0..20) {
+                0..12 => counter.push(true),
+                12..14 => counter.settle(),
+                14..16 => counter.reopen(),
+                fails => {
+                    counter.push(false);
+                    assert_eq!(counter.read(), counter.shown, "nobody sees it yet");
+                    if fails < 18 {
+                        counter.lose_what_was_not_flushed();
+                    }
+                    counter.reopen();
+                }
+            }
+            assert_eq!(counter.read(), counter.shown);
+            if random.random_ratio(1, 6) {
+                assert_eq!(counter.read_after_a_kill(), counter.shown);
+            }
+        }
+    }
 }

@@ -1,8 +1,9 @@
 //! The open file. After a failed write redb answers nothing more, reads included, until the file is opened again;
 //! [`Db::reopen`] does that in place, so that a disk that was full for a moment costs a moment.
 //!
-//! Readers see a file that was opened only once it has what the redo log has: see [`Db::publish`]. Only the writer
-//! thread, or one that it waits for, may call anything but [`Db::read`].
+//! Readers see a file that was opened only once it has what the redo log has: see [`Db::publish`]. From then on they see
+//! the last commit that is durable, which is not always the last one: see [`Unseen`]. Only the writer thread, or one that
+//! it waits for, may call anything but [`Db::read`].
 
 use super::StoreError;
 use super::meta;
@@ -15,7 +16,7 @@ use redb::{
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The file, and redb while it is open, with its redo log.
 pub struct Db {
@@ -29,7 +30,8 @@ pub struct Db {
 
 struct Open {
     database: Option<Database>,
-    is_published: bool,
+    /// What readers see.
+    seen: Option<Arc<ReadTransaction>>,
 }
 
 impl Open {
@@ -41,8 +43,28 @@ impl Open {
 
 /// A write transaction. Dropped, it leaves everything as it was.
 pub struct Write<'db> {
+    db: &'db Db,
     txn: WriteTransaction,
     redo: MutexGuard<'db, Redo>,
+}
+
+/// A commit that may not be on the disk yet: the writer thread goes on from it, and readers see none of it before
+/// [`Unseen::show`]. If that fails or never comes, the file is to be opened again.
+#[must_use = "readers do not see it yet"]
+pub struct Unseen<'db> {
+    db: &'db Db,
+    redo: MutexGuard<'db, Redo>,
+}
+
+impl Unseen<'_> {
+    /// Waits until the commit is durable. From then on readers see it.
+    ///
+    /// # Errors
+    /// If the system or redb fails. The commit may have reached the disk all the same.
+    pub fn show(mut self) -> Result<(), StoreError> {
+        self.redo.flush().map_err(StorageError::Io)?;
+        self.db.show()
+    }
 }
 
 impl Deref for Write<'_> {
@@ -53,12 +75,18 @@ impl Deref for Write<'_> {
     }
 }
 
-impl Write<'_> {
-    /// Commits; the file is durable when this returns, and needs no repair after a crash.
+impl<'db> Write<'db> {
+    /// Commits; the file is durable when this returns, needs no repair after a crash, and readers see the commit.
     ///
     /// # Errors
     /// If redb or the system fails. The commit may have reached the file all the same.
-    pub fn commit(mut self) -> Result<(), StoreError> {
+    pub fn commit(self) -> Result<(), StoreError> {
+        let db = self.db;
+        drop(self.commit_durably()?);
+        db.show()
+    }
+
+    fn commit_durably(mut self) -> Result<MutexGuard<'db, Redo>, StoreError> {
         let mark = self.redo.new_mark().map_err(StorageError::Io)?;
         if let Some(mark) = mark {
             meta::begin_log(&self.txn, mark)?;
@@ -67,7 +95,7 @@ impl Write<'_> {
         if let Some(mark) = mark {
             self.redo.begin(mark);
         }
-        Ok(())
+        Ok(self.redo)
     }
 
     /// Commits as [`Write::commit`] does; whatever the redo log has is none of this file's from then on.
@@ -79,14 +107,19 @@ impl Write<'_> {
         self.commit()
     }
 
-    /// Commits what a record for the redo log says. It is durable when this returns, in the log or, if that is full, in
-    /// the file. With `settle` the file is to be made durable once there is time; without, there is nothing to lose.
+    /// Commits what a record for the redo log says. The log has it then, or the file if the log is full. With `settle` the
+    /// file is to be made durable once there is time; without, there is nothing to lose.
     ///
     /// # Errors
     /// If redb or the system fails. The commit may have reached the disk all the same.
-    pub fn commit_logged(mut self, payload: &[u8], settle: bool) -> Result<(), StoreError> {
+    pub fn commit_logged(
+        mut self,
+        payload: &[u8],
+        settle: bool,
+    ) -> Result<Unseen<'db>, StoreError> {
         let Some(record) = self.redo.next(payload) else {
-            return self.commit();
+            let (db, redo) = (self.db, self.commit_durably()?);
+            return Ok(Unseen { db, redo });
         };
         self.redo
             .append(&record, settle)
@@ -94,18 +127,24 @@ impl Write<'_> {
         if settle {
             failpoint::hit(failpoint::AFTER_LOG);
         }
-        self.commit_as_logged(record.mark)
+        self.commit_marked(record.mark)
     }
 
     /// Commits what the redo log has already, up to this mark. It takes no room on the disk.
     ///
     /// # Errors
     /// If redb fails.
-    pub fn commit_as_logged(mut self, mark: Mark) -> Result<(), StoreError> {
+    pub fn commit_as_logged(self, mark: Mark) -> Result<(), StoreError> {
+        self.commit_marked(mark)?.show()
+    }
+
+    fn commit_marked(mut self, mark: Mark) -> Result<Unseen<'db>, StoreError> {
         meta::set_mark(&self.txn, mark)?;
         self.txn.set_durability(Durability::None)?;
         self.txn.set_quick_repair(false);
-        Ok(self.txn.commit()?)
+        self.txn.commit()?;
+        let Self { db, redo, .. } = self;
+        Ok(Unseen { db, redo })
     }
 }
 
@@ -138,7 +177,7 @@ impl Db {
             cache_bytes,
             open: RwLock::new(Open {
                 database: Some(database),
-                is_published: false,
+                seen: None,
             }),
             redo: Mutex::new(Redo::closed()),
         })
@@ -155,7 +194,7 @@ impl Db {
             cache_bytes,
             open: RwLock::new(Open {
                 database: Some(database),
-                is_published: false,
+                seen: None,
             }),
             redo: Mutex::new(Redo::closed()),
         })
@@ -173,6 +212,10 @@ impl Db {
 
     fn redo(&self) -> MutexGuard<'_, Redo> {
         self.redo.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn opened(&self) -> RwLockReadGuard<'_, Open> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change(&self) -> RwLockWriteGuard<'_, Open> {
@@ -197,30 +240,39 @@ impl Db {
         self.redo().needs_settling()
     }
 
-    /// From now on readers see what is committed.
-    pub fn publish(&self) {
-        self.change().is_published = true;
-    }
-
-    /// For readers: a snapshot of what is committed.
+    /// Readers see what is committed, and from now on each commit once it is durable.
     ///
     /// # Errors
-    /// If redb fails, or the file is closed after a failure or does not have again yet what readers saw of it before.
-    pub fn read(&self) -> Result<ReadTransaction, StoreError> {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        if !open.is_published {
-            return Err(StoreError::Closed);
-        }
-        open.begin_read()
+    /// If redb fails or the file is closed after a failure.
+    pub fn publish(&self) -> Result<(), StoreError> {
+        let mut open = self.change();
+        open.seen = Some(Arc::new(open.begin_read()?));
+        Ok(())
     }
 
-    /// For the writer thread: a snapshot of what is committed, published or not.
+    /// Readers see what is committed, if they see anything.
+    fn show(&self) -> Result<(), StoreError> {
+        let is_published = self.opened().seen.is_some();
+        match is_published {
+            true => self.publish(),
+            false => Ok(()),
+        }
+    }
+
+    /// For readers: the last commit that is durable.
+    ///
+    /// # Errors
+    /// If the file is closed after a failure or does not have again yet what readers saw of it before.
+    pub fn read(&self) -> Result<Arc<ReadTransaction>, StoreError> {
+        self.opened().seen.clone().ok_or(StoreError::Closed)
+    }
+
+    /// For the writer thread: a snapshot of what is committed, whether or not readers see it.
     ///
     /// # Errors
     /// If redb fails or the file is closed after a failure.
     pub fn look(&self) -> Result<ReadTransaction, StoreError> {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        open.begin_read()
+        self.opened().begin_read()
     }
 
     /// A write transaction.
@@ -228,13 +280,17 @@ impl Db {
     /// # Errors
     /// If redb fails or the file is closed after a failure.
     pub fn write(&self) -> Result<Write<'_>, StoreError> {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let open = self.opened();
         let database = open.database.as_ref().ok_or(StoreError::Closed)?;
         let mut txn = database.begin_write()?;
         txn.set_durability(Durability::Immediate)?;
         txn.set_quick_repair(true);
         let redo = self.redo();
-        Ok(Write { txn, redo })
+        Ok(Write {
+            db: self,
+            txn,
+            redo,
+        })
     }
 
     /// Closes the file, with its log, whoever reads it still: snapshots that are open fail from then on.
@@ -244,7 +300,7 @@ impl Db {
     pub fn close(&self) -> Result<(), StoreError> {
         let database = {
             let mut open = self.change();
-            open.is_published = false;
+            open.seen = None;
             open.database.take()
         };
         *self.redo() = Redo::closed();

@@ -275,7 +275,7 @@ fn or_begin(
 fn load_existing(db: &Db, clock: &Clock) -> Result<Meta, StoreError> {
     replay::run(db)?;
     begin_changes(db)?;
-    db.publish();
+    db.publish()?;
     read_facts(db, clock)
 }
 
@@ -363,6 +363,6 @@ fn begin(db: &Db, region: &Region, clock: &Clock) -> Result<Meta, StoreError> {
     changes::append_everything(&mut tables)?;
     drop(tables);
     txn.commit_anew()?;
-    db.publish();
+    db.publish()?;
     Ok(meta)
 }

@@ -57,12 +57,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The state as of the last commit.
+    /// The state as of the last commit that is durable.
     ///
     /// # Errors
     /// If redb fails.
     pub fn take(db: &Db) -> Result<Self, StoreError> {
-        Self::of(&db.read()?)
+        Self::of(&*db.read()?)
     }
 
     /// The state that a read transaction sees.

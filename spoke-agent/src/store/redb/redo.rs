@@ -9,7 +9,8 @@
 //! | 16, 4, n, 16 | per record: the link that it follows, length, what it says, checksum of all that; the checksum is its link |
 //!
 //! What must hold:
-//! * A record is durable before what it says is readable, and so before it is acknowledged.
+//! * A record is durable before what it says is readable, and so before it is acknowledged. The disk is at work while the
+//!   commit is made ([`Redo::append`], then [`Redo::flush`]).
 //! * Each commit of the store file, durable or not, carries a [`Mark`]: the link of the last record that it contains,
 //!   or, if it is durable, a new random one, which the next record follows. So a record is found only by the very state
 //!   that it was made for: what is left of earlier rounds follows nothing that is in the file, and what was written in
@@ -133,6 +134,7 @@ impl Redo {
             (&self.log, missing.next, missing.records.is_empty())
         {
             log.write(&log.read()?[file::HEADER..next.at], file::HEADER)?;
+            log.flush()?;
         }
         Ok(missing)
     }
@@ -227,8 +229,8 @@ impl Redo {
         Some(Record { mark, bytes })
     }
 
-    /// Appends the record that [`Redo::next`] made; it is durable when this returns. With `settle` the store file is to
-    /// be made durable once there is time.
+    /// Appends the record that [`Redo::next`] made; [`Redo::flush`] makes it durable. With `settle` the store file is to be
+    /// made durable once there is time.
     ///
     /// # Errors
     /// If the system fails. The record may be there all the same.
@@ -242,6 +244,19 @@ impl Redo {
         self.records += 1;
         self.needs_settling |= settle;
         Ok(())
+    }
+
+    /// Waits until what was appended is durable.
+    ///
+    /// # Errors
+    /// If the system fails. Then nobody knows what of it is on the disk, and the log takes nothing more before it is opened
+    /// again.
+    pub fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.log.as_ref().map_or(Ok(()), Log::flush);
+        if flushed.is_err() {
+            *self = Self::closed();
+        }
+        flushed
     }
 
     /// Whether it has something for which the store file should be made durable.

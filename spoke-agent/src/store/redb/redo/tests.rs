@@ -29,6 +29,7 @@ fn durable(log: &mut Redo) -> Mark {
 fn append(log: &mut Redo, n: u8) -> Mark {
     let record = log.next(&[n; 100]).expect("room");
     log.append(&record, true).expect("appends");
+    log.flush().expect("flushes");
     record.mark
 }
 

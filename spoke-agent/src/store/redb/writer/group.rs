@@ -67,7 +67,8 @@ impl Writer {
                 what: "the digest key".into(),
             });
         };
-        let txn = self.db.write()?;
+        let db = self.db.clone();
+        let txn = db.write()?;
         let mut tables = Tables::open(&txn)?;
         let mut outcomes = Vec::with_capacity(group.len());
         let mut notes = Notes::default();
@@ -109,7 +110,10 @@ impl Writer {
         let record = record.encode()?;
         pass(group, failpoint::BEFORE_COMMIT);
         let started = Instant::now();
-        txn.commit_logged(&record, !is_beat(group))?;
+        let unseen = txn.commit_logged(&record, !is_beat(group))?;
+        // The disk is at work meanwhile.
+        self.carry_on(touched);
+        unseen.show()?;
         metrics::histogram!(crate::metrics::COMMIT_SECONDS).record(started.elapsed());
         (self.state.contexts, self.state.bundles) = (contexts, bundles);
         self.state.commit = commit;
@@ -121,7 +125,7 @@ impl Writer {
                 self.state.buckets.add(&key, &moved.tenant, after);
             }
         }
-        self.carry_on(touched);
+        self.show_carried();
         Ok(outcomes)
     }
 }

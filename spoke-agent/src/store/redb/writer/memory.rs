@@ -105,7 +105,8 @@ impl Writer {
         self.show_memory();
     }
 
-    /// Brings the memory to the state of the last commit, or leaves it until the store is filled.
+    /// Brings the memory to the state of the last commit, or leaves it until the store is filled. Readers see nothing of it
+    /// before [`Writer::show_carried`], so the commit need not be durable yet.
     pub(super) fn carry_on(&mut self, touched: Touched) {
         let is_coming = matches!(self.memory, Memory::Comes(_));
         if self.is_first_fill() && !is_coming && touched.tenants.len() >= FILL_TENANTS {
@@ -126,6 +127,10 @@ impl Writer {
             Memory::Comes(coming) => coming.missed.add(touched),
             Memory::Nothing | Memory::Waits(_) => {}
         }
+    }
+
+    /// Shows readers a memory that was brought to the last commit, now that the commit is durable.
+    pub(super) fn show_carried(&mut self) {
         self.show_memory();
         if let Memory::Comes(coming) = &self.memory
             && coming.missed.names() > MISSED_NAMES

@@ -172,6 +172,7 @@ impl Writer {
         self.state.meta = meta;
         self.state.roll_up();
         self.carry_on(Touched::default());
+        self.show_carried();
         self.publish();
         Ok(())
     }
