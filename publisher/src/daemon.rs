@@ -277,13 +277,17 @@ async fn stand_by(
             }
             Ok(None) => wait = LOOK_AT_LEASE,
             Err(Trouble::Stop(why)) => return Err(DaemonError::Misconfigured(why)),
+            // Of a database that was good before it is no mistake: it is being restored, or its password changes.
+            Err(Trouble::Database(error)) if error.is_final() && !*agreed => {
+                return Err(DaemonError::Misconfigured(error.to_string()));
+            }
+            Err(Trouble::Database(error)) => {
+                crate::metrics::database_failed();
+                say(format!("waiting: {error}"));
+                wait = (wait * 2).min(RETRY_MAX);
+            }
             Err(Trouble::Differs(why)) => {
                 say(format!("waiting: {why}, and read it again (SIGHUP)"))
-            }
-            Err(Trouble::Wait(why)) => {
-                crate::metrics::database_failed();
-                say(format!("waiting: {why}"));
-                wait = (wait * 2).min(RETRY_MAX);
             }
         }
         // Orders that came while there was no writer here are dropped: whoever sent them asks the writer that there is.
@@ -295,7 +299,7 @@ async fn stand_by(
 }
 
 enum Trouble {
-    Wait(String),
+    Database(SourceError),
     /// Somebody ran `migrate` with another configuration while this publisher ran with the one from before.
     Differs(String),
     Stop(String),
@@ -303,12 +307,7 @@ enum Trouble {
 
 impl From<SourceError> for Trouble {
     fn from(e: SourceError) -> Self {
-        match &e {
-            SourceError::NotMigrated { .. } | SourceError::Denied { .. } => {
-                Self::Stop(e.to_string())
-            }
-            _ => Self::Wait(e.to_string()),
-        }
+        Self::Database(e)
     }
 }
 

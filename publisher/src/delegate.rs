@@ -15,7 +15,10 @@ const WITHIN: Duration = Duration::from_secs(40);
 /// How long the database may take to answer.
 const DATABASE_WITHIN: Duration = Duration::from_secs(15);
 const LOOK_AT_LEASE: Duration = Duration::from_millis(250);
+/// A receipt is looked for after a twentieth of the time that was waited for it, between these: what takes milliseconds is
+/// answered at once, and what takes half a minute costs the primary a statement now and then.
 const LOOK_FOR_RECEIPT: Duration = Duration::from_millis(2);
+const LOOK_FOR_RECEIPT_MAX: Duration = Duration::from_millis(250);
 
 /// What a waiting command shows.
 #[derive(Debug, Clone, PartialEq)]
@@ -149,7 +152,8 @@ async fn wait(
                     .to_owned(),
             );
         }
-        tokio::time::sleep(LOOK_FOR_RECEIPT).await;
+        let pause = began.elapsed() / 20;
+        tokio::time::sleep(pause.clamp(LOOK_FOR_RECEIPT, LOOK_FOR_RECEIPT_MAX)).await;
     }
 }
 

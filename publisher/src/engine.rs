@@ -25,7 +25,7 @@ use contexts::push::{Ack, Refused};
 use contexts::version::SessionId;
 use contexts_dynamodb::units::Used;
 use reports::Reporter;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -89,7 +89,7 @@ struct Engine<'a> {
     beating: Vec<bool>,
     beat_at: Instant,
     /// Requests of other commands that were taken in this term, and whether some may have been missed.
-    taken: HashSet<i64>,
+    taken: BTreeSet<i64>,
     take_again: bool,
     /// When the row of the beat is due, unless one is under way.
     own_beat_at: Option<Instant>,
@@ -125,6 +125,8 @@ const ERRANDS_WITHIN: Duration = Duration::from_secs(2);
 const RELEASE_WITHIN: Duration = Duration::from_secs(2);
 /// How long a clean stop may take.
 const CLOSE_WITHIN: Duration = Duration::from_secs(4);
+/// Requests of which it is remembered that they were taken, the last ones.
+const TAKEN_MAX: usize = 100_000;
 
 /// Is the writer until `stop` or until the lease is lost. The view is kept up to date, and taken away at the end.
 ///
@@ -183,7 +185,7 @@ pub async fn run_term(
         tasks: JoinSet::new(),
         errands: JoinSet::new(),
         beat_at: now,
-        taken: HashSet::new(),
+        taken: BTreeSet::new(),
         take_again: false,
         own_beat_at: Some(now),
         stopped_at: Some(now),
@@ -353,6 +355,9 @@ impl Engine<'_> {
     fn take_request(&mut self, request: PendingRequest) {
         if !self.taken.insert(request.id) {
             return;
+        }
+        if self.taken.len() > TAKEN_MAX {
+            self.taken.pop_first();
         }
         match serde_json::from_str::<Ask>(&request.request) {
             Ok(ask) => self.accept(ask, Asker::Database(request.id)),

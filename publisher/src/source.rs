@@ -139,6 +139,11 @@ impl SourceError {
     pub fn is_down(&self) -> bool {
         matches!(self, Self::Down { .. })
     }
+
+    /// Whether somebody has to do something first.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::NotMigrated { .. } | Self::Denied { .. })
+    }
 }
 
 /// The database, and what is needed to name it in an error.

@@ -111,14 +111,30 @@ impl Server {
         Ok(self.handle(format!("{base}/{name}")))
     }
 
+    /// Drops a database, whoever is connected.
+    ///
+    /// # Errors
+    /// If the server fails.
+    pub async fn remove(&self, database: &Database) -> Result<()> {
+        let gone = format!("DROP DATABASE {} WITH (FORCE)", database.name());
+        postgres::execute(&self.url, &gone).await
+    }
+
     /// Puts a copy in the place of a database, as one restores a backup: under the same name, whoever is connected.
     ///
     /// # Errors
     /// If the server fails.
     pub async fn restore(&self, database: &Database, copy: &Database) -> Result<()> {
+        self.remove(database).await?;
+        self.rename(copy, database).await
+    }
+
+    /// Gives a copy the name of a database that is gone.
+    ///
+    /// # Errors
+    /// If the server fails.
+    pub async fn rename(&self, copy: &Database, database: &Database) -> Result<()> {
         let (name, copy) = (database.name(), copy.name());
-        let gone = format!("DROP DATABASE {name} WITH (FORCE)");
-        postgres::execute(&self.url, &gone).await?;
         let renamed = format!("ALTER DATABASE {copy} RENAME TO {name}");
         postgres::execute(&self.url, &renamed).await
     }

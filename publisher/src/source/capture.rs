@@ -18,11 +18,15 @@ use serde_json::Value;
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, PgConnection, Row};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 /// How long the server waits for something to do, in milliseconds; and while it has to look with every step, since not
 /// everybody who drew an id is known to have ended. Soon after an acknowledgement that is known.
 const WAIT_MS: u32 = 1_000;
 const WAIT_LOOKING_MS: u32 = 150;
+/// How long the `tenants` queries of one look may take. Every other change waits for them, so a look with one that takes longer
+/// marks every tenant instead.
+const RESOLVE_WITHIN: Duration = Duration::from_secs(4);
 /// Rows that are taken one by one; more are answered by a scan.
 const ROWS_MAX: u64 = 20_000;
 
@@ -239,6 +243,7 @@ impl Source {
             }
         }
         let watches = || definitions.kinds.iter().flat_map(|d| &d.watch);
+        let until = Instant::now() + RESOLVE_WITHIN;
         for (id, changed) in by_watch {
             let Some(watch) = watches().find(|w| w.id() == id) else {
                 let why = "a change of a table that was watched once";
@@ -246,7 +251,8 @@ impl Source {
                 continue;
             };
             let values: Vec<&Value> = changed.iter().map(|(_, value)| *value).collect();
-            match tenants_of(tx, watch, &values).await {
+            let within = until.saturating_duration_since(Instant::now());
+            match tenants_of(tx, watch, &values, within).await {
                 // One row of each transaction stands for all of them.
                 Ok(tenants) => {
                     let mut ids: BTreeMap<u64, Vec<i64>> = BTreeMap::new();
@@ -395,11 +401,13 @@ impl Source {
     }
 }
 
-/// The tenants that the query of a watch returns for changed rows. A query that fails leaves the transaction as it was.
+/// The tenants that the query of a watch returns for changed rows. A query that fails, or takes longer, leaves the transaction
+/// as it was.
 async fn tenants_of(
     tx: &mut PgConnection,
     watch: &Watch,
     changed: &[&Value],
+    within: Duration,
 ) -> sqlx::Result<Vec<TenantId>> {
     let (table, query) = (&watch.table, watch.tenants.as_deref().unwrap_or_default());
     let json = serde_json::to_string(changed).unwrap_or_default();
@@ -408,6 +416,10 @@ async fn tenants_of(
          SELECT DISTINCT q.tenant::text FROM (\n{query}\n) AS q(tenant) WHERE q.tenant IS NOT NULL"
     );
     let mut savepoint = tx.begin().await?;
+    // Zero would be no limit.
+    let limit = within.as_millis().max(1);
+    let limit = unnamed(format!("SET LOCAL statement_timeout = {limit}"));
+    limit.execute(&mut *savepoint).await?;
     let found = unnamed(sql).bind(json).fetch_all(&mut *savepoint).await?;
     savepoint.rollback().await?;
     Ok(found.iter().filter_map(|row| named(row.get(0))).collect())

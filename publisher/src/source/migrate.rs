@@ -82,6 +82,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "shorter spin",
         include_str!("../../../migrations/0014_shorter_spin.sql"),
     ),
+    (
+        15,
+        "bounded looks",
+        include_str!("../../../migrations/0015_bounded_looks.sql"),
+    ),
 ];
 /// Where it is remembered which were applied.
 const TABLE: &str = "hubcast.migrations";

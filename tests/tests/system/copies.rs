@@ -141,3 +141,45 @@ async fn a_database_restored_from_a_backup_is_fenced_until_a_person_decides() ->
     world.is_true().await?;
     world.hub.stop().await
 }
+
+/// Would catch a publisher that takes a restore which lasts for minutes for a mistake in its configuration, and ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn publishers_wait_for_a_database_that_is_gone_while_it_is_restored() -> Result<()> {
+    let mut world = World::with_counters(Server::any().await?, &REGIONS, 20).await?;
+    world.scan().await?;
+    let backup = world.server.copy(&world.database).await?;
+    world.runs().await?;
+    let mut other = world.another_hub()?;
+    other.start().await?;
+
+    world.server.remove(&world.database).await?;
+    for hub in [&mut other, &mut world.hub] {
+        let daemon = hub.daemon()?;
+        let waits = || async {
+            let log = daemon.log();
+            let mut lines = log.lines();
+            let said = lines.any(|l| l.contains("waiting: ") && l.contains("does not exist"));
+            said.then_some(())
+        };
+        until(
+            "the publisher to wait for the database",
+            HEALS_WITHIN,
+            waits,
+        )
+        .await?;
+        assert!(daemon.is_running());
+    }
+
+    world.server.rename(&backup, &world.database).await?;
+    until("a publisher to go on", HEALS_WITHIN, || async {
+        let status = world.hub.status().await.ok()?;
+        let stores = status["engine"]["stores"].as_array().cloned();
+        let theirs = other.status().await.ok()?;
+        let theirs = theirs["engine"]["stores"].as_array().cloned();
+        stores.or(theirs)
+    })
+    .await?;
+    assert!(world.hub.daemon()?.is_running() && other.daemon()?.is_running());
+    other.stop().await?;
+    world.hub.stop().await
+}

@@ -23,6 +23,7 @@ mod inbound_only;
 mod interleaved;
 mod keys;
 mod kill_points;
+mod looks;
 mod mass_changes;
 mod moved;
 mod order;
