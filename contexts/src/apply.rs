@@ -11,6 +11,7 @@
 //! * The digest in a head is that of the records as they are.
 //! * A delta does what the push of the whole bundle does, or nothing is applied of what it came with.
 
+mod contention;
 mod head;
 mod incoming;
 pub mod maps;
@@ -27,6 +28,7 @@ use crate::delta::Change;
 use crate::digest::{Digest, DigestKey};
 use crate::name::{Key, Kind, TenantId};
 use crate::push::{Sent, Verdict};
+use contention::settle_ownership;
 use incoming::Incoming;
 use owners::{leave, take, take_free, wait};
 use std::cmp::Ordering;
@@ -352,54 +354,6 @@ fn draft<'a, T: StoreTxn>(
             }
         }
         at += 1;
-    }
-}
-
-/// Refuses bundles until every key that remains wanted is given up by an accepted bundle, and is wanted once.
-fn settle_ownership(drafts: &mut [Draft<'_>]) {
-    loop {
-        let accepted: HashMap<TenantId, usize> = drafts
-            .iter()
-            .enumerate()
-            .filter(|(_, d)| d.verdict.is_none())
-            .map(|(i, d)| (d.tenant().clone(), i))
-            .collect();
-        let mut first: HashMap<&Name, &TenantId> = HashMap::new();
-        let mut refused: Option<(usize, Verdict)> = None;
-        'drafts: for (i, draft) in drafts
-            .iter()
-            .enumerate()
-            .filter(|(_, d)| d.verdict.is_none())
-        {
-            let taken = |(kind, key): &Name, owner: &TenantId| Verdict::KeyTaken {
-                kind: kind.clone(),
-                key: key.clone(),
-                owner: owner.clone(),
-            };
-            for (name, owner) in &draft.wants {
-                let given_up = accepted
-                    .get(owner)
-                    .is_some_and(|o| !drafts[*o].bundle().mentions(&name.0, &name.1));
-                if !given_up {
-                    refused = Some((i, taken(name, owner)));
-                    break 'drafts;
-                }
-            }
-            for name in draft
-                .claims
-                .iter()
-                .chain(draft.wants.iter().map(|(name, _)| name))
-            {
-                if let Some(other) = first.insert(name, draft.tenant()) {
-                    refused = Some((i, taken(name, other)));
-                    break 'drafts;
-                }
-            }
-        }
-        match refused {
-            None => return,
-            Some((i, verdict)) => drafts[i].verdict = Some(verdict),
-        }
     }
 }
 
