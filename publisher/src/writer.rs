@@ -28,6 +28,7 @@ mod drift;
 mod gone;
 mod guard;
 mod guarding;
+mod held_back;
 pub mod lease;
 mod look;
 mod outbox;
@@ -86,6 +87,7 @@ use receipts::Waits;
 use retry::Retries;
 use scan::Scan;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use visible::Questions;
 
 /// Milliseconds on the writer's own monotonic clock.
@@ -262,7 +264,8 @@ pub struct Writer {
     dirty: Dirty,
     builds: BuildQueue,
     clashes: Clashes,
-    suspicions: Vec<Suspicion>,
+    /// By who wants the key.
+    suspicions: BTreeMap<TenantId, Vec<Suspicion>>,
     budgets: Budgets,
     scan: Option<Scan>,
     found: Found,
@@ -341,7 +344,7 @@ impl Writer {
             dirty: Dirty::default(),
             builds: BuildQueue::default(),
             clashes: Clashes::default(),
-            suspicions: Vec::new(),
+            suspicions: BTreeMap::new(),
             budgets: Budgets::default(),
             scan: None,
             found: Found::default(),
@@ -532,7 +535,17 @@ impl Writer {
         }
     }
 
-    fn note_held(&mut self, tenant: &TenantId, held: Vec<HeldReport>) {
+    fn note_held(&mut self, built: &Built) {
+        let by_region: Vec<Arc<[HeldReport]>> = built
+            .bundles
+            .iter()
+            .map(|b| HeldReport::of([&*b.bundle]).into())
+            .collect();
+        for ix in (0..self.stores.len()).map(StoreIx) {
+            let held = &by_region[self.region_of(ix)];
+            self.stores[ix.0].held_back.built(&built.tenant, held);
+        }
+        let (tenant, held) = (&built.tenant, HeldReport::of_all(built));
         let changed = match self.held.get(tenant) {
             Some(before) => *before != held,
             None => !held.is_empty(),

@@ -3,7 +3,7 @@
 use super::built::{BuildRequest, Built, BuiltBatch, BuiltBundle, What};
 use super::dirty::{Lane, Sending};
 use super::queue::{Queued, Sort, Unit};
-use super::receipts::{Delivery, HeldReport};
+use super::receipts::Delivery;
 use super::{BatchId, Millis, Report, StoreIx, Tick, Writer};
 use contexts::bundle::{Bundle, HoldReason};
 use contexts::name::TenantId;
@@ -236,7 +236,7 @@ impl Writer {
         let (seen, excused) = (result.seen.as_ref(), &result.excused);
         let tenants = self.pass_guard(now, batch, tenants, seen, excused, &result.over);
         for built in &tenants {
-            self.note_held(&built.tenant, HeldReport::of(built));
+            self.note_held(built);
             self.retries.built(&built.tenant, unbuilt(built), now);
             let presences = built.presences();
             if let Some(scan) = self.scan.as_mut().filter(|s| started >= s.started) {
@@ -349,9 +349,14 @@ impl Writer {
     }
 
     fn settle_suspicions(&mut self, tenants: &[Built]) {
+        if self.suspicions.is_empty() {
+            return;
+        }
         let by_name: HashMap<&TenantId, &Built> = tenants.iter().map(|t| (&t.tenant, t)).collect();
-        let suspicions = std::mem::take(&mut self.suspicions);
-        for suspicion in suspicions {
+        let theirs = tenants
+            .iter()
+            .filter_map(|t| self.suspicions.remove(&t.tenant));
+        for suspicion in theirs.flatten().collect::<Vec<_>>() {
             let (owner, tenant) = (
                 by_name.get(&suspicion.owner),
                 by_name.get(&suspicion.tenant),
@@ -365,7 +370,10 @@ impl Writer {
                         &tenant.bundles[region].bundle,
                     );
                 }
-                _ => self.suspicions.push(suspicion),
+                _ => {
+                    let theirs = self.suspicions.entry(suspicion.tenant.clone());
+                    theirs.or_default().push(suspicion);
+                }
             }
         }
     }
@@ -401,6 +409,7 @@ impl Writer {
         // What is still being decided is not there, and the tenant is built again for it.
         let whole = !bundle.held.iter().any(|h| h.why == HoldReason::Undecided);
         if whole {
+            self.stores[ix.0].held_back.delivered(bundle);
             self.capture.delivered(now, ix, tenant, started);
         }
         if let Some(scan) = self.scan.as_mut().filter(|s| whole && started >= s.started)

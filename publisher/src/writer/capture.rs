@@ -11,6 +11,7 @@
 //! A store that falls behind is struck from all rows: the scan that must follow speaks for them.
 
 mod delivery;
+mod history;
 
 use super::look::{AckRequest, Change, LookId, LookRequest, Looked};
 use super::retry::Retry;
@@ -19,6 +20,7 @@ use super::{Millis, StoreIx, Tick};
 use contexts::name::TenantId;
 use contexts::push::Reading;
 use delivery::{Delivery, MARKS_MAX, Mark, Stores};
+use history::History;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A tenant that one look found changed.
@@ -66,6 +68,7 @@ pub struct Capture {
     by_tenant: HashMap<TenantId, Vec<u64>>,
     /// The transactions that looks found, until every store has all that was found by then.
     found: BTreeMap<LookId, BTreeSet<u64>>,
+    history: History,
     /// Rows that are not acknowledged.
     rows: BTreeMap<i64, RowBook>,
     done: Vec<i64>,
@@ -183,6 +186,10 @@ impl Capture {
         self.forget_found();
         if looked.is_backlog {
             self.all_in = Some(looked.seen.clone());
+        }
+        self.history.add(&looked.seen, &looked.changes);
+        if looked.is_backlog || looked.everyone.is_some() {
+            self.history.forget(&looked.seen);
         }
         let found = self.enter(now, id, seen, &looked.changes, stores);
         if !found.is_empty() {
@@ -383,6 +390,11 @@ impl Capture {
             (Some((look, _)), Some(first)) => look < first,
             _ => true,
         })
+    }
+
+    /// The tenants that a transaction changed, which has ended; none if that is not known, or not any more.
+    pub fn changed_by(&self, xid: u64) -> Option<Vec<&TenantId>> {
+        self.history.of(xid)
     }
 
     /// What the last look saw.

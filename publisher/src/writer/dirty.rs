@@ -1,6 +1,8 @@
 //! The coalesced set of "tenant T may differ somewhere". Pure, and level-triggered: marking a tenant twice is marking
 //! it once, and what is taken out may be marked again at once.
 //!
+//! Groups and single changes take turns: of the keys that one statement moves, thousands of groups may come.
+//!
 //! A group waits as a whole for those of its tenants that are parked. What they are parked for may itself wait until the
 //! others of the group are counted: so these are taken out to be counted, and the group stays.
 
@@ -45,7 +47,12 @@ pub struct Taken {
 pub struct Dirty {
     marks: HashMap<TenantId, Lane>,
     lanes: [VecDeque<TenantId>; 3],
-    groups: Vec<BTreeSet<TenantId>>,
+    /// By a number that says which of them is older.
+    groups: BTreeMap<u64, BTreeSet<TenantId>>,
+    group_of: HashMap<TenantId, u64>,
+    next_group: u64,
+    /// Whether single changes are next.
+    took_group: bool,
     parked: BTreeMap<TenantId, Lane>,
 }
 
@@ -56,7 +63,7 @@ impl Dirty {
             *parked = lane.min(*parked);
             return;
         }
-        if self.groups.iter().any(|g| g.contains(tenant)) {
+        if self.group_of.contains_key(tenant) {
             return;
         }
         match self.marks.get(tenant) {
@@ -89,21 +96,21 @@ impl Dirty {
     /// Marks tenants that have to be built in one snapshot and sent as one commit; joins groups that overlap.
     pub fn mark_together(&mut self, tenants: impl IntoIterator<Item = TenantId>) {
         let mut group: BTreeSet<TenantId> = tenants.into_iter().collect();
-        self.groups.retain(|other| {
-            let overlaps = !other.is_disjoint(&group);
-            if overlaps {
-                group.extend(other.iter().cloned());
-            }
-            !overlaps
-        });
+        let overlapping = group.iter().filter_map(|t| self.group_of.get(t)).copied();
+        for number in overlapping.collect::<BTreeSet<u64>>() {
+            group.extend(self.groups.remove(&number).unwrap_or_default());
+        }
+        self.next_group += 1;
         for tenant in &group {
             self.marks.remove(tenant);
+            self.group_of.insert(tenant.clone(), self.next_group);
         }
-        self.groups.push(group);
+        self.groups.insert(self.next_group, group);
     }
 
     /// Takes the most urgent tenants of which none is `busy`: a group, or those of a group that are to be `counted` while
-    /// it waits, or up to `max` of one lane; only of the lanes that are `open` (a group counts as a change).
+    /// it waits, or up to `max` of one lane; only of the lanes that are `open` (a group counts as a change). After a group
+    /// single changes are next.
     pub fn take(
         &mut self,
         max: usize,
@@ -112,9 +119,15 @@ impl Dirty {
         counted: impl Fn(&TenantId) -> bool,
     ) -> Option<Taken> {
         if open(Lane::Change) {
+            if std::mem::take(&mut self.took_group)
+                && let Some(taken) = self.take_lane(Lane::Change, max, &busy)
+            {
+                return Some(taken);
+            }
             let group = self.take_group(&busy).map(|g| (g, Sending::Together));
             let group = group.or_else(|| Some((self.to_count(&busy, &counted)?, Sending::Counted)));
             if let Some((tenants, sending)) = group {
+                self.took_group = true;
                 return Some(Taken {
                     tenants,
                     lane: Lane::Change,
@@ -128,8 +141,10 @@ impl Dirty {
     }
 
     fn take_group(&mut self, busy: &impl Fn(&TenantId) -> bool) -> Option<Vec<TenantId>> {
-        let at = self.ready_group(busy)?;
-        Some(self.groups.swap_remove(at).into_iter().collect())
+        let number = self.ready_group(busy)?;
+        let tenants = self.groups.remove(&number)?;
+        tenants.iter().for_each(|t| _ = self.group_of.remove(t));
+        Some(tenants.into_iter().collect())
     }
 
     /// Of a group that waits for parked tenants: the others that are to be counted.
@@ -142,18 +157,24 @@ impl Dirty {
         let of = |group: &BTreeSet<TenantId>| group.iter().filter(wanted).cloned().collect();
         let is_parked =
             |group: &&BTreeSet<TenantId>| group.iter().any(|t| self.parked.contains_key(t));
-        let mut waiting = self.groups.iter().filter(is_parked).map(of);
+        let mut waiting = self.groups.values().filter(is_parked).map(of);
         waiting.find(|tenants: &Vec<TenantId>| !tenants.is_empty())
     }
 
-    fn ready_group(&self, busy: &impl Fn(&TenantId) -> bool) -> Option<usize> {
+    fn ready_group(&self, busy: &impl Fn(&TenantId) -> bool) -> Option<u64> {
         let waits = |t: &TenantId| busy(t) || self.parked.contains_key(t);
-        self.groups.iter().position(|g| !g.iter().any(waits))
+        let mut groups = self.groups.iter();
+        groups.find_map(|(number, g)| (!g.iter().any(waits)).then_some(*number))
     }
 
-    /// Whether a change waits that is not one of many.
+    /// Whether a group could be taken.
+    pub fn has_group(&self) -> bool {
+        self.ready_group(&|_| false).is_some()
+    }
+
+    /// Whether a change waits that is not one of many, and not in a group.
     pub fn has_change(&self) -> bool {
-        self.ready_group(&|_| false).is_some() || !self.lanes[Lane::Change as usize].is_empty()
+        !self.lanes[Lane::Change as usize].is_empty()
     }
 
     fn take_lane(
@@ -192,19 +213,20 @@ impl Dirty {
     pub fn contains(&self, tenant: &TenantId) -> bool {
         self.marks.contains_key(tenant)
             || self.parked.contains_key(tenant)
-            || self.groups.iter().any(|g| g.contains(tenant))
+            || self.group_of.contains_key(tenant)
     }
 
     /// Every marked tenant.
     pub fn iter(&self) -> impl Iterator<Item = &TenantId> {
         let parked = self.parked.keys();
-        let grouped = self.groups.iter().flatten();
+        let grouped = self.groups.values().flatten();
         self.marks.keys().chain(parked).chain(grouped)
     }
 
     /// How many tenants are marked.
     pub fn len(&self) -> usize {
-        self.marks.len() + self.parked.len() + self.groups.iter().map(BTreeSet::len).sum::<usize>()
+        let grouped = self.groups.values().map(BTreeSet::len);
+        self.marks.len() + self.parked.len() + grouped.sum::<usize>()
     }
 
     /// Whether none is.
@@ -300,6 +322,24 @@ mod tests {
             (whole.tenants, whole.sending),
             (vec![t("a"), t("b"), t("c")], Sending::Together)
         );
+        assert!(dirty.is_empty());
+    }
+
+    #[test]
+    fn thousands_of_groups_let_single_changes_through() {
+        let mut dirty = Dirty::default();
+        for n in 0..9 {
+            dirty.mark_together([t(&format!("from{n}")), t(&format!("to{n}"))]);
+        }
+        assert_eq!(take(&mut dirty, 9, &[]), ["from0", "to0"], "the oldest");
+        dirty.mark(&t("revoked"), Lane::Change);
+        dirty.mark(&t("many"), Lane::Bulk);
+        assert_eq!(take(&mut dirty, 9, &[]), ["revoked"]);
+        for n in 1..9 {
+            let group = [format!("from{n}"), format!("to{n}")];
+            assert_eq!(take(&mut dirty, 9, &[]), group);
+        }
+        assert_eq!(take(&mut dirty, 9, &[]), ["many"]);
         assert!(dirty.is_empty());
     }
 

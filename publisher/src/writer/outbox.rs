@@ -20,16 +20,22 @@ const AWAY_MAX: Millis = 10_000;
 impl Writer {
     /// When something is to be done although nothing happens before: a build of changes, or a look, that had to wait.
     pub fn wake_at(&mut self, now: Millis) -> Option<Millis> {
-        let waiting = self.dirty.has_change();
-        // While changes wait for their turn to be built, looking for more would only cost the primary.
-        let paced = waiting.then(|| self.paces[0].wait(now)).flatten();
+        self.changes_wait(now, self.dirty.has_change() || self.dirty.has_group())
+    }
+
+    /// Until when changes have to wait, if some do, or what is built has the primary for itself.
+    fn changes_wait(&mut self, now: Millis, some_do: bool) -> Option<Millis> {
+        let paced = some_do.then(|| self.paces[0].wait(now)).flatten();
         let alone = self.builds.change_begun().map(|at| at + BUILD_ALONE);
         paced.or(alone.filter(|at| now < *at))
     }
 
     /// The next look at the outbox. Its statement must be sent after this.
     pub fn next_look(&mut self, now: Millis) -> Option<LookRequest> {
-        if self.suspended || self.closing || self.wake_at(now).is_some() {
+        // While changes wait for their turn to be built, looking for more would only cost the primary. What is found takes
+        // turns with groups, however many of them wait.
+        let changes_wait = self.changes_wait(now, self.dirty.has_change());
+        if self.suspended || self.closing || changes_wait.is_some() {
             return None;
         }
         let trusted = self.is_capturing();

@@ -3,7 +3,7 @@
 use super::dirty::Lane;
 use super::store::Store;
 use super::{Built, Millis, Report, StoreIx, Tick, Ticket, Writer};
-use contexts::bundle::{Held, HoldReason};
+use contexts::bundle::{Bundle, Held, HoldReason};
 use contexts::name::{Key, Kind, Region, TenantId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,17 +49,22 @@ pub struct HeldReport {
 
 impl HeldReport {
     /// What is held of a tenant in any region, each once, the first of them.
-    pub fn of(built: &Built) -> Vec<Self> {
+    pub fn of_all(built: &Built) -> Vec<Self> {
+        Self::of(built.bundles.iter().map(|b| &*b.bundle))
+    }
+
+    /// What these bundles of a tenant hold, each once, the first of it.
+    pub fn of<'a>(bundles: impl IntoIterator<Item = &'a Bundle>) -> Vec<Self> {
         let mut all: BTreeMap<(Kind, Option<Key>), &HoldReason> = BTreeMap::new();
-        for bundle in &built.bundles {
+        for bundle in bundles {
             // What a person dropped is as it should be.
-            let held = bundle.bundle.held.iter();
+            let held = bundle.held.iter();
             for Held { kind, key, why } in held.filter(|h| h.why != HoldReason::Dropped) {
                 // A pause is told once for its kind.
                 let key = (*why != HoldReason::Paused).then(|| key.clone());
                 all.insert((kind.clone(), key), why);
             }
-            for whole in &bundle.bundle.held_kinds {
+            for whole in &bundle.held_kinds {
                 all.insert((whole.kind.clone(), None), &whole.why);
             }
         }
@@ -76,6 +81,11 @@ impl HeldReport {
     /// Whether the guard holds it, and a person is asked.
     pub fn is_of_guard(&self) -> bool {
         ["removed", "changed"].contains(&self.reason.as_str())
+    }
+
+    /// Whether changes stop here, good ones as well: a person or the guard holds them, or the query of the kind fails.
+    pub fn is_stop(&self) -> bool {
+        self.is_pause() || self.is_of_guard() || self.reason == "cannot_build"
     }
 
     /// Whether this is held because somebody wants it so.

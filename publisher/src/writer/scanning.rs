@@ -300,7 +300,7 @@ impl Writer {
             self.guard.read(&built.tenant, bundles);
         }
         for built in &tenants {
-            self.note_held(&built.tenant, HeldReport::of(built));
+            self.note_held(built);
             self.retries.built(&built.tenant, unbuilt(built), now);
         }
         let Some(scan) = self.scan.as_mut() else {

@@ -28,6 +28,11 @@ impl Snapshot {
         &self.text
     }
 
+    /// The first transaction that had not begun.
+    pub fn end(&self) -> u64 {
+        self.xmax
+    }
+
     /// Whether a transaction had ended.
     pub fn sees(&self, xid: u64) -> bool {
         xid < self.xmin || (xid < self.xmax && !self.running.contains(&xid))

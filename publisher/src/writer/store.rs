@@ -2,6 +2,7 @@
 
 use super::deltas::Confirmed;
 use super::dirty::Lane;
+use super::held_back::HeldBack;
 use super::push_size::PushSize;
 use super::queue::{Queue, Queued};
 use super::{Millis, ScanId, Snapshot, StoreIx, Tick};
@@ -134,6 +135,8 @@ pub struct Store {
     /// What it confirmed of large tenants in this session.
     pub confirmed: Confirmed,
     owed: HashMap<TenantId, Owed>,
+    /// What of each tenant does not get here.
+    pub held_back: HeldBack,
     /// The first version that a fill gave to another store of the region and this one was not compared with since.
     beside: Option<u64>,
     lost: BTreeMap<TenantId, Lane>,
@@ -200,6 +203,7 @@ impl Store {
             known: HashMap::new(),
             confirmed: Confirmed::default(),
             owed: HashMap::new(),
+            held_back: HeldBack::default(),
             beside: None,
             lost: BTreeMap::new(),
             incarnation: None,

@@ -346,8 +346,10 @@ impl Writer {
                 owner: suspicion.owner.clone(),
             },
         });
-        if !self.suspicions.contains(&suspicion) {
-            self.suspicions.push(suspicion);
+        let theirs = self.suspicions.entry(suspicion.tenant.clone());
+        let theirs = theirs.or_default();
+        if !theirs.contains(&suspicion) {
+            theirs.push(suspicion);
         }
     }
 

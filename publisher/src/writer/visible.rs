@@ -1,10 +1,11 @@
 //! Where a transaction is visible: asked by its number, answered per store once all that it changed is durable there.
 
-use super::receipts::RegionFilter;
+use super::held_back::Holds;
+use super::receipts::{HeldReport, RegionFilter};
 use super::{Millis, Report, StoreIx, Ticket, Writer};
-use contexts::name::Region;
+use contexts::name::{Region, TenantId};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One store's part of the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,11 +14,15 @@ pub struct VisibleAt {
     pub store: String,
     /// Its region.
     pub region: Region,
-    /// Whether everything that the transaction changed is durable and readable there.
+    /// Whether everything that the transaction changed is durable and readable there, but for what is `held` because of what
+    /// it is: of a tenant of which changes stop, whoever stopped them, nothing is said to be there.
     pub visible: bool,
     /// If not, what it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// What is held there of the tenants that it changed: of that the last good value is readable, or none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub held: BTreeMap<TenantId, Vec<HeldReport>>,
     /// Milliseconds since the question.
     pub ms: Millis,
 }
@@ -94,13 +99,20 @@ impl Writer {
         }
     }
 
+    /// What is held at a store of what a transaction changed.
+    fn holds(&self, xid: u64, ix: StoreIx) -> Holds {
+        let tenants = self.capture.changed_by(xid);
+        self.store(ix).held_back.of(tenants.as_deref())
+    }
+
     pub(super) fn settle_questions(&mut self, now: Millis) {
         let mut open = std::mem::take(&mut self.questions.open);
         for question in &mut open {
             let late = now >= question.deadline;
             let waiting: Vec<StoreIx> = question.waiting.iter().copied().collect();
             for ix in waiting {
-                let why = self.invisible(question.xid, ix);
+                let holds = self.holds(question.xid, ix);
+                let why = self.invisible(question.xid, ix).or(holds.why);
                 if why.is_some() && !late {
                     continue;
                 }
@@ -110,6 +122,7 @@ impl Writer {
                     region: spec.region.clone(),
                     visible: why.is_none(),
                     why,
+                    held: holds.held,
                     ms: now.saturating_sub(question.asked_at),
                 };
                 question.waiting.remove(&ix);

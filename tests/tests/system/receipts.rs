@@ -146,6 +146,71 @@ watch = [{ table = "counters", tenant = "tenant" }]
     world.hub.stop().await
 }
 
+/// Would catch a region of which it is said that a key is revoked there while somebody holds the change back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_held_back_is_not_said_to_be_visible() -> Result<()> {
+    let mut world = World::with_counters(Server::any().await?, &REGIONS, 20).await?;
+    world.runs().await?;
+    let mut connection = world.database.connect().await?;
+    let [open, paused] = REGIONS;
+    world
+        .hub
+        .run(&["pause", "--region", paused, "--reason", "test"])
+        .await?
+        .ok()?;
+    let token = commit(&mut connection, &set("t1", 2)).await?;
+    arrives(&world.hub, &token, &format!("&regions={open}")).await?;
+    let answer = expect(
+        &world.hub,
+        &format!("token={token}&timeout=500ms"),
+        504,
+        None,
+    )
+    .await?;
+    assert_eq!(answer["visible"], false);
+    let stores = answer["stores"].as_array().ok_or("no stores")?;
+    for store in stores {
+        let is_open = store["region"] == open;
+        assert!(
+            store["visible"] == is_open && store["held"].is_object() != is_open,
+            "{answer}"
+        );
+        let why = store["why"].as_str().unwrap_or_default();
+        assert_eq!(
+            why.starts_with("held: counter all of tenant t1: "),
+            !is_open,
+            "{answer}"
+        );
+    }
+    assert_eq!(number(&world.agents[1], "t1").await?, Some(1));
+    // Removals leave, and nothing else of that tenant is held.
+    let gone = commit(&mut connection, "DELETE FROM counters WHERE tenant = 't9'").await?;
+    arrives(&world.hub, &gone, "").await?;
+    world
+        .hub
+        .run(&["resume", "--region", paused, "--reason", "test"])
+        .await?
+        .ok()?;
+    arrives(&world.hub, &token, "").await?;
+    assert_eq!(number(&world.agents[1], "t1").await?, Some(2));
+
+    // What the hub cannot publish is named, and stops nothing else.
+    let large = "UPDATE counters SET note = repeat('x', 2000000) WHERE tenant = 't2'";
+    let token = commit(&mut connection, large).await?;
+    let answer = expect(&world.hub, &format!("token={token}&timeout=20s"), 200, None).await?;
+    let held = &answer["stores"][0]["held"]["t2"];
+    assert_eq!(
+        (held[0]["kind"].as_str(), held[0]["reason"].as_str()),
+        (Some("counter"), Some("too_large")),
+        "{answer}"
+    );
+    let mended = "UPDATE counters SET note = '' WHERE tenant = 't2'";
+    let token = commit(&mut connection, mended).await?;
+    let answer = expect(&world.hub, &format!("token={token}&timeout=20s"), 200, None).await?;
+    assert!(answer["stores"][0]["held"].is_null(), "{answer}");
+    world.hub.stop().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_region_that_is_away_withholds_the_receipt_of_no_other() -> Result<()> {
     let mut world = World::with_counters(Server::any().await?, &REGIONS, 20).await?;
