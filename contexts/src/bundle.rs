@@ -248,7 +248,7 @@ impl Bundle {
 
     /// Whether it removes the tenant.
     pub fn is_empty(&self) -> bool {
-        self.contexts.is_empty() && self.held.is_empty() && self.held_kinds.is_empty()
+        self.contexts.is_empty() && self.is_plain()
     }
 
     /// Checks what [`Bundle::new`] promises, for a bundle that came over the network.
@@ -373,6 +373,11 @@ impl Bundle {
                 .map(|h| (&h.kind, &h.key, h.why.class() as u8)),
             self.held_kinds.iter().map(|h| &h.kind),
         )
+    }
+
+    /// Whether nothing of it is held.
+    pub fn is_plain(&self) -> bool {
+        self.held.is_empty() && self.held_kinds.is_empty()
     }
 
     /// Bytes that it costs to send, roughly.

@@ -535,15 +535,20 @@ impl Writer {
         }
     }
 
-    fn note_held(&mut self, built: &Built) {
-        let by_region: Vec<Arc<[HeldReport]>> = built
-            .bundles
-            .iter()
+    fn note_held_back(&mut self, built: &Built) {
+        let bundles = built.bundles.iter();
+        let by_region: Vec<Arc<[HeldReport]>> = bundles
             .map(|b| HeldReport::of([&*b.bundle]).into())
             .collect();
         for ix in (0..self.stores.len()).map(StoreIx) {
             let held = &by_region[self.region_of(ix)];
             self.stores[ix.0].held_back.built(&built.tenant, held);
+        }
+    }
+
+    fn note_held(&mut self, built: &Built) {
+        if !built.bundles.iter().all(|b| b.bundle.is_plain()) {
+            self.note_held_back(built);
         }
         let (tenant, held) = (&built.tenant, HeldReport::of_all(built));
         let changed = match self.held.get(tenant) {

@@ -73,7 +73,7 @@ impl Incoming {
             held_kinds: delta.held_kinds.clone(),
         };
         let digest = bundle.digest_over(key, &digests);
-        let is_plain = bundle.held.is_empty() && bundle.held_kinds.is_empty();
+        let is_plain = bundle.is_plain();
         let outline = is_plain.then(|| Outline {
             digest,
             places,

@@ -58,8 +58,7 @@ pub(super) fn is_possible(definitions: &Definitions) -> bool {
 /// Whether a build may stand for the next one: it is large, and nothing of it is held.
 pub(super) fn may_stand(built: &Built) -> bool {
     let bundles = || built.bundles.iter().map(|b| &b.bundle);
-    built.bundles.iter().any(|b| b.parts.is_some())
-        && bundles().all(|b| b.held.is_empty() && b.held_kinds.is_empty())
+    built.bundles.iter().any(|b| b.parts.is_some()) && bundles().all(|b| b.is_plain())
 }
 
 /// Adds the statements for a tenant: the header, and the contexts that the rows since then name.
@@ -143,8 +142,7 @@ pub(super) fn complete(
         let (Some(since), Some(read)) = (since, read) else {
             return false;
         };
-        let is_clear =
-            |b: &Arc<BuiltBundle>| b.bundle.held.is_empty() && b.bundle.held_kinds.is_empty();
+        let is_clear = |b: &Arc<BuiltBundle>| b.bundle.is_plain();
         if !read.bundles.iter().all(is_clear) {
             return false;
         }

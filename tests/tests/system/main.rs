@@ -35,6 +35,7 @@ mod receipts;
 mod reloaded;
 mod requests;
 mod restart;
+mod retried;
 mod revoked_meanwhile;
 mod rot;
 mod sample_truth;

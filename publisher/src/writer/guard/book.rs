@@ -53,7 +53,7 @@ pub struct Found<'a> {
 impl<'a> Found<'a> {
     /// That of a build.
     pub fn of(built: &'a BuiltBundle) -> Self {
-        let is_plain = built.bundle.held.is_empty() && built.bundle.held_kinds.is_empty();
+        let is_plain = built.bundle.is_plain();
         Self {
             bundle: &built.bundle,
             digest: Some(built.digest).filter(|_| is_plain && built.parts.is_some()),

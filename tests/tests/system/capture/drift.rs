@@ -214,3 +214,42 @@ async fn the_sample_watches_all_that_it_reads() -> Result<()> {
     assert!(found.is_empty(), "{found:?}");
     Ok(())
 }
+
+/// As `docs/operating.md` says it is done.
+#[tokio::test]
+async fn a_column_goes_together_with_the_triggers_and_no_write_fails() -> Result<()> {
+    let schema = "CREATE TABLE plan (id int PRIMARY KEY, price int, note text);
+        CREATE TABLE tenant (id text PRIMARY KEY, plan int)";
+    let contexts = r#"
+[[context]]
+kind  = "tenant"
+query = "SELECT t.id AS key, t.id AS tenant, p.price FROM tenant t JOIN plan p ON p.id = t.plan"
+watch = [{ table = "tenant", tenant = "id" },
+         { table = "plan", tenants = "SELECT t.id FROM tenant t JOIN changed c ON c.id = t.plan" }]
+"#;
+    let watched = Watched::new(schema, contexts).await?;
+    let drops: Vec<String> = ["i", "u", "d", "t"]
+        .iter()
+        .map(|event| format!("DROP TRIGGER hubcast_changed_{event} ON plan"))
+        .collect();
+    let gone = format!(
+        "BEGIN; {}; ALTER TABLE plan DROP COLUMN note; COMMIT",
+        drops.join("; ")
+    );
+    watched.database.execute(&gone).await?;
+    let writes =
+        "INSERT INTO plan VALUES (1, 1); UPDATE plan SET price = 2; DELETE FROM plan WHERE id = 7";
+    watched.database.execute(writes).await?;
+    let lines = watched.migrate().await?;
+    assert!(
+        lines.iter().any(|l| l.starts_with("table public.plan: ")),
+        "{lines:?}"
+    );
+    assert!(watched.check().await?.is_empty());
+    assert_eq!(
+        watched.after("UPDATE plan SET price = 3").await?.len(),
+        2,
+        "the row as it was and as it is"
+    );
+    Ok(())
+}
