@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_cron_scheduler::{Job, JobScheduler};
 
@@ -184,7 +184,8 @@ fn serve(
     tokio::spawn(serving.into_future())
 }
 
-/// Asks for a scan at every tick of the schedule, unless one is running.
+/// Asks for a scan at every tick of the schedule, unless one is running that began since the last tick. One that began
+/// before is held up by a store, and gives way.
 async fn schedule(
     cron: &str,
     orders: Orders,
@@ -192,11 +193,19 @@ async fn schedule(
 ) -> Result<JobScheduler, DaemonError> {
     let failed = |e| DaemonError::Failed(format!("hub.scan: {e}"));
     let scheduler = JobScheduler::new().await.map_err(failed)?;
+    let running_at_last = Arc::new(Mutex::new(None));
     let job = Job::new_async(cron, move |_, _| {
         let (orders, view) = (orders.clone(), view.clone());
+        let running_at_last = running_at_last.clone();
         Box::pin(async move {
-            let free = view.borrow().as_ref().is_some_and(|v| v.scan.is_none());
-            if free {
+            let running = match &*view.borrow() {
+                None => return,
+                Some(engine) => engine.scan.as_ref().map(|scan| (engine.epoch, scan.id)),
+            };
+            let mut last = running_at_last.lock().await;
+            let before = std::mem::replace(&mut *last, running);
+            drop(last);
+            if running.is_none() || running == before {
                 let cause = "schedule".to_owned();
                 orders
                     .ask(Ask::Scan {

@@ -45,6 +45,7 @@ mod settling;
 mod snapshot;
 mod store;
 mod talk;
+mod turns;
 mod visible;
 
 pub use budgets::{BudgetNews, Budgets, Level, Usage};
@@ -128,6 +129,8 @@ pub struct WriterLimits {
     pub queue_bytes: usize,
     /// Bytes that may wait for a store; with more no scan reads on and nothing is repaired.
     pub fill_bytes: usize,
+    /// How long a scan goes on, in milliseconds, for stores that hold it up while somebody waits for another one.
+    pub scan_turn: Millis,
     /// From which size on bundles may go as deltas.
     pub cut: Cut,
 }
@@ -141,6 +144,7 @@ impl Default for WriterLimits {
             push_bytes: limits::PUSH_BYTES,
             queue_bytes: 64 << 20,
             fill_bytes: 16 << 20,
+            scan_turn: 300_000,
             cut: Cut::default(),
         }
     }

@@ -53,6 +53,8 @@ pub enum Outcome {
     Synced,
     /// Not in step, and why.
     Failed(String),
+    /// It held up others, and goes on after them.
+    GaveWay,
 }
 
 /// What a scan does for one store.

@@ -25,6 +25,10 @@ const HELD_NAMED: usize = 20;
 /// Held contexts of a tenant that it names.
 const HELD_NAMED_EACH: usize = 10;
 
+/// What a summary says of a store that held up a scan for which others waited, and how long it lets them begin.
+const GAVE_WAY: &str =
+    "it takes what it gets slowly, and others waited for a scan: it goes on after them";
+const GAVE_WAY_FOR: Millis = 1_000;
 /// What a summary says if the guard holds something.
 const GUARD_HOLDS: &str = "too many removals or changes at once are held: `publisher held` shows them, `publisher approve` \
                            lets them through, `publisher drop` keeps the old values";
@@ -127,6 +131,7 @@ impl Writer {
     /// Lets time pass: ends what is over, begins what is due.
     pub fn tick(&mut self, now: Millis) {
         self.keep_books_small(now);
+        self.give_way(now);
         self.finish_scan(now);
         self.begin_scan(now);
         self.settle_waits(now);
@@ -143,17 +148,16 @@ impl Writer {
         if self.scan.is_some() || self.suspended || self.closing || early {
             return;
         }
-        let due =
-            |w: &Self, i: usize| w.stores[i].behind.is_some() && w.stores[i].scan_after <= now;
         let (wish, only_behind) = match self.wishes.pop_front() {
             Some(wish) => (wish, false),
             None => {
-                let open = |i: &usize| self.stores[*i].session().is_some() && due(self, *i);
-                let Some(first) = (0..self.stores.len()).find(open) else {
+                let due = |ix: &StoreIx| self.is_due(now, *ix);
+                let Some(first) = (0..self.stores.len()).map(StoreIx).find(due) else {
                     return;
                 };
-                let why = self.stores[first].behind.as_ref().map_or("", |b| &b.why);
-                let cause = format!("{}: {why}", self.stores[first].spec.name);
+                let first = self.store(first);
+                let why = first.behind.as_ref().map_or("", |b| &b.why);
+                let cause = format!("{}: {why}", first.spec.name);
                 self.scans += 1;
                 (
                     ScanWish {
@@ -184,7 +188,8 @@ impl Writer {
         let in_doubt = self.dirty.iter().chain(&building).chain(self.guard.kept());
         let in_doubt: HashSet<TenantId> = in_doubt.cloned().collect();
         for (i, store) in self.stores.iter().enumerate() {
-            let wanted = wish.regions.has(&store.spec.region) && (!only_behind || due(self, i));
+            let wanted = wish.regions.has(&store.spec.region)
+                && (!only_behind || self.is_due(now, StoreIx(i)));
             match (wanted, store.session(), store.reading) {
                 (false, ..) => {}
                 (true, Some(_), Some(reading)) => {
@@ -208,13 +213,30 @@ impl Writer {
         building.iter().for_each(|t| self.mark(t, Lane::Repair));
     }
 
+    /// Whether a store is to be scanned because it is behind, and can be.
+    pub(super) fn is_due(&self, now: Millis, ix: StoreIx) -> bool {
+        let store = self.store(ix);
+        store.session().is_some() && store.behind.is_some() && store.scan_after <= now
+    }
+
+    /// Whether somebody asked for a scan that has not begun.
+    pub(super) fn has_wish(&self) -> bool {
+        !self.wishes.is_empty()
+    }
+
     /// Whether so much waits for a store of the scan that nothing more should be read for it.
     pub(super) fn crowded(&self) -> bool {
+        !self.crowded_stores().is_empty()
+    }
+
+    /// The stores for which so much waits.
+    pub(super) fn crowded_stores(&self) -> Vec<StoreIx> {
         let targets = self.scan.iter().flat_map(|s| &s.targets);
-        let bytes = |ix: &StoreIx| self.stores[ix.0].queue.bytes();
-        targets
-            .filter(|(_, t)| t.outcome.is_none())
-            .any(|(ix, _)| bytes(ix) > self.limits.fill_bytes)
+        let active = targets.filter(|(_, t)| t.outcome.is_none());
+        let stores = active.map(|(ix, _)| *ix);
+        stores
+            .filter(|ix| self.store(*ix).queue.bytes() > self.limits.fill_bytes)
+            .collect()
     }
 
     /// Whether the scan that runs fills this store.
@@ -423,10 +445,15 @@ impl Writer {
             let store = &mut self.stores[ix.0];
             let why = match &target.outcome {
                 Some(Outcome::Failed(why)) => Some(why.clone()),
+                Some(Outcome::GaveWay) => Some(GAVE_WAY.to_owned()),
                 _ => None,
             };
             match &why {
                 None => (store.scans_failed, store.scan_after) = (0, 0),
+                Some(why) if target.outcome == Some(Outcome::GaveWay) => {
+                    store.set_behind(why.clone(), since);
+                    store.scan_after = now + GAVE_WAY_FOR;
+                }
                 Some(why) => {
                     store.set_behind(why.clone(), since);
                     let was_there = store.session().is_some_and(|s| s.opened <= scan.started);

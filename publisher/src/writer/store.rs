@@ -125,6 +125,8 @@ pub struct Store {
     pub state: Option<StoreState>,
     /// Its clock, at the last answer.
     pub reading: Option<Reading>,
+    /// Whether a scan that may have filled it gave way in this session: it has a part of what it is to have.
+    pub is_begun: bool,
     /// Whether a scan ended here with *synced* in this term.
     pub synced: bool,
     /// When that was, on the writer's clock.
@@ -197,6 +199,7 @@ impl Store {
             failure: None,
             state: None,
             reading: None,
+            is_begun: false,
             synced: false,
             synced_at: None,
             scanned: None,
@@ -264,6 +267,7 @@ impl Store {
         self.incarnation = Some(state.incarnation);
         self.reading = Some(state.reading);
         self.state = Some(state);
+        self.is_begun = false;
         self.attempts = 0;
         self.down_since = None;
         self.failure = None;
@@ -348,7 +352,7 @@ impl Store {
     /// claimed: one that was in step since then holds what it should, and what leaves it is counted.
     pub fn is_to_be_filled(&self) -> bool {
         let is_empty = self.state.as_ref().is_some_and(|state| state.bundles == 0);
-        is_empty && !self.synced && self.behind.is_some()
+        is_empty && !self.is_begun && !self.synced && self.behind.is_some()
     }
 
     /// How large a push is that carries no urgent change.

@@ -90,7 +90,16 @@ impl World {
             push_bytes: [200, 600, 8 << 20][self.rng.random_range(0..3)],
             queue_bytes: [1_500, 64 << 20][self.rng.random_range(0..2)],
             fill_bytes: [300, 16 << 20][self.rng.random_range(0..2)],
+            scan_turn: 300_000,
             cut: CUT,
+        };
+        // Where little may wait, a scan is held up soon.
+        let limits = match limits.fill_bytes {
+            300 => WriterLimits {
+                scan_turn: 500,
+                ..limits
+            },
+            _ => limits,
         };
         self.log(|| format!("p{p} takes epoch {}, {limits:?}", term.epoch));
         let mut writer = Writer::new(term, self.key.clone(), self.specs(), limits, now);

@@ -1,10 +1,13 @@
 //! Which snapshot a bundle that travels was built from. The shipped code does not carry this, so the simulation
-//! remembers each bundle that a build made, by address, and finds one that was changed by a hold by its content. What the
-//! guard keeps while it counts is named in what is sent, beside the content of the snapshot.
+//! remembers each bundle that a build made, by address, and finds one that was changed by a hold by its content, when it is
+//! sent for the first time: a later build may have the same content. What the guard keeps while it counts is named in what is
+//! sent, beside the content of the snapshot.
 
 use crate::store::Origin;
 use contexts::bundle::{Bundle, HoldReason};
 use contexts::name::TenantId;
+use contexts::push::Sent;
+use contexts::version::Version;
 use publisher::writer::BuiltBatch;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,6 +24,8 @@ pub struct Origins {
     by_address: HashMap<usize, Origin>,
     /// By the place of the region among those of the build.
     by_tenant: HashMap<(Run, TenantId, usize), Made>,
+    /// What was sent: each build has a version of its own.
+    by_version: HashMap<(Run, TenantId, usize, Version), Origin>,
 }
 
 impl Origins {
@@ -38,13 +43,20 @@ impl Origins {
     }
 
     /// The origin of a bundle that a run sends to a region.
-    pub fn of(&self, run: Run, region: usize, bundle: &Arc<Bundle>) -> Option<Origin> {
+    pub fn of(&mut self, run: Run, region: usize, sent: &Sent) -> Option<Origin> {
+        let bundle = &sent.bundle;
+        let version = (run, bundle.tenant.clone(), region, sent.version);
+        if let Some(origin) = self.by_version.get(&version) {
+            return Some(*origin);
+        }
         let address = Arc::as_ptr(bundle) as usize;
-        self.by_address.get(&address).copied().or_else(|| {
+        let found = self.by_address.get(&address).copied().or_else(|| {
             let all = self.by_tenant.get(&(run, bundle.tenant.clone(), region))?;
             let found = all.iter().rev().find(|(b, _)| came_from(bundle, b));
             found.map(|(_, origin)| *origin)
-        })
+        })?;
+        self.by_version.insert(version, found);
+        Some(found)
     }
 }
 

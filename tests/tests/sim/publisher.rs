@@ -457,7 +457,7 @@ impl World {
                 let region = self.regions().into_iter().position(|r| r == region);
                 for sent in &sent {
                     let run = (p, self.publishers[p].run);
-                    let found = region.and_then(|r| self.origins.of(run, r, &sent.bundle));
+                    let found = region.and_then(|r| self.origins.of(run, r, sent));
                     let Some(origin) = found else {
                         let what = format!("nobody built what p{p} sends: {:?}", sent.bundle);
                         return crate::world::violated("I2 all or nothing", what);

@@ -151,6 +151,11 @@ async fn publishers_wait_for_a_database_that_is_gone_while_it_is_restored() -> R
     world.runs().await?;
     let mut other = world.another_hub()?;
     other.start().await?;
+    let daemon = other.daemon()?;
+    until("the other one to stand by", HEALS_WITHIN, || async {
+        daemon.log().contains("standing by: ").then_some(())
+    })
+    .await?;
 
     world.server.remove(&world.database).await?;
     for hub in [&mut other, &mut world.hub] {
@@ -161,13 +166,14 @@ async fn publishers_wait_for_a_database_that_is_gone_while_it_is_restored() -> R
             let said = lines.any(|l| l.contains("waiting: ") && l.contains("does not exist"));
             said.then_some(())
         };
-        until(
+        let waited = until(
             "the publisher to wait for the database",
             HEALS_WITHIN,
             waits,
         )
-        .await?;
-        assert!(daemon.is_running());
+        .await;
+        let is_there = daemon.is_running();
+        assert!(waited.is_ok() && is_there, "{is_there}: {}", daemon.log());
     }
 
     world.server.rename(&backup, &world.database).await?;

@@ -40,6 +40,11 @@ impl Case {
     pub fn is_complete(&self) -> bool {
         self.open.is_empty()
     }
+
+    /// Whether a build of one of these tenants is waited for.
+    pub fn waits_for_one_of(&self, tenants: &HashSet<TenantId>) -> bool {
+        self.open.iter().any(|tenant| tenants.contains(tenant))
+    }
 }
 
 /// The causes, each in one of two places.

@@ -30,13 +30,25 @@ impl Guard {
         let complete: Vec<Cause> = complete.into_iter().map(|(_, c)| c.clone()).collect();
         let sharing = self.cases.weighed().filter(|(_, c)| !c.shared.is_empty());
         let sharing: Vec<Cause> = sharing.map(|(c, _)| c.clone()).collect();
+        let waiting = complete
+            .iter()
+            .filter(|cause| self.hand_over_to(cause, &sharing).next().is_some());
+        let waiting = waiting.filter_map(|cause| self.cases.get(cause));
+        let waiting: HashSet<TenantId> = waiting
+            .flat_map(|case| case.parked.iter().cloned())
+            .collect();
         for cause in complete {
-            let hands_over = |smaller: &Cause| {
+            let smaller: Vec<Cause> = self.hand_over_to(&cause, &sharing).cloned().collect();
+            let waits_too = |smaller: &Cause| {
                 let case = self.cases.get(smaller);
-                case.is_some_and(|case| case.shared.values().any(|larger| *larger == cause))
+                case.is_some_and(|case| case.waits_for_one_of(&waiting))
             };
-            if sharing.iter().any(hands_over) {
+            // One that itself waits for a tenant which waits for such a decision would never come to its own.
+            if !smaller.iter().all(waits_too) {
                 continue;
+            }
+            for smaller in &smaller {
+                self.give_up_to(&cause, smaller, &mut verdicts.alerts);
             }
             let Some(mut case) = self.cases.take(&cause) else {
                 continue;
@@ -162,19 +174,60 @@ impl Guard {
                 }
                 continue;
             }
-            alerts.push(Alert::held(format!(
-                "{cause} did something to tenant {tenant} that cannot be told from what {larger} did: it waits for that"
-            )));
-            for (region, _) in self.regions.iter().enumerate() {
-                if let Some(lost) = case.lost.remove(&(region, tenant.clone())) {
-                    other.lost.insert((region, tenant.clone()), lost);
-                }
-            }
-            case.parked.remove(&tenant);
-            let seen = case.seen.remove(&tenant).flatten();
-            other.seen.insert(tenant.clone(), seen);
-            other.parked.insert(tenant);
+            self.give(cause, case, tenant, &larger, alerts);
         }
+    }
+
+    /// Those of some causes that hand over to a larger one what they cannot answer for.
+    fn hand_over_to<'a>(
+        &self,
+        larger: &Cause,
+        some: &'a [Cause],
+    ) -> impl Iterator<Item = &'a Cause> {
+        some.iter().filter(move |smaller| {
+            let case = self.cases.get(smaller);
+            case.is_some_and(|case| case.shared.values().any(|to| to == larger))
+        })
+    }
+
+    /// A smaller cause hands over all that it shares with a larger one, whether or not it could answer for it.
+    fn give_up_to(&mut self, larger: &Cause, smaller: &Cause, alerts: &mut Vec<Alert>) {
+        let Some(mut case) = self.cases.take(smaller) else {
+            return;
+        };
+        let shared = case.shared.iter().filter(|(_, to)| *to == larger);
+        let shared: Vec<TenantId> = shared.map(|(tenant, _)| tenant.clone()).collect();
+        for tenant in shared {
+            case.shared.remove(&tenant);
+            self.give(smaller, &mut case, tenant, larger, alerts);
+        }
+        self.cases.put_back(smaller.clone(), case);
+    }
+
+    /// What a tenant loses by a cause is counted with a larger one.
+    fn give(
+        &mut self,
+        cause: &Cause,
+        case: &mut Case,
+        tenant: TenantId,
+        larger: &Cause,
+        alerts: &mut Vec<Alert>,
+    ) {
+        let Some(other) = self.cases.get_mut(larger) else {
+            return;
+        };
+        alerts.push(Alert::held(format!(
+            "{cause} did something to tenant {tenant} that cannot be told from what {larger} did: it waits for that"
+        )));
+        for (region, _) in self.regions.iter().enumerate() {
+            if let Some(lost) = case.lost.remove(&(region, tenant.clone())) {
+                other.lost.insert((region, tenant.clone()), lost);
+            }
+        }
+        case.parked.remove(&tenant);
+        let seen = case.seen.remove(&tenant).flatten();
+        other.seen.insert(tenant.clone(), seen);
+        other.parked.insert(tenant);
     }
 
     fn leave(&mut self, now: Millis, region: usize, sort: Sort, count: usize) {
